@@ -1,0 +1,15 @@
+"""Backbones: what turns tokens into hidden states. To add one, fulfil `Backbone` and name it here."""
+
+from minirm.backbones.protocol import Backbone, State
+from minirm.backbones.recurrent import Recurrent
+from minirm.backbones.transformer import Transformer
+from minirm.config import ModelConfig
+
+__all__ = ["Backbone", "State", "build_backbone"]
+
+BACKBONES = {"transformer": Transformer, "gru": Recurrent, "lstm": Recurrent}
+
+
+def build_backbone(config: ModelConfig) -> Backbone:
+    """Return a freshly initialised backbone."""
+    return BACKBONES[config.backbone](config)

@@ -1,0 +1,218 @@
+"""What a model is and how it is trained, as frozen dataclasses that refuse a wrong value when they are made."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from minirm.errors import InputError
+
+Backbone = Literal["transformer", "gru", "lstm"]
+Style = Literal["gpt2", "llama"]
+Optimizer = Literal["adamw", "adam", "sgd", "lion"]
+Schedule = Literal["cosine", "linear", "constant"]
+Loss = Literal["all_pairs", "plackett_luce", "rao_kupper"]
+
+SIZES = {
+    "tiny": {"layers": 2, "width": 128, "heads": 4},
+    "small": {"layers": 4, "width": 256, "heads": 4},
+    "medium": {"layers": 8, "width": 512, "heads": 8},
+    "gpt2": {"layers": 12, "width": 768, "heads": 12},
+    "gpt2-medium": {"layers": 24, "width": 1024, "heads": 16},
+}
+"""Sizes by name: layers L, width D, heads H."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `InputError(message)` unless the rule holds."""
+    if not holds:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a backbone. Defaults are GPT-2's; `styled` gives Llama's."""
+
+    backbone: Backbone = "transformer"
+    """A causal transformer, or a recurrent network."""
+    style: Style = "gpt2"
+    """gpt2: LayerNorm, learned positions, GELU (tanh), biases. llama: RMSNorm, rotary positions, SwiGLU, no biases."""
+    vocab_size: int = 8192
+    """Tokens the embedding knows (V)."""
+    layers: int = 4
+    """Blocks (L)."""
+    width: int = 256
+    """Width of the hidden state (D)."""
+    heads: int = 4
+    """Attention heads (H); a recurrent network ignores them."""
+    kv_heads: int | None = None
+    """Heads of keys and values; fewer than `heads` is grouped-query attention. None: as many as `heads`."""
+    mlp_width: int | None = None
+    """Inner width of the MLP. None: 4·D for gpt2, 8/3·D rounded up to a multiple of 32 for llama."""
+    max_positions: int = 1024
+    """Tokens that a row may hold along one path, prompt plus response; learned positions end here."""
+    dropout: float = 0.0
+    """Probability that a hidden unit is dropped in training, after the embedding and after each sublayer."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies (llama)."""
+    norm_eps: float = 1e-5
+    """Added to the variance in LayerNorm and RMSNorm."""
+
+    def __post_init__(self) -> None:
+        for field in ("vocab_size", "layers", "width", "heads", "max_positions"):
+            value = getattr(self, field)
+            require(value >= 1, f"{field}={value} must be at least 1")
+        require(0 <= self.dropout < 1, f"dropout={self.dropout} must be in [0, 1)")
+        require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
+        kv_heads = self.key_value_heads
+        require(kv_heads >= 1, f"kv_heads={kv_heads} must be at least 1")
+        require(self.heads % kv_heads == 0, f"heads={self.heads} must be a multiple of kv_heads={kv_heads}")
+        rotary = self.backbone == "transformer" and self.style == "llama"
+        require(
+            not rotary or self.head_width % 2 == 0, f"width/heads={self.head_width} must be even to rotate in pairs"
+        )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head (C)."""
+        return self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width of the MLP."""
+        if self.mlp_width is not None:
+            return self.mlp_width
+        return 4 * self.width if self.style == "gpt2" else -(-8 * self.width // 3 // 32) * 32
+
+
+def sized(size: str, **fields: object) -> ModelConfig:
+    """Return the configuration of a size by name; `fields` that are not None override it one by one.
+
+    Raises:
+        InputError: there is no such size, or a field breaks a rule.
+    """
+    require(size in SIZES, f"size={size!r} must be one of {', '.join(SIZES)}")
+    return ModelConfig(**{**SIZES[size], **{name: value for name, value in fields.items() if value is not None}})
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How comparisons become batches."""
+
+    tokens_per_batch: int = 8192
+    """A batch takes comparisons until their tokens reach this number; one that is longer makes a batch of its own."""
+    comparisons_per_batch: int | None = None
+    """At most this many comparisons in a batch. None: the token budget alone decides."""
+    max_tokens: int = 1024
+    """Longest prompt plus response, in tokens."""
+    when_longer: Literal["truncate", "drop"] = "truncate"
+    """truncate: cut the prompt from its left, then the response before its end token. drop: leave the comparison out."""
+    share_prompt: bool = True
+    """One row per prompt, its responses side by side. False: one row per response, each with its own copy of the prompt."""
+
+    def __post_init__(self) -> None:
+        require(self.tokens_per_batch >= 1, f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
+        require(self.max_tokens >= 4, f"max_tokens={self.max_tokens} must be at least 4")
+        per_batch = self.comparisons_per_batch
+        require(per_batch is None or per_batch >= 1, f"comparisons_per_batch={per_batch} must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training."""
+
+    epochs: float = 1.0
+    """Passes over the training comparisons; 0 skips the stage."""
+    optimizer: Optimizer = "adamw"
+    """adamw, adam (no weight decay), sgd (momentum 0.9), lion."""
+    learning_rate: float = 3e-4
+    """Highest rate, reached at the end of the warm-up."""
+    schedule: Schedule = "cosine"
+    """How the rate falls to `final_rate` × learning_rate after the warm-up."""
+    final_rate: float = 0.1
+    """Part of the rate that is left at the last step (cosine, linear)."""
+    warmup: float = 0.05
+    """Part of the steps over which the rate rises linearly from 0."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices (adamw, lion); biases, norms and embeddings of positions are spared."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two moments (adamw, adam, lion)."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    accumulate: int = 1
+    """Batches per optimizer step, weighted by what each holds."""
+    loss: Loss = "all_pairs"
+    """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
+    weighting: Literal["prompt", "pair"] = "prompt"
+    """prompt: each comparison counts once, its pairs 1/C(K,2) each. pair: every pair counts alike."""
+    label_smoothing: float = 0.0
+    """Probability that a label is taken to be wrong."""
+    centering: float = 0.0
+    """Weight of the penalty that pulls a row's rewards to mean zero."""
+    tie_width: float = 1.0
+    """Rao–Kupper's θ − how far apart two rewards are when a tie is as likely as not, in logits."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""
+    gradient_checkpointing: bool = False
+    """Keep only the input of each block for the backward pass and compute the rest again."""
+    compile: bool = False
+    """Run the backbone's blocks through torch.compile."""
+    evaluate_every: float = 1.0
+    """Epochs between evaluations on the validation part."""
+    patience: int = 0
+    """Stop after this many evaluations without a lower validation loss; 0 never stops early."""
+    seed: int = 0
+    """Seed of the weights, the order of the batches and the dropout."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, f"epochs={self.epochs} must not be negative")
+        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be above 0")
+        require(0 <= self.warmup < 1, f"warmup={self.warmup} must be in [0, 1)")
+        require(0 <= self.final_rate <= 1, f"final_rate={self.final_rate} must be in [0, 1]")
+        require(0 <= self.label_smoothing < 0.5, f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
+        require(self.evaluate_every > 0, f"evaluate_every={self.evaluate_every} must be above 0")
+        for field in ("weight_decay", "clip", "centering", "tie_width", "patience"):
+            require(getattr(self, field) >= 0, f"{field}={getattr(self, field)} must not be negative")
+        require(self.accumulate >= 1, f"accumulate={self.accumulate} must be at least 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which comparisons are read, and which are kept for validation."""
+
+    data: tuple[Path, ...]
+    """Files or folders of comparisons."""
+    validation: tuple[Path, ...] = ()
+    """Files for validation. Empty: `validation_share` of the prompts of `data`."""
+    validation_share: float = 10.0
+    """Percent of the prompts that are kept for validation, above 0 and below 100."""
+    format: str | None = None
+    """Format of the files by name; None recognises it by content."""
+    vocab_size: int | None = None
+    """Size of the vocabulary. None: 8192, or fewer if the data gives fewer. A number must be reached exactly."""
+    language_model_responses: Literal["preferred", "all"] = "preferred"
+    """Language-model stage: learn from the best response of each prompt, or from all of them."""
+
+    def __post_init__(self) -> None:
+        require(len(self.data) > 0, "data: at least one file or folder must be given")
+        share = self.validation_share
+        require(0 < share < 100, f"validation_share={share} must be above 0 and below 100 percent")
+
+
+def to_json(config: object) -> dict:
+    """Return a dataclass as plain JSON types."""
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

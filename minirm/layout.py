@@ -1,0 +1,192 @@
+"""Who sees whom: the shape of a batch without padding.
+
+A batch is a flat list of M tokens, cut into *segments*. A segment continues another one, its parent, and sees all of
+that path and itself up to the token in question:
+
+    prompt p0 p1 p2 ─┬─ response a0 a1 a2        a1 sees p0 p1 p2 a0 a1
+                     └─ response b0 b1           b1 sees p0 p1 p2 b0 b1, and nothing of a
+
+Everything that works on one token at a time (embedding, norms, projections, MLP, head) runs over the M tokens and never
+meets a pad. Only attention needs rectangles. They are called *tiles* here: segments of like length side by side, padded
+to the longest of the tile. A segment that continues a *past* layout gives generation and reuse of a prompt for free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TILE_SLACK = 1.15
+"""A tile may hold this many times the entries that are needed …"""
+TILE_ALLOWANCE = 30_000
+"""… plus this many, since starting a kernel costs about as much."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """n segments of like length, as a rectangle for attention."""
+
+    queries: Tensor  # (n, R) which query; a pad repeats the segment's last one
+    keys: Tensor  # (n, S) which tokens, path first; a pad repeats the last one
+    visible: Tensor  # (n, R) how many keys, from the left, a query sees
+    causal: bool  # no path before the segment: the kernel's own triangle is the mask
+
+    def mask(self) -> Tensor | None:
+        """Return (n, 1, R, S), True where a query sees a key; None when the triangle says it."""
+        if self.causal:
+            return None
+        column = torch.arange(self.keys.shape[1], device=self.keys.device)
+        return (column < self.visible[..., None])[:, None]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """All queries of one kind, tiled."""
+
+    tiles: tuple[Tile, ...]
+    order: Tensor  # (queries,) where the result of each query lies when the tiles are laid end to end
+
+
+@dataclass(frozen=True)
+class Level:
+    """Segments whose parents are all computed: what a recurrent network can run side by side."""
+
+    order: Tensor  # (m,) tokens, step by step: first tokens of all segments (longest first), then second ones, …
+    steps: Tensor  # (R,) on the host: how many segments reach each step
+    parents: Tensor  # (n,) row of the memory that each segment starts from; row 0 is blank
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A batch's segments, ready for attention (`everywhere`, `at_reads`) and for recurrence (`levels`)."""
+
+    positions: Tensor  # (M,) place of each token on its path, from 0
+    reads: Tensor  # (N,) the tokens at which the result is read
+    everywhere: Tiles  # every token asks
+    at_reads: Tiles  # only the N read tokens ask
+    levels: tuple[Level, ...]
+    level_order: Tensor  # (M,) where each token lies when the levels are laid end to end
+    paths: tuple[
+        np.ndarray, ...
+    ]  # per segment, past ones included: its path's tokens, counted from the first past token
+    memory_rows: tuple[int, ...]  # per segment, past ones included: the row of the memory that it leaves behind
+    tokens: int  # past tokens and M
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """Return the same layout with its tensors on `device`."""
+        return _moved(self, torch.device(device))
+
+
+def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int], past: Layout | None = None) -> Layout:
+    """Return the layout of segments that lie end to end.
+
+    Args:
+        lengths: tokens of each segment, at least 1.
+        parents: the segment that each one continues, counted over past and new ones; −1 for none.
+        reads: segments, counted over the new ones, whose last token is read.
+        past: what earlier calls computed, for segments that continue it.
+    """
+    paths = list(past.paths) if past else []
+    old, first_token = len(paths), past.tokens if past else 0
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    for start, length, parent in zip(starts, lengths, parents, strict=False):
+        own = np.arange(first_token + start, first_token + start + length)
+        paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
+    new = paths[old:]
+    spans = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=False)]
+    levels, memory_rows = _levels(lengths, parents, starts, past)
+    level_order = np.concatenate([level.order for level in levels])
+    return Layout(
+        positions=_tensor(
+            [np.arange(len(path) - length, len(path)) for path, length in zip(new, lengths, strict=True)]
+        ),
+        reads=torch.from_numpy(starts[1:][list(reads)] - 1),
+        everywhere=_tile(spans, new),
+        at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
+        levels=levels,
+        level_order=torch.from_numpy(np.argsort(level_order, kind="stable")),
+        paths=tuple(paths),
+        memory_rows=tuple(memory_rows),
+        tokens=first_token + int(starts[-1]),
+    )
+
+
+def _tile(queries: list[np.ndarray], keys: list[np.ndarray]) -> Tiles:
+    """Put segments of like length into rectangles; `queries` are the last entries of `keys`, under another number."""
+    by_length = sorted(range(len(queries)), key=lambda s: (len(queries[s]), len(keys[s])))
+    groups: list[list[int]] = []
+    needed = longest = 0
+    for s in by_length:
+        r, k = len(queries[s]), len(keys[s])
+        size = len(groups[-1]) + 1 if groups else 0
+        if not groups or size * r * max(longest, k) > TILE_SLACK * (needed + r * k) + TILE_ALLOWANCE:
+            groups.append([])
+            needed = longest = 0
+        groups[-1].append(s)
+        needed, longest = needed + r * k, max(longest, k)
+    tiles = tuple(_rectangle([queries[s] for s in group], [keys[s] for s in group]) for group in groups)
+    order = np.empty(sum(map(len, queries)), dtype=np.int64)
+    offset = 0
+    for group in groups:
+        width = len(queries[group[-1]])
+        for s in group:
+            order[queries[s]] = offset + np.arange(len(queries[s]))
+            offset += width
+    return Tiles(tiles, torch.from_numpy(order))
+
+
+def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray]) -> Tile:
+    ends = np.array([[len(q), len(k)] for q, k in zip(queries, keys, strict=True)])
+    width, depth = ends.max(0)
+    row, column = np.arange(width), np.arange(depth)
+    before = ends[:, 1] - ends[:, 0]  # keys that precede the first query
+    visible = np.minimum(before[:, None] + row + 1, ends[:, 1:])
+    return Tile(
+        queries=torch.from_numpy(np.stack([q[np.minimum(row, len(q) - 1)] for q in queries])),
+        keys=torch.from_numpy(np.stack([k[np.minimum(column, len(k) - 1)] for k in keys])),
+        visible=torch.from_numpy(visible),
+        causal=not before.any(),
+    )
+
+
+def _levels(
+    lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, past: Layout | None
+) -> tuple[tuple[Level, ...], list[int]]:
+    """Group segments by their distance from what is computed, and number the rows of memory they leave behind."""
+    rows = list(past.memory_rows) if past else []
+    old, next_row = len(rows), max(rows, default=0) + 1
+    depth = []
+    for parent in parents:
+        depth.append(depth[parent - old] + 1 if parent >= old else 0)
+    rows += [0] * len(lengths)
+    levels = []
+    for d in range(max(depth) + 1):
+        members = sorted((s for s in range(len(lengths)) if depth[s] == d), key=lambda s: -lengths[s])
+        sizes = np.array([lengths[s] for s in members])
+        steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
+        first = starts[members]
+        order = np.concatenate([first[:size] + step for step, size in enumerate(steps)])
+        from_rows = [rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
+        levels.append(Level(torch.from_numpy(order), torch.from_numpy(steps), torch.tensor(from_rows)))
+        for s in members:
+            rows[old + s] = next_row
+            next_row += 1
+    return tuple(levels), rows
+
+
+def _tensor(parts: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _moved(value: object, device: torch.device, name: str = "") -> object:
+    """Move the tensors of a tree of dataclasses and tuples; `steps` stays on the host, where PyTorch wants it."""
+    if isinstance(value, Tensor):
+        return value if name == "steps" else value.to(device, non_blocking=True)
+    if isinstance(value, tuple) and value and not isinstance(value[0], int | np.ndarray):
+        return tuple(_moved(item, device) for item in value)
+    if isinstance(value, Tile | Tiles | Level | Layout):
+        moved = {f.name: _moved(getattr(value, f.name), device, f.name) for f in fields(value)}
+        return type(value)(**moved)
+    return value

@@ -1,0 +1,185 @@
+"""Comparisons → token ids → packed batches, in which a prompt stands once and nothing is padded.
+
+tokens     p0 p1 p2 | a0 a1 a2 | b0 b1 | c0 c1 c2 c3      the next comparison follows without a gap
+segment     0  0  0 |  1  1  1 |  2  2 |  3  3  3  3
+position    0  1  2 |  3  4  5 |  3  4 |  3  4  5  6
+read here                    ^       ^             ^
+
+token i sees token j  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirm.config import PackingConfig
+from minirm.layout import Layout, lay_out
+from minirm.records import Comparison
+from minirm.tokenizer import Tokenizer
+
+ENCODE_AT_ONCE = 256
+"""Comparisons handed to the tokenizer together."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A comparison in tokens."""
+
+    prompt: np.ndarray  # (P,) int32, at least the token that opens the response
+    responses: tuple[np.ndarray, ...]  # K of (R,) int32, the end token last
+    scores: tuple[float, ...]
+    margin: float = 0.0
+    weight: float = 1.0
+    probability: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its packed row."""
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B comparisons of at most K responses, N in all, over M tokens."""
+
+    tokens: Tensor  # (M,) int64
+    layout: Layout
+    place: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
+    scores: Tensor  # (B, K) float32; 0 where there is no response
+    mask: Tensor  # (B, K) bool, True is a response
+    margin: Tensor  # (B,)
+    weight: Tensor  # (B,)
+    probability: Tensor  # (B,)
+    sources: Tensor  # (S,) tokens that predict another …
+    targets: Tensor  # (S,) … and the ids that they predict: the end of a prompt predicts the start of every response
+    rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """Return the batch with its tensors on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved |= {name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor | Layout)}
+        return PackedBatch(**moved)
+
+
+def encode(
+    comparisons: Iterable[Comparison], tokenizer: Tokenizer, packing: PackingConfig, counts: Counter[str]
+) -> Iterator[Encoded]:
+    """Yield comparisons in tokens, none longer than `packing.max_tokens`.
+
+    What is cut, merged or left out is added to `counts` by name.
+    """
+    comparisons = iter(comparisons)
+    while batch := list(islice(comparisons, ENCODE_AT_ONCE)):
+        prompts = tokenizer.encode_prompts([comparison.prompt for comparison in batch])
+        responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
+        for comparison, prompt in zip(batch, prompts, strict=True):
+            own = [np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses))]
+            encoded = Encoded(
+                np.array(prompt, dtype=np.int32),
+                tuple(own),
+                comparison.scores,
+                comparison.margin,
+                comparison.weight,
+                comparison.probability,
+            )
+            fitting = _fit(encoded, packing, counts)
+            if fitting is not None:
+                yield fitting
+
+
+def _fit(encoded: Encoded, packing: PackingConfig, counts: Counter[str]) -> Encoded | None:
+    """Return the comparison within `max_tokens`: prompt cut from its left, then responses before their end token."""
+    longest = max(map(len, encoded.responses))
+    if len(encoded.prompt) + longest <= packing.max_tokens:
+        return encoded
+    if packing.when_longer == "drop":
+        counts["dropped: longer than max_tokens"] += 1
+        return None
+    room = packing.max_tokens - 1  # the prompt keeps at least the token that opens the response
+    responses = tuple(r if len(r) <= room else np.append(r[: room - 1], r[-1]) for r in encoded.responses)
+    kept = packing.max_tokens - max(map(len, responses))
+    counts["prompt cut from its left"] += len(encoded.prompt) > kept
+    counts["response cut before its end token"] += longest > room
+    cut = replace(encoded, prompt=encoded.prompt[-kept:], responses=responses)
+    return _without_twins(cut, counts) if longest > room else cut
+
+
+def _without_twins(encoded: Encoded, counts: Counter[str]) -> Encoded | None:
+    """Merge responses that the cut made identical, with their mean score; return None if nothing is left to compare."""
+    scores: dict[bytes, list[float]] = {}
+    for response, score in zip(encoded.responses, encoded.scores, strict=True):
+        scores.setdefault(response.tobytes(), []).append(score)
+    if len(scores) == len(encoded.responses):
+        return encoded
+    if len(scores) == 1:
+        counts["dropped: responses identical after the cut"] += 1
+        return None
+    counts["merged: responses identical after the cut"] += len(encoded.responses) - len(scores)
+    responses = tuple(np.frombuffer(key, dtype=np.int32) for key in scores)
+    return replace(encoded, responses=responses, scores=tuple(sum(s) / len(s) for s in scores.values()))
+
+
+def pack(batch: Sequence[Encoded], *, share_prompt: bool = True, rows: Sequence[int] | None = None) -> PackedBatch:
+    """Return a packed batch of comparisons.
+
+    Args:
+        batch: B comparisons.
+        share_prompt: a row is a prompt and its K responses; False: a prompt and one response, K rows.
+        rows: their numbers in the data, for messages.
+    """
+    pieces, parents, reads = _segments(batch, share_prompt)
+    layout = lay_out([len(piece) for piece in pieces], parents, reads)
+    most = max(len(encoded.responses) for encoded in batch)
+    scores, mask = np.zeros((len(batch), most), dtype=np.float32), np.zeros((len(batch), most), dtype=bool)
+    for b, encoded in enumerate(batch):
+        scores[b, : len(encoded.scores)] = encoded.scores
+        mask[b, : len(encoded.scores)] = True
+    sources, targets = _next_tokens(pieces, parents)
+    return PackedBatch(
+        tokens=torch.from_numpy(np.concatenate(pieces).astype(np.int64)),
+        layout=layout,
+        place=torch.from_numpy(np.flatnonzero(mask)),
+        scores=torch.from_numpy(scores),
+        mask=torch.from_numpy(mask),
+        margin=torch.tensor([encoded.margin for encoded in batch], dtype=torch.float32),
+        weight=torch.tensor([encoded.weight for encoded in batch], dtype=torch.float32),
+        probability=torch.tensor([encoded.probability for encoded in batch], dtype=torch.float32),
+        sources=torch.from_numpy(sources),
+        targets=torch.from_numpy(targets),
+        rows=tuple(range(len(batch)) if rows is None else map(int, rows)),
+    )
+
+
+def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[int]]:
+    """Return the segments' tokens, their parents, and which of them are responses."""
+    pieces: list[np.ndarray] = []
+    parents: list[int] = []
+    reads: list[int] = []
+    for encoded in batch:
+        for k, response in enumerate(encoded.responses):
+            if k == 0 or not share_prompt:
+                prompt = len(pieces)
+                pieces.append(encoded.prompt)
+                parents.append(-1)
+            reads.append(len(pieces))
+            pieces.append(response)
+            parents.append(prompt)
+    return pieces, parents, reads
+
+
+def _next_tokens(pieces: list[np.ndarray], parents: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which token predicts which id: the target of a token is found by its segment, not to its right."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    sources, targets = [], []
+    for piece, parent, end in zip(pieces, parents, ends, strict=True):
+        if parent >= 0:
+            sources.append(ends[parent : parent + 1] - 1)
+            targets.append(piece[:1])
+        sources.append(np.arange(end - len(piece), end - 1))
+        targets.append(piece[1:])
+    return np.concatenate(sources), np.concatenate(targets).astype(np.int64)

@@ -1,0 +1,112 @@
+"""Slow twins: the same mathematics with one sequence at a time, dense masks and plain loops. Nothing here is clever."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minirm.backbones.recurrent import Recurrent
+from minirm.backbones.transformer import Transformer
+from minirm.packing import Encoded
+from minirm.reward_model import RewardModel
+
+
+def hidden_states(backbone: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """Return the hidden states (T, D) of one sequence (T,) alone."""
+    if isinstance(backbone, Transformer):
+        return _transformer_states(backbone, tokens)
+    assert isinstance(backbone, Recurrent)
+    return _recurrent_states(backbone, tokens)
+
+
+def _transformer_states(model: Transformer, tokens: Tensor) -> Tensor:
+    config, length = model.config, len(tokens)
+    x = model.embedding(tokens)
+    if model.positions is not None:
+        x = x + model.positions.weight[:length]
+    for block in model.blocks:
+        x = x + _attention(block.attention, block.attention_norm(x), config)
+        x = x + block.mlp(block.mlp_norm(x))
+    return model.norm(x)
+
+
+def _attention(attention: torch.nn.Module, x: Tensor, config) -> Tensor:
+    length, heads, groups, width = len(x), config.heads, config.key_value_heads, config.head_width
+    q, k, v = attention.qkv(x).split([heads * width, groups * width, groups * width], dim=-1)
+    q, k, v = q.view(length, heads, width), k.view(length, groups, width), v.view(length, groups, width)
+    if config.style == "llama":
+        q, k = _rotated(q, config.rope_theta), _rotated(k, config.rope_theta)
+    rows = []
+    for i in range(length):
+        heads_out = []
+        for h in range(heads):
+            g = h // (heads // groups)
+            weights = (k[: i + 1, g] @ q[i, h] / width**0.5).softmax(0)
+            heads_out.append(weights @ v[: i + 1, g])
+        rows.append(torch.cat(heads_out))
+    return attention.out(torch.stack(rows))
+
+
+def _rotated(x: Tensor, theta: float) -> Tensor:
+    """Turn channel i against i + C/2 as complex numbers."""
+    length, _, width = x.shape
+    powers = torch.arange(0, width, 2, dtype=torch.float32) / width
+    angles = torch.arange(length, dtype=x.dtype)[:, None] * (theta**-powers).to(x.dtype)
+    turned = (
+        torch.complex(x[..., : width // 2], x[..., width // 2 :])
+        * torch.polar(torch.ones_like(angles), angles)[:, None]
+    )
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+def _recurrent_states(model: Recurrent, tokens: Tensor) -> Tensor:
+    x = model.embedding(tokens)
+    for block in model.blocks:
+        weights = dict(block.recurrent.named_parameters())
+        cell = _gru_cell if model.config.backbone == "gru" else _lstm_cell
+        memory = (x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1]))
+        outputs = []
+        for step in block.norm(x):
+            memory = cell(step, memory, weights)
+            outputs.append(memory[0])
+        x = x + torch.stack(outputs)
+    return model.norm(x)
+
+
+def _gru_cell(x: Tensor, memory: tuple[Tensor, Tensor], w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    h = memory[0]
+    from_x = F.linear(x, w["weight_ih_l0"], w["bias_ih_l0"]).chunk(3)
+    from_h = F.linear(h, w["weight_hh_l0"], w["bias_hh_l0"]).chunk(3)
+    reset, update = (from_x[0] + from_h[0]).sigmoid(), (from_x[1] + from_h[1]).sigmoid()
+    new = (from_x[2] + reset * from_h[2]).tanh()
+    return (1 - update) * new + update * h, memory[1]
+
+
+def _lstm_cell(x: Tensor, memory: tuple[Tensor, Tensor], w: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    h, c = memory
+    gates = F.linear(x, w["weight_ih_l0"], w["bias_ih_l0"]) + F.linear(h, w["weight_hh_l0"], w["bias_hh_l0"])
+    enter, forget, new, leave = gates.chunk(4)
+    c = forget.sigmoid() * c + enter.sigmoid() * new.tanh()
+    return leave.sigmoid() * c.tanh(), c
+
+
+def rewards_one_by_one(model: RewardModel, batch: list[Encoded]) -> list[Tensor]:
+    """Return the rewards (K,) of each comparison, every response read alone behind its own copy of the prompt."""
+    rewards = []
+    for encoded in batch:
+        sequences = [torch.tensor([*encoded.prompt, *response]) for response in encoded.responses]
+        rewards.append(torch.stack([model.head(hidden_states(model.backbone, s)[-1])[0] for s in sequences]))
+    return rewards
+
+
+def surprise_one_by_one(backbone: torch.nn.Module, batch: list[Encoded]) -> Tensor:
+    """Return the sum of −log p over the tokens of a batch, in nats: each prompt's once, then each response's."""
+    total = torch.zeros((), dtype=backbone.embedding.weight.dtype)
+    for encoded in batch:
+        prompt = len(encoded.prompt)
+        for k, response in enumerate(encoded.responses):
+            sequence = torch.tensor([*encoded.prompt, *response])
+            log_p = (hidden_states(backbone, sequence) @ backbone.embedding.weight.T).log_softmax(-1)
+            for i in range(len(sequence) - 1):
+                counted = k == 0 or i >= prompt - 1
+                total = total - log_p[i, sequence[i + 1]] * counted
+    return total

@@ -1,0 +1,160 @@
+"""Packed ≡ one row per response ≡ every sequence alone: rewards, losses and gradients, for every backbone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minirm.backbones import build_backbone
+from minirm.language_model import LanguageModel
+from minirm.layout import lay_out
+from minirm.packing import Encoded, pack
+from minirm.reward_model import RewardModel
+from tests.oracles import hidden_states, rewards_one_by_one, surprise_one_by_one
+from tests.strategies import ARCHITECTURES, VOCABULARY, encoded_batches, randomised
+
+few = settings(max_examples=12, deadline=None)
+each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def gradients(model: torch.nn.Module, value: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of a number by every parameter, as one vector; zero where a parameter has no part in it."""
+    parts = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    flat = [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), parts, strict=True)]
+    return torch.cat([part.flatten() for part in flat])
+
+
+@each_architecture
+@few
+@given(batch=encoded_batches(), share_prompt=st.booleans())
+def test_packed_rewards_and_gradients_are_those_of_each_sequence_alone(name, batch, share_prompt):
+    model = randomised(RewardModel(ARCHITECTURES[name]))
+    packed = pack(batch, share_prompt=share_prompt)
+    rewards = model(packed)
+    alone = rewards_one_by_one(model, batch)
+    for b, expected in enumerate(alone):
+        torch.testing.assert_close(rewards[b, : len(expected)], expected, rtol=1e-10, atol=1e-10)
+    weight = torch.arange(1, rewards.numel() + 1, dtype=torch.float64).view_as(rewards)  # a different one for each
+    slow = sum((weight[b, : len(r)] * r.tanh()).sum() for b, r in enumerate(alone))
+    fast_gradient = gradients(model, (weight * rewards.tanh()).sum())
+    torch.testing.assert_close(fast_gradient, gradients(model, slow), rtol=1e-8, atol=1e-8)
+
+
+@each_architecture
+@few
+@given(batch=encoded_batches())
+def test_packed_language_model_loss_and_gradient_are_those_of_each_sequence_alone(name, batch):
+    model = randomised(LanguageModel(ARCHITECTURES[name]))
+    fast, slow = model(pack(batch)).sum(), surprise_one_by_one(model.backbone, batch)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients(model, fast), gradients(model, slow), rtol=1e-8, atol=1e-8)
+
+
+@each_architecture
+@few
+@given(batch=encoded_batches(), data=st.data())
+def test_a_reward_does_not_depend_on_the_rest_of_the_batch_or_on_its_order(name, batch, data):
+    model = randomised(RewardModel(ARCHITECTURES[name]))
+    order = data.draw(st.permutations(range(len(batch))))
+    rewards, shuffled = model(pack(batch)), model(pack([batch[i] for i in order]))
+    for place, i in enumerate(order):
+        count = len(batch[i].responses)
+        torch.testing.assert_close(shuffled[place, :count], rewards[i, :count], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(model(pack([batch[i]]))[0], rewards[i, :count], rtol=1e-10, atol=1e-10)
+
+
+@each_architecture
+@few
+@given(batch=encoded_batches(), share_prompt=st.booleans())
+def test_nan_in_one_comparison_stays_in_it(name, batch, share_prompt):
+    """Tiles and levels are padded from a segment's own tokens; were it another's, or were it read, NaN would spread."""
+    model = randomised(RewardModel(ARCHITECTURES[name]))
+    clean = model(pack(batch, share_prompt=share_prompt))
+    poison = VOCABULARY - 1
+    with torch.no_grad():
+        model.backbone.embedding.weight[poison] = torch.nan
+    healthy = [all(poison not in text for text in (e.prompt, *e.responses)) for e in batch]
+    rewards = model(pack(batch, share_prompt=share_prompt))
+    for b, encoded in enumerate(batch):
+        if healthy[b]:
+            assert torch.equal(rewards[b, : len(encoded.responses)], clean[b, : len(encoded.responses)])
+
+
+@each_architecture
+def test_nan_in_one_response_changes_neither_its_siblings_nor_their_gradient(name):
+    model = randomised(RewardModel(ARCHITECTURES[name]))
+    prompt = np.array([1, 2, 3], dtype=np.int32)
+    sibling, poisoned = np.array([4, 5], dtype=np.int32), np.array([6, 22, 7, 8], dtype=np.int32)
+    with torch.no_grad():
+        model.backbone.embedding.weight[22] = torch.nan
+    rewards = model(pack([Encoded(prompt, (poisoned, sibling), (0.0, 1.0))]))
+    alone = model(pack([Encoded(prompt, (sibling,), (1.0,))]))
+    assert rewards[0, 0].isnan()
+    torch.testing.assert_close(rewards[0, 1], alone[0, 0], rtol=1e-12, atol=1e-12)
+
+
+@each_architecture
+@few
+@given(batch=encoded_batches())
+def test_a_state_carries_everything_that_a_continuation_needs(name, batch):
+    """Prompts first, then responses from their state: what generation and repeated scoring of one prompt do."""
+    backbone = randomised(build_backbone(ARCHITECTURES[name]))
+    prompts = lay_out([len(e.prompt) for e in batch], [-1] * len(batch), range(len(batch)))
+    tokens = torch.from_numpy(np.concatenate([e.prompt for e in batch])).long()
+    _, state = backbone(tokens, prompts, keep_state=True)
+    responses = [(b, r) for b, e in enumerate(batch) for r in e.responses]
+    layout = lay_out([len(r) for _, r in responses], [b for b, _ in responses], range(len(responses)), prompts)
+    tokens = torch.from_numpy(np.concatenate([r for _, r in responses])).long()
+    read, _ = backbone(tokens, layout, only_reads=True, past=state)
+    for hidden, (b, response) in zip(read, responses, strict=True):
+        alone = hidden_states(backbone, torch.tensor([*batch[b].prompt, *response]))[-1]
+        torch.testing.assert_close(hidden, alone, rtol=1e-10, atol=1e-10)
+
+
+@each_architecture
+def test_reading_only_the_last_tokens_is_what_reading_everything_gives_there(name):
+    backbone = randomised(build_backbone(ARCHITECTURES[name]))
+    batch = pack(
+        [
+            Encoded(
+                np.arange(5, dtype=np.int32), (np.arange(3, dtype=np.int32), np.arange(9, dtype=np.int32)), (1.0, 0.0)
+            )
+        ]
+    )
+    fused, _ = backbone(batch.tokens, batch.layout, only_reads=True)
+    everywhere, _ = backbone(batch.tokens, batch.layout)
+    torch.testing.assert_close(fused, everywhere[batch.layout.reads], rtol=1e-12, atol=1e-12)
+
+
+@each_architecture
+def test_gradient_checkpointing_changes_no_gradient(name):
+    model = randomised(RewardModel(ARCHITECTURES[name]))
+    twin = copy.deepcopy(model)
+    twin.backbone.checkpointing = True
+    batch = pack(
+        [
+            Encoded(
+                np.arange(5, dtype=np.int32), (np.arange(3, dtype=np.int32), np.arange(9, dtype=np.int32)), (1.0, 0.0)
+            )
+        ]
+    )
+    expected = gradients(model, model(batch).diff().sum())
+    torch.testing.assert_close(gradients(twin, twin(batch).diff().sum()), expected, rtol=1e-12, atol=1e-12)
+
+
+@each_architecture
+def test_greedy_generation_with_a_cache_is_greedy_generation_without_one(name):
+    model = randomised(LanguageModel(ARCHITECTURES[name]))
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+    fast = model.generate(prompts, max_new_tokens=6, end_id=0, temperature=0.0)
+    for prompt, continuation in zip(prompts, fast, strict=True):
+        ids = list(prompt)
+        for _ in range(6):
+            ids.append(int(model.logits(hidden_states(model.backbone, torch.tensor(ids))[-1]).argmax()))
+            if ids[-1] == 0:
+                break
+        expected = ids[len(prompt) :]
+        assert continuation == (expected[:-1] if expected[-1] == 0 else expected)
