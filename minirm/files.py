@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -41,14 +42,14 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if path.is_dir():
+    if os.path.isdir(path):
         visible = [file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts)]
-        if files := sorted(file for file in visible if file.name.endswith(SUFFIXES) and file.is_file()):
+        if files := sorted(file for file in visible if file.name.lower().endswith(SUFFIXES) and file.is_file()):
             return files
         raise InputError(f"{name_of(path)}: folder without data: expected a file ending in {', '.join(SUFFIXES)}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{name_of(path)}: no such file or folder")
-    if not path.name.endswith(SUFFIXES):
+    if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{name_of(path)}: unknown kind of file: the name must end in {', '.join(SUFFIXES)}")
     return [path]
 
@@ -64,7 +65,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    name, read = name_of(path), read_csv if ".csv" in path.suffixes[-2:] else read_json
+    name, read = name_of(path), read_csv if path.name.lower().removesuffix(".gz").endswith(".csv") else read_json
     number = 0
     try:
         with _open(path) as stream:
@@ -77,7 +78,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _open(path: Path) -> io.BufferedReader:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return io.BufferedReader(gzip.open(path), CHUNK)  # gzip's own readline is Python, and slow
     return open(path, "rb", CHUNK)
 
@@ -102,7 +103,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
     """Yield the objects of a JSON file: one per line, or an array, or the array "instances" of an object."""
     layout = _layout(stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).decode(errors="ignore").lstrip())
-    if layout == "lines":
+    if layout == "lines" or (layout == "values" and ".jsonl" in name[-9:].lower()):
         yield from read_json_lines(stream, name)
     else:
         yield from _read_document(_Window(stream, name), layout)
@@ -160,9 +161,8 @@ def _row(place: str, fields: object) -> Row:
 def _broken_json(place: str, error: Exception) -> InputError:
     if not isinstance(error, json.JSONDecodeError):
         return InputError(f"{place}: not valid JSON: {'nested too deeply' if error.args else error}")
-    found = (
-        shorten(error.doc[error.pos : error.pos + 100].rstrip("\r\n"), 40) if error.pos < len(error.doc) else "the end"
-    )
+    found = error.doc[error.pos : error.pos + 100].strip()
+    found = shorten(found, 40) if found else "the end"
     return InputError(f"{place}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}")
 
 

@@ -42,6 +42,12 @@ class Comparison:
     source: str = ""
     """Where it was read: "file:line"."""
 
+    def __post_init__(self):
+        if not self.responses or len(self.responses) != len(self.scores):
+            raise ValueError(
+                f"{len(self.responses)} responses, {len(self.scores)} scores: must be as many, at least one"
+            )
+
 
 PAIR = (1.0, 0.0)
 OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
@@ -96,6 +102,19 @@ def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
         raise field_error("weight", weight, "must be above 0")
     subset = check_text(fields.get("subset") or "", "subset")
     return Comparison(prompt, responses, scores, _number(fields, "margin", 0.0), weight, probability, subset, place)
+
+
+def to_json(comparison: Comparison) -> dict:
+    """Return the record, in messages form, from which `read_comparisons` makes the same comparison again."""
+    record: dict = {"prompt": [{"role": turn.role, "content": turn.text} for turn in comparison.prompt]}
+    if comparison.scores == PAIR:
+        for key, response in zip(("chosen", "rejected"), comparison.responses, strict=True):
+            record[key] = [{"role": "assistant", "content": response}]
+    else:
+        judged = zip(comparison.responses, comparison.scores, strict=True)
+        record["responses"] = [{"text": response, "score": score} for response, score in judged]
+    defaults = {"margin": 0.0, "weight": 1.0, "probability": 1.0, "subset": ""}
+    return record | {k: getattr(comparison, k) for k, default in defaults.items() if getattr(comparison, k) != default}
 
 
 Judged = tuple[tuple[Turn, ...], tuple[str, ...], tuple[float, ...]]  # prompt, responses, scores

@@ -1,0 +1,26 @@
+"""Which side of a split a prompt is on: a stable matter of its text and the seed, the same in every process."""
+
+import hashlib
+import json
+
+from minirm.records import Comparison
+
+
+def prompt_key(comparison: Comparison) -> bytes:
+    """Return 16 bytes that are equal for equal prompts, and only for them.
+
+    Where there is no prompt, the responses stand in for it, in any order: otherwise such rows would all be one prompt.
+    """
+    identity = comparison.prompt or sorted(comparison.responses)
+    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
+
+
+def is_validation(comparison: Comparison, share: float, seed: int) -> bool:
+    """Return whether the comparison belongs to the validation part, as all comparisons with its prompt do.
+
+    Args:
+        share: the expected share of prompts in the validation part, 0 to 1.
+        seed: another seed draws another split.
+    """
+    drawn = hashlib.blake2b(prompt_key(comparison), digest_size=8, salt=seed.to_bytes(8, "little", signed=True))
+    return int.from_bytes(drawn.digest()) < share * 2**64
