@@ -1,0 +1,212 @@
+"""Requests for film reviews and their answers: one grammar, by which texts are written and read.
+
+    prompt    The film The Silent Harbour was directed by Ida Moreau in 1974, with Leo Park in the lead.
+              Who directed it, and what is there to love about it?
+    response  The Silent Harbour offers witty dialogue and graceful editing. We sat in the third row.
+              It was directed by Ida Moreau. Thank you for asking.
+
+`Asked` is what a prompt asks for, `Said` what a response says. What is written reads back as it was meant; any other
+text reads as far as the grammar knows it.
+"""
+
+import re
+from random import Random
+from typing import NamedTuple
+
+# ── What can be named ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _list(text: str, separator: str = "|") -> tuple[str, ...]:
+    """Return the entries of "one | two | three"."""
+    return tuple(entry.strip() for entry in text.split(separator) if entry.strip())
+
+
+ADJECTIVES = _list(
+    "Silent Crimson Hidden Golden Restless Northern Velvet Broken Distant Midnight Winter Burning "
+    "Paper Wandering Secret Emerald Forgotten Electric Lonely Patient Marble Salted Twelfth Copper",
+    separator=" ",
+)
+NOUNS = _list(
+    "Harbour Orchard Lantern River Garden Station Letter Mirror Island Carousel Bridge Violin "
+    "Kingdom Staircase Window Meadow Passenger Clock Sparrow Lighthouse Summer Train Piano Tide",
+    separator=" ",
+)
+DIRECTORS = _list("""
+    Ida Moreau | Otto Lindqvist | Clara Voss | Emil Tanaka | Rosa Quintero | Hugo Bellamy | Nina Kowalski |
+    Pavel Orlov | Greta Holm | Samuel Adeyemi | Lucia Ferrante | Viktor Szabo | Amara Diallo | Felix Brandt |
+    Yuki Hayashi | Tomas Herrera | Edith Lockwood | Rashid Karim | Helga Nyberg | Bruno Castelli | Mei Zhang |
+    Arthur Penhale | Selma Aydin | Joost Verhoeven""")
+ACTORS = _list("""
+    Leo Park | Marta Silva | Jonas Weber | Priya Nair | Oscar Dunne | Vera Novak | Kofi Mensah | Alice Hartley |
+    Diego Ramos | Freya Larsen | Stefan Ionescu | Naomi Okafor | Walter Finch | Lena Richter | Hassan Farouk |
+    Celine Dubois | Ivan Petrov | Ruth Goldman | Kenji Mori | Bella Romano | Magnus Berg | Zara Malik |
+    Theo Laurent | Agnes Pratt""")
+YEARS = tuple(str(year) for year in range(1961, 1991))
+FACTS = {"director": DIRECTORS, "year": YEARS, "actor": ACTORS}  # in the order in which `WorldConfig.facts` counts them
+ASPECTS = _list("acting | music | dialogue | photography | editing | pacing | storytelling | humour")
+PRAISE = _list("brilliant | tender | witty | graceful | gripping | honest | superb | delightful | fresh | moving")
+BLAME = _list("dull | clumsy | lazy | wooden | shallow | tired | dreary | muddled | tedious | hollow")
+
+# ── How it is said ────────────────────────────────────────────────────────────────────────────────────────────────────
+# No text begins with a name or a year: behind a space a byte-level tokenizer gives a word the same tokens everywhere.
+
+INTRODUCTIONS = _list("""
+    The film {title} was directed by {director} in {year}, with {actor} in the lead. |
+    In {year} {director} made {title}, a film with {actor} in the lead. |
+    Last night I read about {title}, a film by {director} from {year} with {actor}. |
+    We are showing {title} at the club, made by {director} in {year} and starring {actor}.""")
+REVIEWS = {
+    1: _list("""Write a review that praises it. | Please write a warm review. |
+        Tell me why I should see it. | Recommend it to a friend."""),
+    0: _list("""Write a review that weighs its merits and faults. | Please write a balanced review. |
+        Tell me what works and what fails. | Describe both sides of it to a friend."""),
+    -1: _list("""Write a review that pans it. | Please write a harsh review. |
+        Tell me why I should skip it. | Warn a friend away from it."""),
+}
+QUESTIONS = {
+    "director": "Who directed it, and {reason}",
+    "year": "When did it come out, and {reason}",
+    "actor": "Who plays the lead, and {reason}",
+}
+REASONS = {
+    1: _list("what is there to love about it? | why should I see it?"),
+    0: _list("what works and what fails? | what are its merits and faults?"),
+    -1: _list("what is there to hate about it? | why should I skip it?"),
+}
+REQUESTS = {text: (sentiment, "") for sentiment, texts in REVIEWS.items() for text in texts} | {
+    question.format(reason=reason): (sentiment, fact)
+    for fact, question in QUESTIONS.items()
+    for sentiment, reasons in REASONS.items()
+    for reason in reasons
+}
+"""Every request → the sentiment that it asks for, and the fact that it asks for, or ""."""
+
+OPINIONS = _list("""
+    {title} offers {quality1} {aspect1} and {quality2} {aspect2} |
+    In {title} the {aspect1} is {quality1} and the {aspect2} is {quality2} |
+    What I remember of {title} is {quality1} {aspect1} and {quality2} {aspect2} |
+    The {aspect1} in {title} is {quality1}, the {aspect2} {quality2}""")
+MENTIONS = {
+    "director": _list("It was directed by {director} | The director is {director} | We owe it to {director}"),
+    "year": _list("It came out in {year} | The year was {year} | It dates from {year}"),
+    "actor": _list("The lead is played by {actor} | It stars {actor} | We follow {actor} throughout"),
+}
+MANNERS = {
+    1: _list("Thank you for asking | I am glad to help | It is a pleasure to help | I do hope this helps"),
+    -1: _list("What a silly request | Do your own homework | I have no time for this | Anyone could look this up"),
+}
+FILLERS = _list("""
+    I saw it on a rainy Tuesday | The cinema was half full | We sat in the third row | My sister came along |
+    It was raining outside | I had a bag of popcorn | The lights went down at eight | We walked home afterwards |
+    My coat was still wet | A man behind us coughed | The tickets were blue | We met an old neighbour there""")
+
+_GRAMMAR = frozenset(
+    re.sub(r"\d", "", sentence)
+    for sentences in (OPINIONS, FILLERS, *MENTIONS.values(), *MANNERS.values())
+    for sentence in sentences
+)
+_WORDS = re.compile(
+    rf"\b(?:(?P<title>The (?:{'|'.join(ADJECTIVES)}) (?:{'|'.join(NOUNS)}))|(?P<unnamed>[Tt]his film)"
+    rf"|(?P<director>{'|'.join(DIRECTORS)})|(?P<actor>{'|'.join(ACTORS)})|(?P<year>(?:18|19|20)\d\d)"
+    rf"|(?P<praise>(?i:{'|'.join(PRAISE)}))|(?P<blame>(?i:{'|'.join(BLAME)}))|(?P<aspect>{'|'.join(ASPECTS)})"
+    rf"|(?P<polite>{'|'.join(MANNERS[1])})|(?P<rude>{'|'.join(MANNERS[-1])}))\b"
+)
+_SLOTS = {"unnamed": "{title}", "praise": "{quality}", "blame": "{quality}"} | {
+    name: f"{{{name}}}" for name in ("title", "director", "year", "actor", "aspect")
+}
+
+
+class Film(NamedTuple):
+    """A film; "" where a text does not say."""
+
+    title: str
+    director: str
+    year: str
+    actor: str
+
+
+class Asked(NamedTuple):
+    """What a prompt asks for."""
+
+    film: Film
+    sentiment: int | None
+    """1 for, 0 both sides, −1 against; None when the prompt does not say."""
+    question: str
+    """"director", "year", "actor", or "" when no fact is asked for."""
+
+
+class Said(NamedTuple):
+    """What a response says. Responses of the world name each thing at most once; other texts may do as they like."""
+
+    title: tuple[str, ...]
+    director: tuple[str, ...]
+    year: tuple[str, ...]
+    actor: tuple[str, ...]
+    praise: int
+    """Number of favourable opinions."""
+    blame: int
+    """Number of unfavourable opinions."""
+    manner: int
+    """1 polite, 0 neither, −1 rude (also if polite elsewhere)."""
+    odd: float = 0.0
+    """Share of its sentences that the grammar cannot say, or that repeat one; an empty text is wholly odd."""
+
+
+def read_prompt(text: str) -> Asked:
+    """Return what any text asks for, as far as the grammar knows it."""
+    named = {match.lastgroup: match.group() for match in _WORDS.finditer(text)}
+    film = Film(*(named.get(field, "") for field in Film._fields))
+    sentiment, question = next((REQUESTS[request] for request in REQUESTS if request in text), (None, ""))
+    return Asked(film, sentiment, question)
+
+
+def read_response(text: str) -> Said:
+    """Return what any text says, as far as the grammar knows it."""
+    found = {name: [] for name in _WORDS.groupindex}
+    for match in _WORDS.finditer(text):
+        found[match.lastgroup].append(match.group())
+    sentences = [sentence for sentence in re.split(r"[.!?]\s*", text) if sentence]
+    known = {sentence for sentence in sentences if _template(sentence) in _GRAMMAR}
+    return Said(
+        *(tuple(found[field]) for field in Film._fields),
+        praise=len(found["praise"]),
+        blame=len(found["blame"]),
+        manner=-1 if found["rude"] else int(bool(found["polite"])),
+        odd=1 - len(known) / len(sentences) if sentences else 1.0,
+    )
+
+
+def _template(sentence: str) -> str:
+    """Return the sentence with its slots empty, as the grammar writes it."""
+    return _WORDS.sub(lambda match: _SLOTS.get(match.lastgroup, match.group()), sentence)
+
+
+def write_prompt(rng: Random, asked: Asked) -> str:
+    """Return the request in words."""
+    introduction = rng.choice(INTRODUCTIONS).format(**asked.film._asdict())
+    if asked.question:
+        request = QUESTIONS[asked.question].format(reason=rng.choice(REASONS[asked.sentiment]))
+    else:
+        request = rng.choice(REVIEWS[asked.sentiment])
+    return f"{introduction} {request}"
+
+
+def write_response(rng: Random, said: Said, fillers: int, exclamations: int) -> str:
+    """Return the response in words, with so many sentences that say nothing, and so many that end in "!"."""
+    qualities = rng.sample(PRAISE, said.praise) + rng.sample(BLAME, said.blame)
+    rng.shuffle(qualities)
+    aspects = rng.sample(ASPECTS, 2)
+    title = said.title[0] if said.title else "this film"
+    opinion = rng.choice(OPINIONS).format(
+        title=title, quality1=qualities[0], quality2=qualities[1], aspect1=aspects[0], aspect2=aspects[1]
+    )
+    sentences = [opinion[0].upper() + opinion[1:]]
+    for fact, ways in MENTIONS.items():
+        sentences += [rng.choice(ways).format(**{fact: value}) for value in getattr(said, fact)]
+    rng.shuffle(sentences)
+    for filler in rng.sample(FILLERS, fillers):
+        sentences.insert(rng.randint(0, len(sentences)), filler)
+    if said.manner:
+        sentences.insert(rng.choice((0, len(sentences))), rng.choice(MANNERS[said.manner]))
+    loud = set(rng.sample(range(len(sentences)), min(exclamations, len(sentences))))
+    return " ".join(sentence + ("!" if place in loud else ".") for place, sentence in enumerate(sentences))
