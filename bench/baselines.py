@@ -1,0 +1,132 @@
+"""What needs no neural network: a reward model that does not beat these has learned nothing worth its training.
+
+Two scorers, both turning comparisons into one list of rewards per comparison, as `minirm.evaluate.evaluate` takes them:
+the length of a response, and a linear function of its words. And the grouped folds in which they are measured.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from minirm.errors import InputError
+from minirm.pairs import pair_table
+from minirm.records import Comparison
+
+PAIRS_PER_COMPARISON = 40  # a ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory
+
+
+def length_rewards(comparisons: Sequence[Comparison]) -> list[list[float]]:
+    """Return each response's length in characters as its reward: the longer one wins."""
+    return [[float(len(response)) for response in comparison.responses] for comparison in comparisons]
+
+
+class TfidfReward:
+    """Logistic regression on the difference between the TF-IDF features of a better and a worse response.
+
+    The reward of a response is its features times the weights, so a pair's log-odds are the difference of two rewards.
+    The prompt is not looked at.
+
+    Args:
+        features: the most frequent words and word pairs that are kept.
+        use_log_length: adds log(1 + characters) as one more feature.
+        seed: for the choice of pairs where a comparison has more than `PAIRS_PER_COMPARISON`.
+    """
+
+    def __init__(self, *, features: int = 50_000, use_log_length: bool = False, seed: int = 0):
+        _require_scikit_learn()
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=features, sublinear_tf=True)
+        # no intercept: exchanging the two responses must exchange the two probabilities
+        self._regression = LogisticRegression(fit_intercept=False, max_iter=1000)
+        self._use_log_length = use_log_length
+        self._seed = seed
+
+    def fit(self, comparisons: Sequence[Comparison]) -> "TfidfReward":
+        """Learn from every strictly ordered pair (at most `PAIRS_PER_COMPARISON` of a comparison); return self.
+
+        Raises:
+            InputError: no comparison has two different scores.
+        """
+        better, worse = _ordered_rows(comparisons, self._seed)
+        if not better.size:
+            raise InputError(f"{len(comparisons)} comparisons, none with two different scores: nothing to learn from")
+        responses = _responses(comparisons)
+        self._vectorizer.fit(responses)
+        features = self._features(responses)
+        sign = np.where(np.arange(better.size) % 2 == 0, 1, -1)  # two classes, as the solver wants them
+        differences = features[better] - features[worse]  # (pairs, features)
+        self._regression.fit(differences.multiply(sign[:, None]).tocsr(), sign)
+        return self
+
+    def rewards(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
+        """Return one reward per response, in logits, one list per comparison."""
+        if not comparisons:
+            return []
+        rewards = self._features(_responses(comparisons)) @ self._regression.coef_[0]
+        ends = np.cumsum([len(comparison.responses) for comparison in comparisons])
+        return [part.tolist() for part in np.split(rewards, ends[:-1])]
+
+    def _features(self, responses: list[str]):
+        """Return the sparse (responses, features) matrix."""
+        from scipy.sparse import csr_matrix, hstack
+
+        words = self._vectorizer.transform(responses)
+        if not self._use_log_length:
+            return words
+        lengths = np.array([[np.log1p(len(response))] for response in responses])
+        return hstack([words, csr_matrix(lengths)], format="csr")
+
+
+def first_user_turn(comparison: Comparison) -> str:
+    """Return the text of the prompt's first user turn, "" when there is none: what related dialogues share."""
+    return next((turn.text for turn in comparison.prompt if turn.role == "user"), "")
+
+
+def group_folds(
+    comparisons: Sequence[Comparison], folds: int, key: Callable[[Comparison], str], *, seed: int = 0
+) -> list[tuple[list[int], list[int]]]:
+    """Return (training indices, test indices) per fold; comparisons with the same key stand in the same test fold.
+
+    Large groups are dealt out first, each to the fold that is smallest so far; equal groups in an order drawn by seed.
+    The same comparisons in another order give the same folds.
+
+    Raises:
+        InputError: fewer than two folds, or fewer groups than folds.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, comparison in enumerate(comparisons):
+        groups.setdefault(key(comparison), []).append(index)
+    if not 2 <= folds <= len(groups):
+        raise InputError(f"folds={folds} must be at least 2 and at most the number of groups, {len(groups)}")
+    names = sorted(groups)
+    np.random.default_rng(seed).shuffle(names)
+    tests: list[list[int]] = [[] for _ in range(folds)]
+    for name in sorted(names, key=lambda name: -len(groups[name])):
+        min(tests, key=len).extend(groups[name])
+    everything = range(len(comparisons))
+    return [(sorted(set(everything) - set(test)), sorted(test)) for test in tests]
+
+
+def _require_scikit_learn() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise InputError("the TF-IDF baseline needs scikit-learn: pip install 'minirm[peers]'") from error
+
+
+def _responses(comparisons: Sequence[Comparison]) -> list[str]:
+    return [response for comparison in comparisons for response in comparison.responses]
+
+
+def _ordered_rows(comparisons: Sequence[Comparison], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the better and the worse response of each pair, as places in the flat list of responses."""
+    pairs = pair_table(comparisons, length_rewards(comparisons))
+    # drawn numbers, ordered within each comparison: its first PAIRS_PER_COMPARISON are a random choice of its pairs
+    order = np.lexsort((np.random.default_rng(seed).random(len(pairs.better)), pairs.comparison))
+    counts = np.bincount(pairs.comparison, minlength=len(comparisons))
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = np.sort(order[rank < PAIRS_PER_COMPARISON])
+    starts = np.cumsum([0, *(len(comparison.responses) for comparison in comparisons)])[pairs.comparison]
+    return (starts + pairs.better)[kept], (starts + pairs.worse)[kept]

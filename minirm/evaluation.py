@@ -1,0 +1,206 @@
+"""What was measured of a set of rewards, and how it is told: as JSON and as the rows of a table."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval."""
+
+    value: float
+    low: float | None
+    """Lower end of the interval; None when a single prompt allows none."""
+    high: float | None
+    count: int
+    """How many pairs, comparisons or prompts the mean is over."""
+    chance: float = 0.5
+    """The value that says nothing: what rewards drawn at random reach, or no difference."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the interval excludes chance; an estimate without an interval is not resolved."""
+        return self.low is not None and not self.low <= self.chance <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well σ(reward difference) serves as the probability that the better response is better."""
+
+    nll_nats: float
+    """Mean of −log probability of the label; knowing nothing gives ln 2 = 0.693."""
+    brier: float
+    """Mean of (1 − probability)², for hard labels; knowing nothing gives 0.25."""
+    ece: float
+    """Expected calibration error of the confidence max(p, 1 − p) in the response that the model prefers."""
+    temperature: float
+    """By what the rewards should be divided for the least NLL on these pairs; above 1 the model is too sure."""
+    bins: tuple["ReliabilityBin", ...]
+    """The reliability diagram of that confidence, empty bins left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Pairs about which the model is equally sure."""
+
+    confidence: float
+    """Mean of σ(|reward difference|)."""
+    accuracy: float
+    """How often the preferred response was the better one."""
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rankings of more than two responses."""
+
+    kendall_tau: Estimate
+    """Mean of Kendall's tau-b between rewards and scores."""
+    best_of_k: Estimate
+    """How often the response with the highest reward has the highest score."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBias:
+    """How much of the judgement, and of the reward, is length in characters."""
+
+    longer_wins: Estimate
+    """Accuracy of choosing the longer response."""
+    gain: Estimate
+    """Accuracy of the rewards minus that, over the same pairs."""
+    better_is_shorter: Estimate | None
+    """Accuracy of the rewards on the pairs whose better response is the shorter one; None when there are none."""
+    correlation: float | None
+    """Spearman's correlation of reward with length over all responses; None when either is constant."""
+    correlation_within: Estimate | None
+    """Mean of the same within the responses to each prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """Test prompts that also stand in training."""
+
+    prompts: int
+    """How many distinct prompts do."""
+    leaked: Estimate | None
+    """Accuracy on their pairs; None when there are none."""
+    clean: Estimate | None
+    """Accuracy on the other pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one set of rewards is worth on one set of comparisons."""
+
+    comparisons: int
+    prompts: int
+    """Different prompts; comparisons without a prompt count one each."""
+    pairs: int
+    """Strictly ordered pairs: the two scores differ."""
+    label_ties: int
+    """Pairs left out because their scores are equal, or their label as probably false as true."""
+    reward_ties: int
+    """Strictly ordered pairs with equal rewards; each counts one half."""
+    length_ties: int
+    """Strictly ordered pairs of equal length."""
+    accuracy: Estimate
+    calibration: Calibration
+    length: LengthBias
+    ranking: Ranking | None
+    """None when no comparison has more than two responses."""
+    swapped: Estimate | None
+    """Accuracy of the rewards that the same responses get under another prompt; None: not measured."""
+    leakage: Leakage | None
+    """None: not measured."""
+    subsets: dict[str, Estimate]
+    """Accuracy per named part of a benchmark."""
+    resamples: int
+    seed: int
+
+    def to_json(self) -> dict:
+        """Return the same as dicts, lists, numbers and None."""
+        return asdict(self)
+
+
+class TableRow(NamedTuple):
+    """One line for the command line or the report; every field is text."""
+
+    name: str
+    value: str
+    interval: str
+    explanation: str
+
+
+def as_table(evaluation: Evaluation) -> list[TableRow]:
+    """Return the evaluation as rows to print, the accuracy first and what could explain it away right behind."""
+    return [
+        *_accuracy_rows(evaluation),
+        *_leakage_rows(evaluation),
+        *_calibration_rows(evaluation.calibration),
+        *_ranking_rows(evaluation.ranking),
+        TableRow("equal rewards", f"{evaluation.reward_ties:,}", "", "pairs with equal rewards, each counted one half"),
+        TableRow("equal scores", f"{evaluation.label_ties:,}", "", "pairs without a better response, left out"),
+        *(_row(f"subset {name}", part, f"{part.count:,} pairs") for name, part in evaluation.subsets.items()),
+    ]
+
+
+def _accuracy_rows(evaluation: Evaluation) -> Iterator[TableRow]:
+    pairs, length = f"{evaluation.pairs:,} pairs", evaluation.length
+    equal = f"; {evaluation.length_ties:,} pairs of equal length count one half" if evaluation.length_ties else ""
+    yield _row("accuracy", evaluation.accuracy, f"{pairs} of {evaluation.prompts:,} prompts in the right order")
+    yield _row("longer wins", length.longer_wins, f"choosing the longer response, without a model{equal}")
+    yield _row("gain over longer wins", length.gain, "the first row minus the second, on the same pairs", sign="+")
+    if length.better_is_shorter is None:
+        yield TableRow("better is shorter", "–", "", "no pair has a better response that is the shorter one")
+    else:
+        shorter = f"accuracy on the {length.better_is_shorter.count:,} pairs whose better response is shorter"
+        yield _row("better is shorter", length.better_is_shorter, shorter)
+    correlation = "–" if length.correlation is None else f"{length.correlation:+.3f}"
+    yield TableRow("reward and length", correlation, "", "Spearman's correlation over all responses")
+    if length.correlation_within is not None:
+        yield _row("… within a prompt", length.correlation_within, "mean over the prompts", sign="+")
+    if evaluation.swapped is None:
+        yield TableRow("prompts swapped", "–", "", "not measured")
+    else:
+        yield _row("prompts swapped", evaluation.swapped, "accuracy behind other prompts: what needs no prompt")
+
+
+def _leakage_rows(evaluation: Evaluation) -> Iterator[TableRow]:
+    leakage = evaluation.leakage
+    if leakage is None:
+        yield TableRow("leaked prompts", "–", "", "not measured: the training prompts are not known")
+        return
+    of = f"of {evaluation.prompts:,} prompts also stand in training"
+    yield TableRow("leaked prompts", f"{leakage.prompts:,}", "", of)
+    if leakage.leaked is not None:
+        yield _row("… accuracy on them", leakage.leaked, f"{leakage.leaked.count:,} pairs")
+    if leakage.prompts and leakage.clean is not None:
+        yield _row("… on the others", leakage.clean, f"{leakage.clean.count:,} pairs")
+
+
+def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
+    yield TableRow(
+        "NLL, in nats", f"{calibration.nll_nats:.3f}", "", "−log probability of the label; 0.693 knows nothing"
+    )
+    yield TableRow(
+        "Brier score", f"{calibration.brier:.3f}", "", "squared error of the probability; 0.25 knows nothing"
+    )
+    yield TableRow("ECE", f"{calibration.ece:.3f}", "", "mean gap between confidence and accuracy")
+    sure = "too sure" if calibration.temperature > 1 else "not sure enough"
+    yield TableRow("temperature", f"{calibration.temperature:.3g}", "", f"divides the rewards best; they are {sure}")
+
+
+def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
+    if ranking is not None:
+        rankings = f"{ranking.kendall_tau.count:,} rankings of more than two responses"
+        yield _row("Kendall's tau-b", ranking.kendall_tau, f"mean over {rankings}", sign="+")
+        hit = f"highest reward has the highest score; {ranking.best_of_k.chance:.3f} by chance"
+        yield _row("best of K", ranking.best_of_k, hit)
+
+
+def _row(name: str, estimate: Estimate, explanation: str, sign: str = "") -> TableRow:
+    interval = "" if estimate.low is None else f"[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+    if not estimate.is_resolved:
+        explanation += f"; not resolved from chance, {estimate.chance:{sign}.3g}"
+    return TableRow(name, f"{estimate.value:{sign}.3f}", interval, explanation)
