@@ -1,5 +1,7 @@
 """The one kind of error that is the user's to mend."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """What the user handed in breaks a rule. The message is one line that names the place, the value and the rule."""
@@ -20,10 +22,11 @@ def shorten(value: object, limit: int = 60) -> str:
         return f"an object with keys {list_names(value)}" if value else "an empty object"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}" if value else "an empty list"
-    return f"{value:.6g}" if isinstance(value, int | float) and abs(value) > 10**limit else str(value)
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def list_names(names) -> str:
+def list_names(names: Iterable[str]) -> str:
     """Return the first names quoted, for a message: `'prompt', 'chosen', …`."""
     names = [repr(str(name)[:30]) for name in names]
     return ", ".join(names[:6]) + (", …" if len(names) > 6 else "")

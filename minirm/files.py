@@ -16,7 +16,8 @@ from typing import BinaryIO, NamedTuple
 from minirm.errors import InputError, list_names, shorten
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz")
-DELIMITERS = (",", "|", ";", "\t")
+DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
+NUMBER_COLUMNS = {"margin", "weight", "probability"}  # the only cells of a CSV file that are not text
 CHUNK = 1 << 16  # bytes read at a time
 WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 DECODER = json.JSONDecoder()
@@ -160,7 +161,8 @@ def _row(place: str, fields: object) -> Row:
 
 def _broken_json(place: str, error: Exception) -> InputError:
     if not isinstance(error, json.JSONDecodeError):
-        return InputError(f"{place}: not valid JSON: {'nested too deeply' if error.args else error}")
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        return InputError(f"{place}: not valid JSON: {reason}")
     found = error.doc[error.pos : error.pos + 100].strip()
     found = shorten(found, 40) if found else "the end"
     return InputError(f"{place}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}")
@@ -291,7 +293,15 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
             found, wanted = f"row of {len(cells)} cells", f"the header names {len(columns)}: {list_names(columns)}"
             raise InputError(f"{name}:{number}: {found}: {wanted}")
         cells = [cell.strip(" ") for cell in cells] if table else cells
-        yield Row(f"{name}:{number}", dict(zip(columns, cells, strict=True)))
+        fields = dict(zip(columns, cells, strict=True))
+        yield Row(f"{name}:{number}", fields | {c: _number_or_text(fields[c]) for c in NUMBER_COLUMNS & fields.keys()})
+
+
+def _number_or_text(cell: str) -> float | str | None:
+    try:
+        return float(cell) if cell.strip() else None
+    except ValueError:
+        return cell  # whoever wants a number there will refuse it
 
 
 def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> Iterator[tuple[int, list[str]]]:

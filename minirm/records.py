@@ -83,8 +83,9 @@ def recognise_format(fields: dict) -> str:
     for name, (keys, _) in FORMATS.items():
         if all(key in fields for key in keys) and (name != "ranking" or len(_ranked_columns(fields)) > 1):
             return name
-    accepted = "; ".join(", ".join(keys) for keys, _ in FORMATS.values())
-    raise InputError(f"found keys {list_names(fields) or 'none'}: no accepted format: a record holds {accepted}")
+    accepted = ", ".join("+".join(keys) for name, (keys, _) in FORMATS.items() if name != "ranking")
+    rule = f"a record holds {accepted}, or prompt and columns named like 'most preferable response'"
+    raise InputError(f"found keys {list_names(fields) or 'none'}: no accepted format: {rule}")
 
 
 def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
@@ -243,7 +244,7 @@ def _dialogue(messages: object, field: str) -> tuple[Turn, ...]:
 
 def _list(value: object, field: str) -> list:
     if not isinstance(value, list) or not value:
-        raise field_error(field, value, "must be a list that is not empty")
+        raise field_error(field, value, "must be a list with at least one item")
     return value
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 
 from minirm.records import Comparison
 
@@ -24,3 +25,16 @@ def is_validation(comparison: Comparison, share: float, seed: int) -> bool:
     """
     drawn = hashlib.blake2b(prompt_key(comparison), digest_size=8, salt=seed.to_bytes(8, "little", signed=True))
     return int.from_bytes(drawn.digest()) < share * 2**64
+
+
+def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
+    """Return the keys of the prompts to keep for validation: the share of them, rounded, but neither none nor all.
+
+    Args:
+        keys: `prompt_key` of at least two prompts.
+        share: part of the prompts, in (0, 1).
+        seed: another seed draws another split.
+    """
+    salt = seed.to_bytes(8, "little", signed=True)
+    drawn = sorted(keys, key=lambda key: hashlib.blake2b(key, digest_size=8, salt=salt).digest())
+    return frozenset(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
