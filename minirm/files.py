@@ -104,7 +104,7 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
     """Yield the objects of a JSON file: one per line, or an array, or the array "instances" of an object."""
     layout = _layout(stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).decode(errors="ignore").lstrip())
-    if layout == "lines" or (layout == "values" and ".jsonl" in name[-9:].lower()):
+    if layout == "lines" or (layout == "values" and ".jsonl" in name[-10:].lower()):
         yield from read_json_lines(stream, name)
     else:
         yield from _read_document(_Window(stream, name), layout)
@@ -175,7 +175,6 @@ class _Window:
         self.stream, self.name = stream, name
         self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.text, self.at, self.line = "", 0, 1
-        self.ended = False
 
     def place(self, at: int | None = None) -> str:
         return f"{self.name}:{self.line + self.text.count(chr(10), self.at, at) if at else self.line}"
@@ -285,7 +284,7 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
     delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first[1]], delimiter=mark))))
     table = delimiter == "|"
     rows = _parse_csv(chain([first], lines), name, {"delimiter": delimiter, "skipinitialspace": table})
-    columns = [cell.strip().lower() for cell in next(rows)[1]]
+    columns = [cell.strip().lower() for cell in next(rows, (0, []))[1]]
     if repeated := sorted({column for column in columns if columns.count(column) > 1}):
         raise InputError(f"{name}:{first[0]}: header names {list_names(repeated)} more than once: columns must differ")
     for number, cells in rows:

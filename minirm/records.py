@@ -101,7 +101,7 @@ def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
     weight = _number(fields, "weight", 1.0)
     if weight <= 0:
         raise field_error("weight", weight, "must be above 0")
-    subset = check_text(fields.get("subset") or "", "subset")
+    subset = "" if fields.get("subset") is None else check_text(fields["subset"], "subset")
     return Comparison(prompt, responses, scores, _number(fields, "margin", 0.0), weight, probability, subset, place)
 
 

@@ -87,6 +87,7 @@ BAD_FILES = {
     "empty.jsonl.gz": ("", ": empty: a data file holds at least one record"),
     "empty.csv": ("", ": empty: a data file holds at least one record"),
     "header.csv": ("prompt,chosen,rejected\n", ": empty: a data file holds at least one record"),
+    "quoted_nothing.csv": ('""\n', ": empty: a data file holds at least one record"),
     "blank.json": (" \n \n", ": empty: a data file holds at least one record"),
     "none.json": ("[]", ": empty: a data file holds at least one record"),
     "half.jsonl": (
@@ -98,6 +99,7 @@ BAD_FILES = {
     "open_array.json": ('[{"a": 1}', ":1: not valid JSON: expecting ',', found the end"),
     "no_comma.json": ('[{"a": 1}\n{"a": 2}]', ":2: not valid JSON: expecting ',', found '{\"a\": 2}]'"),
     "open_instances.json": ('{"instances": [{"a": 1}]', ":1: not valid JSON: expecting '}', found the end"),
+    "comma_too_many.json": ('[{"a": 1},]', ":1: not valid JSON: Expecting value, found ']'"),
     "two_arrays.json": ('[{"a": 1}]\n[]', ":2: not valid JSON: text after the end of the document"),
     "text.json": ("hello", ":1: not valid JSON: Expecting value, found 'hello'"),
     "number.json": ("42", ":1: record 42: must be a JSON object"),

@@ -227,7 +227,11 @@ BAD_RECORDS = [
     ({"input": "a", "output": "b"}, "field \"output\": 'b': must be a list"),
     ({"messages": MESSAGES}, "field \"messages[0].role\": 'user': the last message must be the assistant's"),
     ({"info": {"post": "a"}, "summaries": [{"text": "b"}], "choice": 0}, 'field "summaries": a list of 1: must be two'),
-    ({"info": {}, "summaries": [], "choice": 0}, 'field "summaries": an empty list: must be a list with'),
+    (
+        {"info": {}, "summaries": [{}, {}], "choice": 0},
+        'field "info": an empty object: must be an object with a "post"',
+    ),
+    ({"info": {"post": "a"}, "summaries": [{}, {}], "choice": 0}, 'field "summaries[0].text": null: must be text'),
     ({"info": {"post": "a"}, "summaries": [{"text": "b"}] * 2, "choice": 2}, 'field "choice": 2: must be 0 or 1'),
     ({"prompt": "a", "response": None}, 'field "response": null: must be text'),
     ({"question": "a", "answer": "b"}, "found keys 'question', 'answer': no accepted format: a record holds chosen+"),

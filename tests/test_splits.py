@@ -4,7 +4,7 @@ import pytest
 
 from minirm.dialogue import Turn
 from minirm.records import Comparison
-from minirm.splits import is_validation, prompt_key
+from minirm.splits import draw_validation, is_validation, prompt_key
 
 
 def about(prompt, *responses):
@@ -44,3 +44,11 @@ def test_another_seed_draws_another_split():
 
 def test_a_larger_share_keeps_the_prompts_of_a_smaller_one():
     assert all(is_validation(row, 0.3, 0) for row in PROMPTS if is_validation(row, 0.2, 0))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.1, 200), (1e-9, 1), (1 - 1e-9, 1999)])
+def test_a_drawn_share_is_rounded_but_leaves_neither_side_empty(share, expected):
+    keys = [prompt_key(row) for row in PROMPTS]
+    drawn = draw_validation(keys, share, seed=5)
+    assert len(drawn) == expected
+    assert drawn == draw_validation(keys[::-1], share, seed=5) <= set(keys)
