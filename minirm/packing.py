@@ -22,7 +22,7 @@ from minirm.layout import Layout, lay_out
 from minirm.records import Comparison
 from minirm.tokenizer import Tokenizer
 
-ENCODE_AT_ONCE = 256
+TOKENIZE_AT_ONCE = 256
 """Comparisons handed to the tokenizer together."""
 
 
@@ -66,60 +66,60 @@ class PackedBatch:
         return PackedBatch(**moved)
 
 
-def encode(
-    comparisons: Iterable[Comparison], tokenizer: Tokenizer, packing: PackingConfig, counts: Counter[str]
-) -> Iterator[Encoded]:
-    """Yield comparisons in tokens, none longer than `packing.max_tokens`.
-
-    What is cut, merged or left out is added to `counts` by name.
-    """
+def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Yield comparisons in tokens, as long as they come."""
     comparisons = iter(comparisons)
-    while batch := list(islice(comparisons, ENCODE_AT_ONCE)):
+    while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
         prompts = tokenizer.encode_prompts([comparison.prompt for comparison in batch])
         responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
         for comparison, prompt in zip(batch, prompts, strict=True):
-            own = [np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses))]
-            encoded = Encoded(
+            yield Encoded(
                 np.array(prompt, dtype=np.int32),
-                tuple(own),
+                tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses))),
                 comparison.scores,
                 comparison.margin,
                 comparison.weight,
                 comparison.probability,
             )
-            fitting = _fit(encoded, packing, counts)
-            if fitting is not None:
-                yield fitting
 
 
-def _fit(encoded: Encoded, packing: PackingConfig, counts: Counter[str]) -> Encoded | None:
-    """Return the comparison within `max_tokens`: prompt cut from its left, then responses before their end token."""
-    longest = max(map(len, encoded.responses))
-    if len(encoded.prompt) + longest <= packing.max_tokens:
-        return encoded
-    if packing.when_longer == "drop":
-        counts["dropped: longer than max_tokens"] += 1
-        return None
-    room = packing.max_tokens - 1  # the prompt keeps at least the token that opens the response
+def truncate(encoded: Encoded, max_tokens: int) -> Encoded:
+    """Return the comparison within `max_tokens`: the prompt cut from its left, then responses before their end token."""
+    room = max_tokens - 1  # the prompt keeps at least the token that opens the response
     responses = tuple(r if len(r) <= room else np.append(r[: room - 1], r[-1]) for r in encoded.responses)
-    kept = packing.max_tokens - max(map(len, responses))
-    counts["prompt cut from its left"] += len(encoded.prompt) > kept
-    counts["response cut before its end token"] += longest > room
-    cut = replace(encoded, prompt=encoded.prompt[-kept:], responses=responses)
-    return _without_twins(cut, counts) if longest > room else cut
+    kept = max_tokens - max(map(len, responses))
+    return replace(encoded, prompt=encoded.prompt[-kept:], responses=responses)
 
 
-def _without_twins(encoded: Encoded, counts: Counter[str]) -> Encoded | None:
-    """Merge responses that the cut made identical, with their mean score; return None if nothing is left to compare."""
+def fit(encoded: Iterable[Encoded], packing: PackingConfig, counts: Counter[str]) -> Iterator[Encoded]:
+    """Yield comparisons of which none is longer than `packing.max_tokens`.
+
+    What is cut, merged or left out is added to `counts` by name.
+    """
+    for item in encoded:
+        longest = max(map(len, item.responses))
+        if len(item.prompt) + longest <= packing.max_tokens:
+            yield item
+            continue
+        if packing.when_longer == "drop":
+            counts["dropped: longer than max_tokens"] += 1
+            continue
+        cut = truncate(item, packing.max_tokens)
+        counts["cut: prompt from its left"] += len(cut.prompt) < len(item.prompt)
+        counts["cut: response before its end token"] += longest >= packing.max_tokens
+        merged = merge_twins(cut)
+        counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
+        if len(merged.responses) == 1 < len(cut.responses):
+            counts["dropped: nothing left to compare after the cut"] += 1
+        else:
+            yield merged
+
+
+def merge_twins(encoded: Encoded) -> Encoded:
+    """Return the comparison with identical responses made one, with their mean score."""
     scores: dict[bytes, list[float]] = {}
     for response, score in zip(encoded.responses, encoded.scores, strict=True):
         scores.setdefault(response.tobytes(), []).append(score)
-    if len(scores) == len(encoded.responses):
-        return encoded
-    if len(scores) == 1:
-        counts["dropped: responses identical after the cut"] += 1
-        return None
-    counts["merged: responses identical after the cut"] += len(encoded.responses) - len(scores)
     responses = tuple(np.frombuffer(key, dtype=np.int32) for key in scores)
     return replace(encoded, responses=responses, scores=tuple(sum(s) / len(s) for s in scores.values()))
 

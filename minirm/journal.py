@@ -1,0 +1,93 @@
+"""What a run tells while it goes on: to whoever watches, to log.jsonl and to TensorBoard."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+
+from minirm.records import Comparison
+from minirm.train import Evaluated, Step
+
+
+class Observer:
+    """Watches a run and may stop it. This one is silent; the command line has one that draws."""
+
+    def begin(self, stage: str, done: int, steps: int) -> None:
+        """A stage begins, or goes on after `done` of its steps."""
+
+    def event(self, stage: str, event: Step | Evaluated) -> None:
+        """A step was taken or an evaluation made."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def should_stop(self) -> bool:
+        """Whether the run is to save its state and stop after this step."""
+        return False
+
+
+class Journal:
+    """log.jsonl and TensorBoard of one stage; without a folder it writes nothing."""
+
+    def __init__(self, folder: Path | None, stage: str, done: int) -> None:
+        self.stage = stage
+        self.file: TextIO | None = None
+        if folder is not None:
+            _forget_after(folder / "log.jsonl", stage, done)
+            self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done or None, flush_secs=10)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.board.close()
+
+    def write(self, event: Step | Evaluated) -> None:
+        """Write one event."""
+        if self.file is None:
+            return
+        kind = "step" if isinstance(event, Step) else "evaluation"
+        values = dataclasses.asdict(event)
+        self.file.write(json.dumps({"stage": self.stage, "kind": kind, **values}) + "\n")
+        self.file.flush()
+        where = f"{self.stage}/{'training' if kind == 'step' else 'validation'}"
+        if isinstance(event, Step):
+            values["cases_per_second"] = event.cases / event.seconds
+            values["tokens_per_second"] = event.tokens / event.seconds
+        for name in values.keys() - {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}:
+            self.board.add_scalar(f"{where}/{name}", values[name], event.step)
+
+    def write_texts(self, step: int, comparisons: Sequence[Comparison], rewards: Sequence[Sequence[float]]) -> None:
+        """Write texts with their scores, so that a reader can see whether the rewards make sense."""
+        if self.file is None:
+            return
+        for number, (comparison, scored) in enumerate(zip(comparisons, rewards, strict=True)):
+            prompt = "\n\n".join(f"**{turn.role}** {turn.text}" for turn in comparison.prompt)
+            rows = sorted(zip(scored, comparison.scores, comparison.responses, strict=True), reverse=True)
+            cells = (f"| {r:+.3f} | {s:g} | {' '.join(t.split()).replace('|', chr(92) + '|')} |" for r, s, t in rows)
+            table = "\n".join(["| reward | label | response |", "|---:|---:|---|", *cells])
+            self.board.add_text(f"{self.stage}/texts/{number}", f"{prompt}\n\n{table}", step)
+
+
+def _forget_after(path: Path, stage: str, done: int) -> None:
+    """Drop a stage's lines beyond the step that training goes on from; they will be written again."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [line for line in lines if (entry := json.loads(line))["stage"] != stage or entry["step"] <= done]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def read_log(folder: Path, stage: str) -> list[dict]:
+    """Return a stage's entries in log.jsonl."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return []
+    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return [entry for entry in entries if entry["stage"] == stage]

@@ -1,0 +1,285 @@
+"""From files of comparisons to a run folder: split, tokenizer, language-model stage, reward stage, evaluation."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from minirm import checkpoint
+from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, require, to_json
+from minirm.errors import InputError
+from minirm.evaluate import Evaluation, evaluate
+from minirm.journal import Journal, Observer
+from minirm.language_model import LanguageModel
+from minirm.objectives import LanguageModelObjective, RewardObjective
+from minirm.packing import fit, tokenize
+from minirm.records import Comparison, read_comparisons
+from minirm.reward_model import RewardModel
+from minirm.scoring import score_comparisons, swap_prompts
+from minirm.splits import draw_validation, prompt_key
+from minirm.stream import Stream, TokenStore, preferred
+from minirm.survey import DataSummary, describe, usable
+from minirm.tokenizer import Tokenizer
+from minirm.train import Evaluated, Trainer
+
+SHOWN_TEXTS = 8
+"""Validation comparisons whose texts and rewards are logged at each evaluation."""
+SECONDS_BETWEEN_SAVES = 300.0
+LANGUAGE_MODEL, REWARD = "language model", "reward"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    packing: PackingConfig = PackingConfig()
+    language_model: TrainConfig = TrainConfig(epochs=2.0, learning_rate=1e-3)
+    """First stage; epochs=0 leaves it out."""
+    reward: TrainConfig = TrainConfig(epochs=2.0)
+    """Second stage, from the weights of the first."""
+
+    def __post_init__(self) -> None:
+        longest, room = self.packing.max_tokens, self.model.max_positions
+        require(longest <= room, f"max_tokens={longest} must not exceed the model's max_positions={room}")
+
+    def to_json(self) -> dict:
+        """Return the configuration as plain JSON types."""
+        return {f.name: to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data, split and encoded."""
+
+    tokenizer: Tokenizer
+    summary: DataSummary
+    counts: Counter[str]
+    training_prompts: np.ndarray  # (prompts, 16) uint8
+    validation: list[Comparison]
+    stores: dict[str, TokenStore]
+
+
+@dataclass
+class Split:
+    """Comparisons of the configured files, training and validation part apart."""
+
+    config: DataConfig
+    seed: int
+    held_out: frozenset[bytes] = field(default_factory=frozenset)
+
+    def rows(self, part: str) -> Iterator[Comparison]:
+        """Yield the comparisons of "training" or "validation", reading the files anew."""
+        if self.config.validation:
+            paths = self.config.data if part == "training" else self.config.validation
+            return read_comparisons(paths, format=self.config.format)
+        everything = read_comparisons(self.config.data, format=self.config.format)
+        return (c for c in everything if (prompt_key(c) in self.held_out) == (part == "validation"))
+
+
+def prepare(config: RunConfig, folder: Path) -> Prepared:
+    """Read the files, split them by prompt, train the tokenizer on the training part and encode both into `folder`.
+
+    Raises:
+        InputError: the files can't be read, or hold nothing to learn from.
+    """
+    data = config.data
+    keys: set[bytes] = set()
+    summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys))
+    require(summary.comparisons > 0, f"{_names(data.data)}: no two responses differ in score: nothing to learn from")
+    if not data.validation and len(keys) < 2:
+        raise InputError(f"{_names(data.data)}: one distinct prompt only: two are needed to keep one for validation")
+    held_out = (
+        frozenset() if data.validation else draw_validation(keys, data.validation_share / 100, config.reward.seed)
+    )
+    split = Split(data, config.reward.seed, held_out)
+    tokenizer = Tokenizer.train(_texts(split.rows("training")), data.vocab_size)
+    counts: Counter[str] = Counter()
+    stores = {}
+    for part in ("training", "validation"):
+        own: Counter[str] = Counter()
+        comparisons = usable(split.rows(part), own, keep_ties=config.reward.loss == "rao_kupper")
+        encoded = fit(tokenize(comparisons, tokenizer), config.packing, own)
+        stores[f"{part} {REWARD}"] = TokenStore.write(encoded, folder / part / "comparisons")
+        if config.language_model.epochs:
+            texts = fit(tokenize(split.rows(part), tokenizer), config.packing, Counter())
+            chosen = map(preferred, texts) if data.language_model_responses == "preferred" else texts
+            stores[f"{part} {LANGUAGE_MODEL}"] = TokenStore.write(chosen, folder / part / "texts")
+        counts.update({f"{part}: {name}": count for name, count in own.items() if count})
+        if not len(stores[f"{part} {REWARD}"]):
+            files = data.validation if data.validation and part == "validation" else data.data
+            raise InputError(f"{_names(files)}: {part} part holds no two responses that differ in score")
+    validation = list(usable(split.rows("validation"), Counter()))
+    trained_on = np.frombuffer(b"".join(sorted(keys - held_out)), dtype=np.uint8).reshape(-1, 16)
+    return Prepared(tokenizer, summary, counts, trained_on, validation, stores)
+
+
+def _noting_keys(rows: Iterable[Comparison], keys: set[bytes]) -> Iterator[Comparison]:
+    for row in rows:
+        keys.add(prompt_key(row))
+        yield row
+
+
+def _texts(rows: Iterable[Comparison]) -> Iterator[str]:
+    for row in rows:
+        yield from (turn.text for turn in row.prompt)
+        yield from row.responses
+
+
+def train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: bool = False) -> Evaluation | None:
+    """Train both stages into a run folder and return the evaluation on the validation part.
+
+    Args:
+        folder: must be absent or empty, unless training is resumed.
+        resume: go on from the state that an interrupted run of the same configuration saved.
+    Returns:
+        None if the observer stopped the run; its state is saved.
+    Raises:
+        InputError: the data, the folder or a loss is not as it must be.
+    """
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
+    with tempfile.TemporaryDirectory(prefix="minirm-") as work:
+        prepared = prepare(config, Path(work))
+        config = replace(config, model=replace(config.model, vocab_size=prepared.tokenizer.vocab_size))
+        if is_writer():
+            _write_description(config, prepared, folder)
+        stages = _Stages(config, prepared, folder, observer, checkpoint.saved_stage(folder) if resume else None)
+        model = stages.train_both()
+    if model is None or not is_writer():
+        return None
+    return finish(config, prepared, model, folder)
+
+
+@dataclass
+class _Stages:
+    """The two stages of one run."""
+
+    config: RunConfig
+    prepared: Prepared
+    folder: Path
+    observer: Observer
+    resume_at: str | None
+
+    def train_both(self) -> RewardModel | None:
+        """Return the trained reward model; None if it was stopped."""
+        torch.manual_seed(self.config.reward.seed)
+        model = RewardModel(self.config.model)
+        if self.config.language_model.epochs and self.resume_at != REWARD:
+            language_model = LanguageModel(self.config.model)
+            if not self._train(language_model, LANGUAGE_MODEL, self.config.language_model):
+                return None
+            model.backbone.load_state_dict(language_model.backbone.state_dict())
+        return model if self._train(model, REWARD, self.config.reward) else None
+
+    def _train(self, model: nn.Module, stage: str, config: TrainConfig) -> bool:
+        """Run one stage to its end and put the best weights into the model; return False if it was stopped."""
+        model.to(pick_device())
+        objective = RewardObjective(config) if stage == REWARD else LanguageModelObjective(config)
+        streams = [
+            Stream(self.prepared.stores[f"{part} {stage}"], self.config.packing, config.seed)
+            for part in ("training", "validation")
+        ]
+        trainer = Trainer(model, objective, *streams, config)
+        if self.resume_at == stage:
+            checkpoint.restore_progress(self.folder, trainer)
+        else:
+            torch.manual_seed(config.seed)
+        self.observer.begin(stage, trainer.progress.step, trainer.steps)
+        with Journal(self.folder if is_writer() else None, stage, trainer.progress.step) as journal:
+            finished = self._follow(trainer, stage, journal)
+        trainer.use_best()
+        return finished
+
+    def _follow(self, trainer: Trainer, stage: str, journal: Journal) -> bool:
+        saved = time.monotonic()
+        for event in trainer.run():
+            journal.write(event)
+            self.observer.event(stage, event)
+            if isinstance(event, Evaluated) and stage == REWARD:
+                self._show_texts(trainer, journal)
+            stop = self.observer.should_stop()
+            if stop or isinstance(event, Evaluated) or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                if is_writer():
+                    checkpoint.save_progress(self.folder, trainer, stage)
+                saved = time.monotonic()
+            if stop:
+                return False
+        return True
+
+    def _show_texts(self, trainer: Trainer, journal: Journal) -> None:
+        shown = self.prepared.validation[:SHOWN_TEXTS]
+        rewards = score_comparisons(trainer.model, self.prepared.tokenizer, self.config.packing, shown)
+        journal.write_texts(trainer.progress.step, shown, rewards)
+
+
+def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
+    """Evaluate on the validation part, and write weights, figures and pictures."""
+    score = partial(score_comparisons, model, prepared.tokenizer, config.packing)
+    rewards = score(prepared.validation)
+    evaluation = evaluate(
+        prepared.validation,
+        rewards,
+        swapped_rewards=score(swap_prompts(prepared.validation)),
+        training_prompts=prompt_set(prepared.training_prompts),
+        seed=config.reward.seed,
+    )
+    everything = np.concatenate([np.array(row) for row in rewards])
+    spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
+    checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())
+    checkpoint.write_json(folder / checkpoint.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
+    return evaluation
+
+
+def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> None:
+    versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
+    checkpoint.write_json(
+        folder / checkpoint.CONFIG, {"format": checkpoint.FORMAT, "versions": versions, **config.to_json()}
+    )
+    checkpoint.write_whole(folder / checkpoint.TOKENIZER, prepared.tokenizer.save)
+    summary = {"summary": dataclasses.asdict(prepared.summary), "counts": dict(sorted(prepared.counts.items()))}
+    checkpoint.write_json(folder / checkpoint.DATA, summary)
+    checkpoint.write_whole(folder / checkpoint.PROMPTS, lambda path: _save_array(path, prepared.training_prompts))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # given a name, np.save would add an ending to it
+        np.save(file, array, allow_pickle=False)
+
+
+def prompt_set(keys: np.ndarray) -> frozenset[bytes]:
+    """Return prompt keys (prompts, 16) as `prompt_key` gives them."""
+    return frozenset(map(bytes, keys))
+
+
+def minirm_version() -> str:
+    """Return the installed version."""
+    return importlib.metadata.version("minirm")
+
+
+def is_writer() -> bool:
+    """Whether this process, of those training together, is the one that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def pick_device() -> torch.device:
+    """Return the GPU of this process where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", dist.get_rank() % torch.cuda.device_count() if dist.is_initialized() else 0)
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))

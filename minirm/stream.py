@@ -1,0 +1,162 @@
+"""Encoded comparisons on disk, and the shuffled, sharded, resumable order in which training meets them."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from minirm.config import PackingConfig
+from minirm.packing import Encoded, PackedBatch, pack
+
+WINDOW = 1024
+"""Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""
+
+
+class TokenStore:
+    """Comparisons in tokens, in files behind a memory map: what is held in memory does not grow with them.
+
+    A comparison is its prompt's piece followed by its responses' pieces.
+    """
+
+    COLUMNS = {
+        "tokens": np.int32,
+        "piece_ends": np.int64,
+        "scores": np.float64,
+        "row_ends": np.int64,
+        "dials": np.float64,
+    }
+
+    def __init__(self, folder: Path) -> None:
+        columns = {name: _mapped(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
+        self.tokens, self.piece_ends, self.scores = columns["tokens"], columns["piece_ends"], columns["scores"]
+        self.row_ends, self.dials = columns["row_ends"], columns["dials"].reshape(-1, 3)
+
+    @classmethod
+    def write(cls, encoded: Iterable[Encoded], folder: Path) -> "TokenStore":
+        """Write comparisons into a folder as they come, and return the store."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {name: (folder / name).open("wb") for name in cls.COLUMNS}
+        tokens = pieces = 0
+        for item in encoded:
+            texts = (item.prompt, *item.responses)
+            np.concatenate(texts).astype(np.int32).tofile(files["tokens"])
+            ends = tokens + np.cumsum([len(text) for text in texts], dtype=np.int64)
+            ends.tofile(files["piece_ends"])
+            np.array([0.0, *item.scores]).tofile(files["scores"])
+            tokens, pieces = int(ends[-1]), pieces + len(texts)
+            np.array([pieces], dtype=np.int64).tofile(files["row_ends"])
+            np.array([item.margin, item.weight, item.probability]).tofile(files["dials"])
+        for file in files.values():
+            file.close()
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.row_ends)
+
+    def __getitem__(self, row: int) -> Encoded:
+        first, last = (self.row_ends[row - 1] if row else 0), self.row_ends[row]
+        bounds = [self.piece_ends[first - 1] if first else 0, *self.piece_ends[first:last]]
+        prompt, *responses = [np.array(self.tokens[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return Encoded(
+            prompt, tuple(responses), tuple(self.scores[first + 1 : last].tolist()), *self.dials[row].tolist()
+        )
+
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each comparison, (rows,)."""
+        ends = self.piece_ends[self.row_ends - 1] if len(self) else np.empty(0, np.int64)
+        return np.diff(ends, prepend=0)
+
+
+def _mapped(path: Path, dtype: type) -> np.ndarray:
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def preferred(encoded: Encoded) -> Encoded:
+    """Return the comparison with its best response alone: what a language model learns from."""
+    best = max(range(len(encoded.scores)), key=encoded.scores.__getitem__)
+    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Batches from a store: the same for the same seed, epoch and number, wherever one starts."""
+
+    store: TokenStore
+    packing: PackingConfig
+    seed: int = 0
+    view: Callable[[Encoded], Encoded] = lambda encoded: encoded
+    """What is done to each comparison before it is packed."""
+
+    def plan(self, epoch: int | None) -> list[np.ndarray]:
+        """Return the rows of each batch of an epoch, shuffled; None is the order for evaluation, by length."""
+        lengths = self.store.lengths()
+        rng = np.random.default_rng([self.seed, epoch or 0])
+        order = np.argsort(lengths, kind="stable") if epoch is None else rng.permutation(len(lengths))
+        batches = []
+        for start in range(0, len(order), WINDOW):
+            window = order[start : start + WINDOW]
+            batches += self._cut(window[np.argsort(lengths[window], kind="stable")], lengths)
+        return batches if epoch is None else [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """Cut rows into batches within the token budget."""
+        budget = self.packing.tokens_per_batch
+        most = self.packing.comparisons_per_batch or len(rows)
+        batches, start, tokens = [], 0, 0
+        for i, row in enumerate(rows):
+            if i > start and (tokens + lengths[row] > budget or i - start == most):
+                batches.append(rows[start:i])
+                start, tokens = i, 0
+            tokens += lengths[row]
+        return [*batches, rows[start:]]
+
+    def packed(self, rows: np.ndarray) -> PackedBatch:
+        """Return one batch."""
+        batch = [self.view(self.store[row]) for row in rows]
+        return pack(batch, share_prompt=self.packing.share_prompt, rows=rows.tolist())
+
+    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
+        """Yield the batches of a plan, packed one ahead in a thread of their own."""
+        return ahead(self.packed(rows) for rows in plan)
+
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yield the items while a thread works on the next `depth` of them."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                put((item, None))
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()

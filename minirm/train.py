@@ -1,0 +1,215 @@
+"""One training loop for both stages."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from minirm.config import TrainConfig
+from minirm.errors import InputError
+from minirm.objectives import LanguageModelObjective, Outcome, RewardObjective
+from minirm.optimizers import build_optimizer, clip_gradients, rate_at
+from minirm.packing import PackedBatch
+from minirm.stream import Stream
+
+Objective = RewardObjective | LanguageModelObjective
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did."""
+
+    step: int  # counted from 1
+    steps: int  # in all
+    loss: float  # per unit of weight, in nats
+    accuracy: float  # part of pairs in the right order; mean probability of the next token
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    cases: int  # pairs, or targets of the language model
+    comparisons: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the validation part says after a step."""
+
+    step: int
+    loss: float
+    accuracy: float
+    best: bool  # lower loss than at every evaluation before
+
+
+@dataclass
+class Progress:
+    """Where training stands; with the weights and the optimizer's state, all that going on needs."""
+
+    step: int = 0
+    epoch: int = 0
+    steps_in_epoch: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+
+
+@dataclass
+class Trainer:
+    """Takes a model through one stage; `run` yields what happened, and may be left at any point."""
+
+    model: nn.Module
+    objective: Objective
+    training: Stream
+    validation: Stream
+    config: TrainConfig
+    progress: Progress = field(default_factory=Progress)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.optimizer = build_optimizer(self.model, self.config)
+        self.model.backbone.checkpointing = self.config.gradient_checkpointing
+        if self.config.compile:
+            self.model.backbone.compile(dynamic=True)
+        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.window = self.config.accumulate * self.processes  # batches of one step
+        self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.window)
+        self.steps = max(1, round(self.config.epochs * self.steps_per_epoch)) if self.config.epochs else 0
+        self.evaluate_each = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
+
+    def run(self) -> Iterator[Step | Evaluated]:
+        """Yield each step and each evaluation until the last step, or until patience ends.
+
+        Raises:
+            InputError: a loss or gradient is not finite; the message names step, batch and rows.
+        """
+        patience = self.config.patience
+        while self.progress.step < self.steps:
+            for step in self._rest_of_epoch():
+                yield step
+                if step.step % self.evaluate_each == 0 or step.step == self.steps:
+                    yield self._evaluate()
+                if patience and self.progress.evaluations_without_gain >= patience:
+                    return
+
+    def _rest_of_epoch(self) -> Iterator[Step]:
+        plan = self.training.plan(self.progress.epoch)[self.progress.steps_in_epoch * self.window :]
+        mine = [rows for i, rows in enumerate(plan) if i % self.processes == self.rank]
+        batches = self.training.batches(mine)
+        for start in range(0, len(plan), self.window):
+            if self.progress.step >= self.steps:
+                return
+            count = len(range(start + self.rank, min(start + self.window, len(plan)), self.processes))
+            self.progress.steps_in_epoch += 1
+            yield self.step(list(islice(batches, count)))
+        self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
+
+    def step(self, window: Sequence[PackedBatch]) -> Step:
+        """Take one optimizer step on this process's batches of a window."""
+        began = time.perf_counter()
+        self.model.train()
+        rate = rate_at(self.progress.step, self.steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        weights = [float(self.objective.row_weights(batch).sum()) for batch in window]
+        total = self._sum_over_processes(torch.tensor(sum(weights), dtype=torch.float64)).clamp(min=1e-30).item()
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
+        for number, batch in enumerate(window):
+            outcome = self._forward(batch.to(self.device))
+            self._check_finite(outcome.loss, number, batch)
+            (outcome.loss / total).backward()
+            sums += _counted(outcome, batch).to(sums)
+        norm = self._finish_gradients()
+        if not math.isfinite(norm):
+            raise InputError(self._not_finite("gradient norm", norm, 0, [row for b in window for row in b.rows]))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, hits, cases, comparisons, tokens = self._sum_over_processes(sums).tolist()
+        self.progress.step += 1
+        return Step(
+            self.progress.step,
+            self.steps,
+            loss / total,
+            hits / max(cases, 1),
+            norm,
+            rate,
+            int(cases),
+            int(comparisons),
+            int(tokens),
+            time.perf_counter() - began,
+        )
+
+    def _forward(self, batch: PackedBatch) -> Outcome:
+        low = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            return self.objective(self.model, batch)
+
+    def _finish_gradients(self) -> float:
+        """Add up the gradients of all processes, clip them, and return their norm before clipping."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.processes > 1:
+            for parameter in self.model.parameters():  # a process whose share of the window is empty has none
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients = [p.grad for p in self.model.parameters()]
+            flat = self._sum_over_processes(torch.cat([g.flatten() for g in gradients]))
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+        return clip_gradients(self.model, self.config.clip).item()
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self.processes > 1:
+            dist.all_reduce(value)
+        return value
+
+    def _check_finite(self, loss: Tensor, number: int, batch: PackedBatch) -> None:
+        if self.device.type == "cpu" and not math.isfinite(loss.item()):  # a GPU is not made to wait: see its gradient
+            raise InputError(self._not_finite("loss", loss.item(), number, batch.rows))
+
+    def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> str:
+        named = ", ".join(map(str, rows[:16])) + (", …" if len(rows) > 16 else "")
+        where = f"step {self.progress.step + 1}, batch {number + 1} of its window, training rows {named}"
+        return f"{what} is {value} at {where}: learning_rate={self.config.learning_rate} may be too high"
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Return loss and accuracy over the validation part."""
+        self.model.eval()
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
+        weight = 0.0
+        for batch in self.validation.batches(self.validation.plan(None)):
+            sums += _counted(self._forward(batch.to(self.device)), batch).to(sums)
+            weight += float(self.objective.row_weights(batch).sum())
+        loss, hits, cases, _, _ = sums.tolist()
+        return loss / max(weight, 1e-30), hits / max(cases, 1)
+
+    def _evaluate(self) -> Evaluated:
+        loss, accuracy = self.evaluate()
+        best = loss < self.progress.best_loss
+        if best:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        self.progress.evaluations_without_gain = 0 if best else self.progress.evaluations_without_gain + 1
+        return Evaluated(self.progress.step, loss, accuracy, best)
+
+    def use_best(self) -> None:
+        """Put the weights of the best evaluation back into the model."""
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+
+
+def _counted(outcome: Outcome, batch: PackedBatch) -> Tensor:
+    counts = [float(len(batch.rows)), float(len(batch.tokens))]
+    return torch.cat(
+        [torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases]).double().cpu(), torch.tensor(counts)]
+    )
+
+
+def quietly(events: Iterator[Step | Evaluated], tell: Callable[[Step | Evaluated], None] = lambda _: None) -> None:
+    """Run to the end, telling `tell` what happens."""
+    for event in events:
+        tell(event)
