@@ -198,7 +198,7 @@ def best_of_k_regret(rewards: ArrayLike, utilities: ArrayLike, mask: ArrayLike |
         ValueError: the shapes differ or are not (B, K), or a row has no real response.
     """
     picked, utilities = _picked(rewards, utilities, mask)
-    return utilities.max(1) - np.where(picked > 0, picked * utilities, 0).sum(1)
+    return utilities.max(1) - (picked * np.where(picked > 0, utilities, 0)).sum(1)
 
 
 def best_of_k_hit_rate(rewards: ArrayLike, utilities: ArrayLike, mask: ArrayLike | None = None) -> NDArray:
