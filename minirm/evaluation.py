@@ -156,7 +156,7 @@ def _accuracy_rows(evaluation: Evaluation) -> Iterator[TableRow]:
     else:
         shorter = f"accuracy on the {length.better_is_shorter.count:,} pairs whose better response is shorter"
         yield _row("better is shorter", length.better_is_shorter, shorter)
-    correlation = "–" if length.correlation is None else f"{length.correlation:+.3f}"
+    correlation = "–" if length.correlation is None else _signed(length.correlation, "+")
     yield TableRow("reward and length", correlation, "", "Spearman's correlation over all responses")
     if length.correlation_within is not None:
         yield _row("… within a prompt", length.correlation_within, "mean over the prompts", sign="+")
@@ -200,7 +200,11 @@ def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
 
 
 def _row(name: str, estimate: Estimate, explanation: str, sign: str = "") -> TableRow:
-    interval = "" if estimate.low is None else f"[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+    interval = "" if estimate.low is None else f"[{_signed(estimate.low, sign)}, {_signed(estimate.high, sign)}]"
     if not estimate.is_resolved:
-        explanation += f"; not resolved from chance, {estimate.chance:{sign}.3g}"
-    return TableRow(name, f"{estimate.value:{sign}.3f}", interval, explanation)
+        explanation += "; not resolved from " + (f"chance ({estimate.chance:.3g})" if estimate.chance else "0")
+    return TableRow(name, _signed(estimate.value, sign), interval, explanation)
+
+
+def _signed(value: float, sign: str) -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
