@@ -170,7 +170,9 @@ def plackett_luce_loss(rewards: Tensor, scores: Tensor, mask: Tensor, *, top: in
         raise ValueError(f"top={top} must be at least 1")
     ranked, order = (-_fill_masked(scores, mask, -torch.inf)).sort(dim=1, stable=True)  # best first, masked last
     better = torch.searchsorted(ranked, ranked)  # (B, K) how many score higher: the place where the tied ones begin
-    rewards = _widen(rewards).masked_fill(~mask, -1e30).gather(1, order)  # e^−1e30 = 0; −∞ would make NaN gradients
+    rewards = (
+        _widen(rewards).masked_fill(~mask, -1e30).gather(1, order)
+    )  # e^−1e30 = 0; −∞ makes NaN inside the backward
     log_rest = rewards.flip(1).logcumsumexp(1).flip(1).gather(1, better)  # (B, K) log Σ e^r_j from that place on
     kept = mask.gather(1, order)
     if top is not None:

@@ -359,6 +359,15 @@ def test_padding_changes_nothing_even_when_it_is_nan(loss):
 
 
 @row_losses
+def test_padding_of_nan_goes_unnoticed_by_the_search_for_nan(loss):
+    """`torch.autograd.detect_anomaly` stops at the first NaN inside a backward pass, even one that is masked later."""
+    rewards, scores, mask = example_rows()
+    dirty = rewards.detach().masked_fill(~mask, NAN).requires_grad_()
+    with torch.autograd.set_detect_anomaly(True):
+        assert gradient(loss(dirty, scores, mask), dirty).isfinite().all()
+
+
+@row_losses
 def test_a_row_does_not_depend_on_the_other_rows_of_its_batch(loss):
     """One batch of five is five batches of one: what gradient accumulation and several processes rest on."""
     rewards, scores, mask = example_rows()
