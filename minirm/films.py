@@ -1,8 +1,7 @@
 """Requests for film reviews and their answers: one grammar, by which texts are written and read.
 
-    prompt    The film The Silent Harbour was directed by Ida Moreau in 1974, with Leo Park in the lead.
-              Who directed it, and what is there to love about it?
-    response  The Silent Harbour offers witty dialogue and graceful editing. We sat in the third row.
+    prompt    Tonight we are showing The Silent Harbour by Ida Moreau from 1974. Please praise it.
+    response  The Silent Harbour has witty dialogue and graceful editing. We sat in the third row.
               It was directed by Ida Moreau. Thank you for asking.
 
 `Asked` is what a prompt asks for, `Said` what a response says. What is written reads back as it was meant; any other
@@ -21,84 +20,60 @@ def _list(text: str, separator: str = "|") -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(separator) if entry.strip())
 
 
-ADJECTIVES = _list(
-    "Silent Crimson Hidden Golden Restless Northern Velvet Broken Distant Midnight Winter Burning "
-    "Paper Wandering Secret Emerald Forgotten Electric Lonely Patient Marble Salted Twelfth Copper",
-    separator=" ",
-)
-NOUNS = _list(
-    "Harbour Orchard Lantern River Garden Station Letter Mirror Island Carousel Bridge Violin "
-    "Kingdom Staircase Window Meadow Passenger Clock Sparrow Lighthouse Summer Train Piano Tide",
-    separator=" ",
-)
-DIRECTORS = _list("""
-    Ida Moreau | Otto Lindqvist | Clara Voss | Emil Tanaka | Rosa Quintero | Hugo Bellamy | Nina Kowalski |
-    Pavel Orlov | Greta Holm | Samuel Adeyemi | Lucia Ferrante | Viktor Szabo | Amara Diallo | Felix Brandt |
-    Yuki Hayashi | Tomas Herrera | Edith Lockwood | Rashid Karim | Helga Nyberg | Bruno Castelli | Mei Zhang |
-    Arthur Penhale | Selma Aydin | Joost Verhoeven""")
-ACTORS = _list("""
-    Leo Park | Marta Silva | Jonas Weber | Priya Nair | Oscar Dunne | Vera Novak | Kofi Mensah | Alice Hartley |
-    Diego Ramos | Freya Larsen | Stefan Ionescu | Naomi Okafor | Walter Finch | Lena Richter | Hassan Farouk |
-    Celine Dubois | Ivan Petrov | Ruth Goldman | Kenji Mori | Bella Romano | Magnus Berg | Zara Malik |
-    Theo Laurent | Agnes Pratt""")
-YEARS = tuple(str(year) for year in range(1961, 1991))
-FACTS = {"director": DIRECTORS, "year": YEARS, "actor": ACTORS}  # in the order in which `WorldConfig.facts` counts them
-ASPECTS = _list("acting | music | dialogue | photography | editing | pacing | storytelling | humour")
-PRAISE = _list("brilliant | tender | witty | graceful | gripping | honest | superb | delightful | fresh | moving")
-BLAME = _list("dull | clumsy | lazy | wooden | shallow | tired | dreary | muddled | tedious | hollow")
+ADJECTIVES = _list("Silent | Crimson | Hidden | Golden | Restless | Velvet | Broken | Midnight")
+NOUNS = _list("Harbour | Orchard | Lantern | Garden | Letter | Mirror | Carousel | Violin")
+FACTS = {  # in the order in which `WorldConfig.facts` counts them
+    "director": _list("""
+        Ida Moreau | Otto Lindqvist | Clara Voss | Emil Tanaka |
+        Rosa Quintero | Hugo Bellamy | Nina Kowalski | Samuel Adeyemi"""),
+    "year": tuple(str(year) for year in range(1971, 1979)),
+    "actor": _list("""
+        Leo Park | Marta Silva | Jonas Weber | Priya Nair |
+        Oscar Dunne | Vera Novak | Kofi Mensah | Alice Hartley"""),
+}
+ASPECTS = _list("acting | music | dialogue | photography | editing | storytelling")
+PRAISE = _list("brilliant | tender | witty | graceful | gripping | honest | superb | delightful")
+BLAME = _list("dull | clumsy | lazy | wooden | shallow | dreary | muddled | tedious")
 
 # ── How it is said ────────────────────────────────────────────────────────────────────────────────────────────────────
 # No text begins with a name or a year: behind a space a byte-level tokenizer gives a word the same tokens everywhere.
 
-INTRODUCTIONS = _list("""
-    The film {title} was directed by {director} in {year}, with {actor} in the lead. |
-    In {year} {director} made {title}, a film with {actor} in the lead. |
-    Last night I read about {title}, a film by {director} from {year} with {actor}. |
-    We are showing {title} at the club, made by {director} in {year} and starring {actor}.""")
+INTRODUCTIONS = _list("Tonight we are showing {film}. | My friends talk about {film}. | Last week I heard of {film}.")
+STATEMENTS = {"title": "{title}", "director": "by {director}", "year": "from {year}", "actor": "with {actor}"}
 REVIEWS = {
-    1: _list("""Write a review that praises it. | Please write a warm review. |
-        Tell me why I should see it. | Recommend it to a friend."""),
-    0: _list("""Write a review that weighs its merits and faults. | Please write a balanced review. |
-        Tell me what works and what fails. | Describe both sides of it to a friend."""),
-    -1: _list("""Write a review that pans it. | Please write a harsh review. |
-        Tell me why I should skip it. | Warn a friend away from it."""),
+    1: _list("Please praise it. | Tell me what is good about it. | Write a warm review of it."),
+    0: _list("Please weigh it fairly. | Tell me what is good and bad about it. | Write a balanced review of it."),
+    -1: _list("Please pan it. | Tell me what is bad about it. | Write a harsh review of it."),
 }
 QUESTIONS = {
     "director": "Who directed it, and {reason}",
     "year": "When did it come out, and {reason}",
     "actor": "Who plays the lead, and {reason}",
 }
-REASONS = {
-    1: _list("what is there to love about it? | why should I see it?"),
-    0: _list("what works and what fails? | what are its merits and faults?"),
-    -1: _list("what is there to hate about it? | why should I skip it?"),
-}
+REASONS = {1: "what is good about it?", 0: "what is good and bad about it?", -1: "what is bad about it?"}
 REQUESTS = {text: (sentiment, "") for sentiment, texts in REVIEWS.items() for text in texts} | {
     question.format(reason=reason): (sentiment, fact)
     for fact, question in QUESTIONS.items()
-    for sentiment, reasons in REASONS.items()
-    for reason in reasons
+    for sentiment, reason in REASONS.items()
 }
 """Every request → the sentiment that it asks for, and the fact that it asks for, or ""."""
 
 OPINIONS = _list("""
-    {title} offers {quality1} {aspect1} and {quality2} {aspect2} |
+    {title} has {quality1} {aspect1} and {quality2} {aspect2} |
     In {title} the {aspect1} is {quality1} and the {aspect2} is {quality2} |
-    What I remember of {title} is {quality1} {aspect1} and {quality2} {aspect2} |
-    The {aspect1} in {title} is {quality1}, the {aspect2} {quality2}""")
+    I found {quality1} {aspect1} and {quality2} {aspect2} in {title}""")
 MENTIONS = {
-    "director": _list("It was directed by {director} | The director is {director} | We owe it to {director}"),
-    "year": _list("It came out in {year} | The year was {year} | It dates from {year}"),
-    "actor": _list("The lead is played by {actor} | It stars {actor} | We follow {actor} throughout"),
+    "director": _list("It was directed by {director} | The director is {director}"),
+    "year": _list("It came out in {year} | The year was {year}"),
+    "actor": _list("It stars {actor} | The lead is played by {actor}"),
 }
 MANNERS = {
-    1: _list("Thank you for asking | I am glad to help | It is a pleasure to help | I do hope this helps"),
-    -1: _list("What a silly request | Do your own homework | I have no time for this | Anyone could look this up"),
+    1: _list("Thank you for asking | I am glad to help | I do hope this helps"),
+    -1: _list("What a silly request | Do your own homework | I have no time for this"),
 }
 FILLERS = _list("""
     I saw it on a rainy Tuesday | The cinema was half full | We sat in the third row | My sister came along |
-    It was raining outside | I had a bag of popcorn | The lights went down at eight | We walked home afterwards |
-    My coat was still wet | A man behind us coughed | The tickets were blue | We met an old neighbour there""")
+    I had a bag of popcorn | The lights went down at eight | My coat was still wet | We met an old neighbour there""")
 
 _GRAMMAR = frozenset(
     re.sub(r"\d", "", sentence)
@@ -107,7 +82,7 @@ _GRAMMAR = frozenset(
 )
 _WORDS = re.compile(
     rf"\b(?:(?P<title>The (?:{'|'.join(ADJECTIVES)}) (?:{'|'.join(NOUNS)}))|(?P<unnamed>[Tt]his film)"
-    rf"|(?P<director>{'|'.join(DIRECTORS)})|(?P<actor>{'|'.join(ACTORS)})|(?P<year>(?:18|19|20)\d\d)"
+    rf"|(?P<director>{'|'.join(FACTS['director'])})|(?P<actor>{'|'.join(FACTS['actor'])})|(?P<year>(?:18|19|20)\d\d)"
     rf"|(?P<praise>(?i:{'|'.join(PRAISE)}))|(?P<blame>(?i:{'|'.join(BLAME)}))|(?P<aspect>{'|'.join(ASPECTS)})"
     rf"|(?P<polite>{'|'.join(MANNERS[1])})|(?P<rude>{'|'.join(MANNERS[-1])}))\b"
 )
@@ -183,9 +158,11 @@ def _template(sentence: str) -> str:
 
 def write_prompt(rng: Random, asked: Asked) -> str:
     """Return the request in words."""
-    introduction = rng.choice(INTRODUCTIONS).format(**asked.film._asdict())
+    film = asked.film._asdict()
+    stated = " ".join(statement.format(**film) for name, statement in STATEMENTS.items() if film[name])
+    introduction = rng.choice(INTRODUCTIONS).format(film=stated)
     if asked.question:
-        request = QUESTIONS[asked.question].format(reason=rng.choice(REASONS[asked.sentiment]))
+        request = QUESTIONS[asked.question].format(reason=REASONS[asked.sentiment])
     else:
         request = rng.choice(REVIEWS[asked.sentiment])
     return f"{introduction} {request}"

@@ -37,8 +37,8 @@ from minirm.films import (
 )
 from minirm.records import Comparison, Turn
 
-WEIGHTS = {"sentiment": 2.0, "title": 1.0} | dict.fromkeys(FACTS, 1.0) | {"answer": 1.0, "polite": 0.5, "form": 4.0}
-"""What each attribute adds to the utility; facts that do not count (`WorldConfig.facts`) add nothing."""
+WEIGHTS = {"sentiment": 3.0, "title": 1.0} | dict.fromkeys(FACTS, 1.0) | {"answer": 0.5, "polite": 0.5, "form": 4.0}
+"""What each attribute adds to the utility."""
 
 _LEANINGS = (1, 1, 0, -1, -1)  # of five requests, and of five responses: two for, one both ways, two against
 _TITLE_CLASSES = {"train": (0, 1, 2, 3, 4, 5), "validation": (6,), "test": (7,)}  # (adjective + noun) mod 8
@@ -59,8 +59,8 @@ class WorldConfig:
     """What goes along with utility without being part of it: "length" or "exclamation"."""
     shortcut_strength: float = 0.5
     """Correlation of utility with the normal variable that decides the amount of the shortcut; 0 to 1."""
-    facts: int = 2
-    """How many of (director, year, actor) count, in this order; the others are mentioned all the same; 0 to 3."""
+    facts: int = 1
+    """How many of (director, year, actor) the prompt states and the responses repeat, in this order; 0 to 3."""
     responses: int = 2
     """K, responses per prompt; 2 to 64."""
     seed: int = 0
@@ -130,24 +130,26 @@ def _other(rng: Random, values: tuple[str, ...], than: str) -> str:
 
 def _draw_title(rng: Random, classes: tuple[int, ...], other_than: str = "") -> str:
     """Return a title of the classes that shares neither word with the one given."""
-    _, *taken = other_than.split() or [""]
     while True:
         adjective = rng.randrange(len(ADJECTIVES))
-        noun = (rng.choice(classes) - adjective) % 8 + 8 * rng.randrange(len(NOUNS) // 8)
-        if ADJECTIVES[adjective] not in taken and NOUNS[noun] not in taken:
+        noun = (rng.choice(classes) - adjective) % len(NOUNS)
+        if ADJECTIVES[adjective] not in other_than and NOUNS[noun] not in other_than:
             return f"The {ADJECTIVES[adjective]} {NOUNS[noun]}"
 
 
-def _draw_said(rng: Random, film: Film, classes: tuple[int, ...]) -> Said:
-    """Return a response about the film: what it names is right as often as wrong, so a blind reader learns nothing."""
-    leaning = rng.choice(_LEANINGS)
+def _draw_said(rng: Random, asked: Asked, classes: tuple[int, ...]) -> Said:
+    """Return a response to the request: like people's, it is right more often than wrong."""
+    film = asked.film
+    leaning = asked.sentiment if rng.random() < 0.5 else rng.choice(_LEANINGS)
     other = _draw_title(rng, classes, film.title)
     facts = {"director": (), "year": (), "actor": ()}
-    for fact in rng.sample(list(FACTS), rng.choice((1, 2))):
+    stated = [fact for fact in FACTS if getattr(film, fact)]
+    for fact in stated:
         true = getattr(film, fact)
-        facts[fact] = (true if rng.random() < 0.5 else _other(rng, FACTS[fact], true),)
+        value = true if rng.random() < 0.65 else _other(rng, FACTS[fact], true)
+        facts[fact] = (value,) if rng.random() < 0.75 else ()
     return Said(
-        title=rng.choice(((film.title,), (film.title,), (other,), (other,), ())),
+        title=rng.choices(((film.title,), (other,), ()), cum_weights=(0.5, 0.8, 1.0))[0],
         **facts,
         praise=1 + leaning,
         blame=1 - leaning,
@@ -160,13 +162,11 @@ class World:
 
     def __init__(self, config: WorldConfig | None = None):
         self.config = config or WorldConfig()
-        counting = list(FACTS)[: self.config.facts]
-        self.weights = {name: 0.0 if name in FACTS and name not in counting else WEIGHTS[name] for name in WEIGHTS}
-        """What each attribute adds to the utility in this world."""
-        self._questions = [*counting, *[""] * max(1, len(counting))]  # half of the prompts ask for a fact
+        self._facts = list(FACTS)[: self.config.facts]
+        self._questions = [*self._facts, *[""] * max(1, self.config.facts)]  # half of the prompts ask for a fact
         rng = Random(0)
-        drawn = [self._draw(rng, "train") for _ in range(1000)]
-        utilities = [self._utility(attributes(asked, said)) for asked, (said, *_) in drawn]
+        drawn = [self._draw(rng, "train", responses=1) for _ in range(1000)]
+        utilities = [self._utility(attributes(asked, said)) for asked, (said,) in drawn]
         self._mean, self._deviation = float(np.mean(utilities)), float(np.std(utilities))
 
     def sample(self, n: int, split: str) -> list[Judged]:
@@ -185,7 +185,7 @@ class World:
         if split not in _VIEWS:
             raise InputError(f"split={split!r} must be one of {', '.join(_VIEWS)}")
         rng = Random(f"{self.config.seed} {_VIEWS[split]} {index}")
-        asked, said = self._draw(rng, _VIEWS[split])
+        asked, said = self._draw(rng, _VIEWS[split], self.config.responses)
         prompt = write_prompt(rng, asked)
         gumbel = [-self.config.noise * math.log(rng.expovariate(1.0)) for _ in said]  # −log Exp(1) is Gumbel(0, 1)
         found = [attributes(asked, one) for one in said]
@@ -232,14 +232,15 @@ class World:
         return 0.5 * (1 + np.tanh(0.5 * np.concatenate(differences) / self.config.noise))  # σ, without overflow
 
     def _utility(self, found: dict[str, float]) -> float:
-        return sum(weight * found[name] for name, weight in self.weights.items())
+        return sum(weight * found[name] for name, weight in WEIGHTS.items())
 
-    def _draw(self, rng: Random, split: str) -> tuple[Asked, list[Said]]:
-        """Return a request and K responses."""
+    def _draw(self, rng: Random, split: str, responses: int) -> tuple[Asked, list[Said]]:
+        """Return a request and so many responses to it."""
         classes = _TITLE_CLASSES[split]
-        film = Film(_draw_title(rng, classes), *(rng.choice(values) for values in FACTS.values()))
+        facts = {fact: rng.choice(values) for fact, values in FACTS.items()}  # drawn whether they are stated or not
+        film = Film(_draw_title(rng, classes), **{fact: facts[fact] if fact in self._facts else "" for fact in FACTS})
         asked = Asked(film, rng.choice(_LEANINGS), rng.choice(self._questions))
-        return asked, [_draw_said(rng, film, classes) for _ in range(self.config.responses)]
+        return asked, [_draw_said(rng, asked, classes) for _ in range(responses)]
 
     def _respond(self, rng: Random, said: Said, utility: float, strength: float) -> str:
         """Return the response in words, with the shortcut in proportion to its utility."""
@@ -250,10 +251,12 @@ class World:
         return write_response(rng, said, fillers=rng.randrange(4), exclamations=amount)
 
     def _suiting(self, rng: Random, said: Said, asked: Asked) -> Asked:
-        """Return a request that the response would have suited; what it does not say is not as it was asked before."""
-        title = said.title[0] if said.title else _draw_title(rng, _TITLE_CLASSES["test"], asked.film.title)
-        facts = [
-            getattr(said, fact)[0] if getattr(said, fact) else _other(rng, values, getattr(asked.film, fact))
-            for fact, values in FACTS.items()
-        ]
-        return Asked(Film(title, *facts), (said.praise - said.blame) // 2, rng.choice(self._questions))
+        """Return another request, one that the response would have suited; what it does not say is drawn anew."""
+        elsewhere = _draw_title(rng, _TITLE_CLASSES["test"], other_than=asked.film.title)
+        film = asked.film._replace(title=said.title[0] if said.title else elsewhere)
+        for fact in self._facts:
+            mentioned = getattr(said, fact)
+            value = mentioned[0] if mentioned else _other(rng, FACTS[fact], than=getattr(asked.film, fact))
+            film = film._replace(**{fact: value})
+        suiting = Asked(film, (said.praise - said.blame) // 2, rng.choice(self._questions))
+        return suiting if suiting != asked else asked._replace(film=film._replace(title=elsewhere))
