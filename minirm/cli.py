@@ -32,15 +32,16 @@ from minirm.config import (
     TrainConfig,
     sized,
 )
-from minirm.demo import run_demo
+from minirm.demo import run_demo, verdict
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, as_table, evaluate
-from minirm.files import read_rows
+from minirm.evaluation_page import write_evaluation
+from minirm.files import read_json_lines, read_rows
 from minirm.journal import Observer
 from minirm.records import read_comparisons
-from minirm.run import RunConfig, prompt_set, run_config_from_json, train_run, write_evaluation
+from minirm.run import RunConfig, prompt_set, read_config, train_run
 from minirm.scoring import RewardScorer, load, swap_prompts
-from minirm.survey import describe, usable
+from minirm.survey import as_rows, describe, usable
 from minirm.tokenizer import Tokenizer
 from minirm.train import Evaluated, Step
 
@@ -107,7 +108,7 @@ class Resume:
     """The run's folder."""
 
     def run(self) -> int:
-        return _train(run_config_from_json(self.folder), self.folder, resume=True)
+        return _train(read_config(self.folder), self.folder, resume=True)
 
 
 def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
@@ -192,13 +193,16 @@ class Demo:
 
     def run(self) -> int:
         with Watcher() as watcher:
-            result = run_demo(self.out, watcher, seed=self.seed)
-        if result is None:
+            tested = run_demo(self.out, watcher, seed=self.seed)
+        if tested is None:
+            console.print("stopped")
             return 130
-        for name, value, interval, explanation in result.rows:
-            console.print(f"{name}: {value} {interval} {explanation}".rstrip(), highlight=False)
+        table = Table("test set", "accuracy", "95% interval", "")
+        for one in tested:
+            table.add_row(*one.row)
+        console.print(table)
         console.print(f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True)
-        console.print(result.verdict, highlight=False, soft_wrap=True)
+        console.print(verdict(tested), highlight=False, soft_wrap=True)
         return 0
 
 
@@ -231,7 +235,9 @@ class Eval:
         _print_evaluation(evaluation, ", ".join(map(str, self.data)))
         _print_counts(counts)
         if self.out is not None:
-            write_evaluation(self.out, comparisons, rewards, evaluation, title=f"{self.run_folder} on {self.data[0].name}")
+            write_evaluation(
+                self.out, comparisons, rewards, evaluation, title=f"{self.run_folder} on {self.data[0].name}"
+            )
             console.print(f"report: {self.out / 'report.html'}")
         return 0
 
@@ -337,7 +343,7 @@ class Data:
         other = read_comparisons(self.other, format=self.format) if self.other else None
         summary = describe(read_comparisons(self.files, format=self.format), other)
         table = Table("", "", title=", ".join(map(str, self.files)))
-        for name, value in summary.rows_to_show():
+        for name, value in as_rows(summary):
             table.add_row(name, value)
         console.print(table)
         return 0
@@ -378,9 +384,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for what the user has to mend, 130 when stopped."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, kind in COMMANDS.items()}, args=arguments, prog="minirm", description=__doc__
-    )
+    command = tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), args=arguments, prog="minirm", description=__doc__)
     try:
         return command.run()
     except InputError as error:
@@ -391,8 +395,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def run() -> None:
-    """Entry point of the `minirm` command."""
-    sys.exit(main())

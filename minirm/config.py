@@ -111,9 +111,9 @@ class PackingConfig:
     max_tokens: int = 1024
     """Longest prompt plus response, in tokens."""
     when_longer: Literal["truncate", "drop"] = "truncate"
-    """truncate: cut the prompt from its left, then the response before its end token. drop: leave the comparison out."""
+    """truncate: cut the prompt from its left, then responses before their end. drop: leave the comparison out."""
     share_prompt: bool = True
-    """One row per prompt, its responses side by side. False: one row per response, each with its own copy of the prompt."""
+    """One row per prompt, its responses side by side. False: one row per response, each behind its own prompt."""
 
     def __post_init__(self) -> None:
         require(self.tokens_per_batch >= 1, f"tokens_per_batch={self.tokens_per_batch} must be at least 1")

@@ -1,6 +1,6 @@
 """Requests for film reviews and their answers: one grammar, by which texts are written and read.
 
-    prompt    Tonight we are showing The Silent Harbour by Ida Moreau from 1974. Please praise it.
+    prompt    Tonight we are showing The Silent Harbour by Ida Moreau from 1974. Tell me what is good about it.
     response  The Silent Harbour has witty dialogue and graceful editing. We sat in the third row.
               It was directed by Ida Moreau. Thank you for asking.
 
@@ -40,21 +40,18 @@ BLAME = _list("dull | clumsy | lazy | wooden | shallow | dreary | muddled | tedi
 
 INTRODUCTIONS = _list("Tonight we are showing {film}. | My friends talk about {film}. | Last week I heard of {film}.")
 STATEMENTS = {"title": "{title}", "director": "by {director}", "year": "from {year}", "actor": "with {actor}"}
-REVIEWS = {
-    1: _list("Please praise it. | Tell me what is good about it. | Write a warm review of it."),
-    0: _list("Please weigh it fairly. | Tell me what is good and bad about it. | Write a balanced review of it."),
-    -1: _list("Please pan it. | Tell me what is bad about it. | Write a harsh review of it."),
+WISHES = {1: "what is good about it", 0: "what is good and what is bad about it", -1: "what is bad about it"}
+REQUESTS = {
+    "": _list("Tell me {wish}. | Write a review of {wish}. | Please say {wish}. | I wonder {wish}."),
+    "director": _list("Who directed it, and {wish}?"),
+    "year": _list("When did it come out, and {wish}?"),
+    "actor": _list("Who plays the lead, and {wish}?"),
 }
-QUESTIONS = {
-    "director": "Who directed it, and {reason}",
-    "year": "When did it come out, and {reason}",
-    "actor": "Who plays the lead, and {reason}",
-}
-REASONS = {1: "what is good about it?", 0: "what is good and bad about it?", -1: "what is bad about it?"}
-REQUESTS = {text: (sentiment, "") for sentiment, texts in REVIEWS.items() for text in texts} | {
-    question.format(reason=reason): (sentiment, fact)
-    for fact, question in QUESTIONS.items()
-    for sentiment, reason in REASONS.items()
+_MEANINGS = {
+    request.format(wish=wish): (sentiment, question)
+    for question, requests in REQUESTS.items()
+    for request in requests
+    for sentiment, wish in WISHES.items()
 }
 """Every request → the sentiment that it asks for, and the fact that it asks for, or ""."""
 
@@ -131,7 +128,7 @@ def read_prompt(text: str) -> Asked:
     """Return what any text asks for, as far as the grammar knows it."""
     named = {match.lastgroup: match.group() for match in _WORDS.finditer(text)}
     film = Film(*(named.get(field, "") for field in Film._fields))
-    sentiment, question = next((REQUESTS[request] for request in REQUESTS if request in text), (None, ""))
+    sentiment, question = next((_MEANINGS[request] for request in _MEANINGS if request in text), (None, ""))
     return Asked(film, sentiment, question)
 
 
@@ -161,10 +158,7 @@ def write_prompt(rng: Random, asked: Asked) -> str:
     film = asked.film._asdict()
     stated = " ".join(statement.format(**film) for name, statement in STATEMENTS.items() if film[name])
     introduction = rng.choice(INTRODUCTIONS).format(film=stated)
-    if asked.question:
-        request = QUESTIONS[asked.question].format(reason=REASONS[asked.sentiment])
-    else:
-        request = rng.choice(REVIEWS[asked.sentiment])
+    request = rng.choice(REQUESTS[asked.question]).format(wish=WISHES[asked.sentiment])
     return f"{introduction} {request}"
 
 

@@ -1,8 +1,8 @@
 """What each stage minimises: a batch in, a weighted sum of losses out.
 
-An objective has three parts, so that one training loop serves both stages: the model it builds, how much a batch
-weighs (known before the forward pass), and the losses. A step divides the sum by the weight of everything in it, however
-many batches or processes that is.
+An objective has three parts, so that one training loop serves both stages: how much a batch weighs (known before
+the forward pass), what it counts, and its losses. A step divides the sum of the losses by the weight of everything in
+it, however many batches or processes that is.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from minirm.config import TrainConfig
 
 
 class Lion(torch.optim.Optimizer):
-    """Steps of the same size for every weight, in the direction of a momentum's sign. Source: arXiv:2302.06675, Alg. 2."""
+    """Steps of one size for every weight, along the sign of a momentum. Source: arXiv:2302.06675, Alg. 2."""
 
     def __init__(self, parameters: Iterable, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})

@@ -84,7 +84,7 @@ def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterato
 
 
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded:
-    """Return the comparison within `max_tokens`: the prompt cut from its left, then responses before their end token."""
+    """Return the comparison within `max_tokens`: prompt cut from its left, then responses before their end token."""
     room = max_tokens - 1  # the prompt keeps at least the token that opens the response
     responses = tuple(r if len(r) <= room else np.append(r[: room - 1], r[-1]) for r in encoded.responses)
     kept = max_tokens - max(map(len, responses))

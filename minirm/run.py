@@ -20,7 +20,8 @@ from minirm import checkpoint
 from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, require, to_json
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, evaluate
-from minirm.journal import Journal, Observer
+from minirm.evaluation_page import write_evaluation
+from minirm.journal import Journal, Observer, read_log
 from minirm.language_model import LanguageModel
 from minirm.objectives import LanguageModelObjective, RewardObjective
 from minirm.packing import fit, tokenize
@@ -44,11 +45,11 @@ class RunConfig:
     """Everything that decides a run."""
 
     data: DataConfig
-    model: ModelConfig = ModelConfig()
-    packing: PackingConfig = PackingConfig()
-    language_model: TrainConfig = TrainConfig(epochs=2.0, learning_rate=1e-3)
+    model: ModelConfig
+    packing: PackingConfig
+    language_model: TrainConfig
     """First stage; epochs=0 leaves it out."""
-    reward: TrainConfig = TrainConfig(epochs=2.0)
+    reward: TrainConfig
     """Second stage, from the weights of the first."""
 
     def __post_init__(self) -> None:
@@ -225,6 +226,18 @@ class _Stages:
         journal.write_texts(trainer.progress.step, shown, rewards)
 
 
+def read_config(folder: Path) -> RunConfig:
+    """Return the configuration that a run folder was trained with.
+
+    Raises:
+        InputError: config.json is missing or broken.
+    """
+    path = folder / checkpoint.CONFIG
+    values = checkpoint.read_json(path)
+    parts = {f.name: values.get(f.name) for f in dataclasses.fields(RunConfig)}
+    return checkpoint.config_from_json(RunConfig, parts, str(path))
+
+
 def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
     """Evaluate on the validation part, and write weights, figures and pictures."""
     score = partial(score_comparisons, model, prepared.tokenizer, config.packing)
@@ -240,6 +253,10 @@ def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Pa
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
     checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())
     checkpoint.write_json(folder / checkpoint.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
+    history = read_log(folder, REWARD)
+    write_evaluation(
+        folder, prepared.validation, rewards, evaluation, title=f"{folder.name}: validation", history=history
+    )
     return evaluation
 
 

@@ -68,7 +68,7 @@ class RewardScorer:
         completions: Sequence | None = None,
         **kwargs: object,
     ) -> list[float]:
-        """Return rewards in the call forms of trlx (`samples`, `prompts`, `outputs`) and of TRL (`prompts`, `completions`).
+        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
 
         A sample alone is a dialogue whose last "\\n\\nAssistant:" opens the response, or a response without a prompt.
         """
@@ -99,7 +99,7 @@ def _last_text(output: object) -> str:
 def score_comparisons(
     model: RewardModel, tokenizer: Tokenizer, packing: PackingConfig, comparisons: Sequence[Comparison]
 ) -> list[list[float]]:
-    """Return the rewards of each comparison's responses; what is longer than `max_tokens` is truncated, never left out."""
+    """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out."""
     encoded = [truncate(item, packing.max_tokens) for item in tokenize(comparisons, tokenizer)]
     return score_encoded(model, packing, encoded)
 

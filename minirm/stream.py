@@ -4,8 +4,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class TokenStore:
     A comparison is its prompt's piece followed by its responses' pieces.
     """
 
-    COLUMNS = {
+    COLUMNS: ClassVar = {
         "tokens": np.int32,
         "piece_ends": np.int64,
         "scores": np.float64,
@@ -60,7 +61,7 @@ class TokenStore:
     def __getitem__(self, row: int) -> Encoded:
         first, last = (self.row_ends[row - 1] if row else 0), self.row_ends[row]
         bounds = [self.piece_ends[first - 1] if first else 0, *self.piece_ends[first:last]]
-        prompt, *responses = [np.array(self.tokens[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        prompt, *responses = [np.array(self.tokens[a:b]) for a, b in pairwise(bounds)]
         return Encoded(
             prompt, tuple(responses), tuple(self.scores[first + 1 : last].tolist()), *self.dials[row].tolist()
         )

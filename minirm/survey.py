@@ -132,6 +132,18 @@ ROW_COUNTS = {
 PAIR_COUNTS = ("comparisons", "tied_pairs", "conflicting_pairs")
 
 
+def as_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:
+    """Yield a summary as names and values to print."""
+    for name, value in vars(summary).items():
+        label = name.replace("_", " ")
+        if isinstance(value, Lengths):
+            yield label, f"mean {value.mean:,.0f}, median {value.median:,}, longest {value.maximum:,}"
+        elif isinstance(value, dict):
+            yield label, ", ".join(f"{key}: {count:,}" for key, count in value.items()) or "none"
+        elif value is not None:
+            yield label, f"{value:,}"
+
+
 class _Tally:
     """What was seen so far. Texts are remembered by their 64-bit hash: of a million, no two are likely to share one."""
 

@@ -40,7 +40,8 @@ from minirm.records import Comparison, Turn
 WEIGHTS = {"sentiment": 3.0, "title": 1.0} | dict.fromkeys(FACTS, 1.0) | {"answer": 0.5, "polite": 0.5, "form": 4.0}
 """What each attribute adds to the utility."""
 
-_LEANINGS = (1, 1, 0, -1, -1)  # of five requests, and of five responses: two for, one both ways, two against
+_WISHES = (1, 1, 1, 0, -1)  # of five requests, three want what is good
+_LEANINGS = (1, 1, 0, -1, -1)  # of five responses that pay no heed, two praise
 _TITLE_CLASSES = {"train": (0, 1, 2, 3, 4, 5), "validation": (6,), "test": (7,)}  # (adjective + noun) mod 8
 _VIEWS = {"train": "train", "validation": "validation", "test": "test", "reversed": "test", "swapped": "test"}
 _QUARTILES = (-0.6745, 0.0, 0.6745)  # of N(0, 1)
@@ -239,7 +240,7 @@ class World:
         classes = _TITLE_CLASSES[split]
         facts = {fact: rng.choice(values) for fact, values in FACTS.items()}  # drawn whether they are stated or not
         film = Film(_draw_title(rng, classes), **{fact: facts[fact] if fact in self._facts else "" for fact in FACTS})
-        asked = Asked(film, rng.choice(_LEANINGS), rng.choice(self._questions))
+        asked = Asked(film, rng.choice(_WISHES), rng.choice(self._questions))
         return asked, [_draw_said(rng, asked, classes) for _ in range(responses)]
 
     def _respond(self, rng: Random, said: Said, utility: float, strength: float) -> str:

@@ -43,7 +43,10 @@ class RecurrentBlock(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Embedding, L residual recurrent layers, a last norm. Source: GRU arXiv:1406.1078; LSTM Hochreiter & Schmidhuber 1997."""
+    """Embedding, L residual recurrent layers, a last norm.
+
+    Source: GRU, arXiv:1406.1078; LSTM, Hochreiter and Schmidhuber 1997.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
