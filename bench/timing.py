@@ -1,7 +1,7 @@
 """Time several functions against one another in one run, so that what disturbs one disturbs all.
 
 Each round calls every function once, in an order that rotates from round to round. What is reported of a function is
-the median over rounds; what is reported of two is the median of the ratios *within* a round, with its quartiles, since a
+the median over rounds; what is reported of two is the median of the ratios *within* a round, with its quartiles: a
 machine that slows down for a while slows both.
 """
 

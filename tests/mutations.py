@@ -232,6 +232,9 @@ def _run_tests(mutation: Mutation, result: Connection) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(f"minirm.{mutation.module}")
     exec(compile(mutate(mutation, source_of(mutation.module)), module.__file__, "exec"), vars(module))
+    sys.modules.pop(
+        f"tests.test_{mutation.module}", None
+    )  # under pytest it may be here, with the names of the right code
     failure = FirstFailure()
     with redirect_stdout(StringIO()):
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", SLOW]
