@@ -196,8 +196,6 @@ class _Stages:
         trainer = Trainer(model, objective, *streams, config)
         if self.resume_at == stage:
             checkpoint.restore_progress(self.folder, trainer)
-        else:
-            torch.manual_seed(config.seed)
         self.observer.begin(stage, trainer.progress.step, trainer.steps)
         with Journal(self.folder if is_writer() else None, stage, trainer.progress.step) as journal:
             finished = self._follow(trainer, stage, journal)

@@ -58,7 +58,7 @@ class WorldConfig:
     """τ: how far apart two utilities must be for the better response to win with σ(1) = 73%."""
     shortcut: Shortcut = "length"
     """What goes along with utility without being part of it: "length" or "exclamation"."""
-    shortcut_strength: float = 0.5
+    shortcut_strength: float = 0.6
     """Correlation of utility with the normal variable that decides the amount of the shortcut; 0 to 1."""
     facts: int = 1
     """How many of (director, year, actor) the prompt states and the responses repeat, in this order; 0 to 3."""
@@ -147,10 +147,10 @@ def _draw_said(rng: Random, asked: Asked, classes: tuple[int, ...]) -> Said:
     stated = [fact for fact in FACTS if getattr(film, fact)]
     for fact in stated:
         true = getattr(film, fact)
-        value = true if rng.random() < 0.65 else _other(rng, FACTS[fact], true)
+        value = true if rng.random() < 0.7 else _other(rng, FACTS[fact], true)
         facts[fact] = (value,) if rng.random() < 0.75 else ()
     return Said(
-        title=rng.choices(((film.title,), (other,), ()), cum_weights=(0.5, 0.8, 1.0))[0],
+        title=rng.choices(((film.title,), (other,), ()), cum_weights=(0.55, 0.8, 1.0))[0],
         **facts,
         praise=1 + leaning,
         blame=1 - leaning,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -55,6 +55,7 @@ class Progress:
     steps_in_epoch: int = 0
     best_loss: float = math.inf
     best_step: int = 0
+    evaluated_step: int = 0
     evaluations_without_gain: int = 0
 
 
@@ -88,14 +89,18 @@ class Trainer:
         Raises:
             InputError: a loss or gradient is not finite; the message names step, batch and rows.
         """
-        patience = self.config.patience
-        while self.progress.step < self.steps:
+        if self.progress.step == 0:
+            torch.manual_seed(self.config.seed)
+        yield from self._evaluate_if_due()  # training may have been left between a step and its evaluation
+        while self.progress.step < self.steps and not self._is_out_of_patience():
             for step in self._rest_of_epoch():
                 yield step
-                if step.step % self.evaluate_each == 0 or step.step == self.steps:
-                    yield self._evaluate()
-                if patience and self.progress.evaluations_without_gain >= patience:
+                yield from self._evaluate_if_due()
+                if self._is_out_of_patience():
                     return
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.evaluations_without_gain
 
     def _rest_of_epoch(self) -> Iterator[Step]:
         plan = self.training.plan(self.progress.epoch)[self.progress.steps_in_epoch * self.window :]
@@ -175,26 +180,36 @@ class Trainer:
         where = f"step {self.progress.step + 1}, batch {number + 1} of its window, training rows {named}"
         return f"{what} is {value} at {where}: learning_rate={self.config.learning_rate} may be too high"
 
-    @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Return loss and accuracy over the validation part."""
+        return self.evaluate_on(self.validation)
+
+    @torch.no_grad()
+    def evaluate_on(self, stream: Stream) -> tuple[float, float]:
+        """Return loss and accuracy over all of a stream."""
         self.model.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         weight = 0.0
-        for batch in self.validation.batches(self.validation.plan(None)):
+        for batch in stream.batches(stream.plan(None)):
             sums += _counted(self._forward(batch.to(self.device)), batch).to(sums)
             weight += float(self.objective.row_weights(batch).sum())
         loss, hits, cases, _, _ = sums.tolist()
         return loss / max(weight, 1e-30), hits / max(cases, 1)
 
-    def _evaluate(self) -> Evaluated:
+    def _evaluate_if_due(self) -> Iterator[Evaluated]:
+        """Evaluate after every so many steps and after the last one, and keep the weights if they are the best."""
+        step = self.progress.step
+        due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
+        if not due or self.progress.evaluated_step == step:
+            return
         loss, accuracy = self.evaluate()
         best = loss < self.progress.best_loss
         if best:
-            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            self.progress.best_loss, self.progress.best_step = loss, step
             self.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.progress.evaluations_without_gain = 0 if best else self.progress.evaluations_without_gain + 1
-        return Evaluated(self.progress.step, loss, accuracy, best)
+        self.progress.evaluated_step = step
+        yield Evaluated(step, loss, accuracy, best)
 
     def use_best(self) -> None:
         """Put the weights of the best evaluation back into the model."""
@@ -207,9 +222,3 @@ def _counted(outcome: Outcome, batch: PackedBatch) -> Tensor:
     return torch.cat(
         [torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases]).double().cpu(), torch.tensor(counts)]
     )
-
-
-def quietly(events: Iterator[Step | Evaluated], tell: Callable[[Step | Evaluated], None] = lambda _: None) -> None:
-    """Run to the end, telling `tell` what happens."""
-    for event in events:
-        tell(event)

@@ -1,0 +1,206 @@
+"""One loop: the same mathematics however a step is cut into batches and processes, and however often it is resumed."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from minirm.checkpoint import restore_progress, save_progress
+from minirm.config import PackingConfig, TrainConfig
+from minirm.errors import InputError
+from minirm.language_model import LanguageModel
+from minirm.objectives import LanguageModelObjective, RewardObjective
+from minirm.packing import Encoded, pack
+from minirm.reward_model import RewardModel
+from minirm.stream import Stream, TokenStore
+from minirm.train import Evaluated, Step, Trainer
+from tests.strategies import ARCHITECTURES, VOCABULARY, randomised
+
+MODEL = ARCHITECTURES["gpt2"]
+
+
+def some_comparisons(count: int, seed: int = 0, most: int = 4) -> list[Encoded]:
+    """Return comparisons of unequal K, lengths, weights and margins, ties among them."""
+    rng = np.random.default_rng(seed)
+    comparisons = []
+    for _ in range(count):
+        K = int(rng.integers(2, most + 1))
+        texts = [rng.integers(0, VOCABULARY, size=rng.integers(1, 9)).astype(np.int32) for _ in range(K + 1)]
+        scores = tuple(float(s) for s in rng.permutation(K) // 2)
+        weight, margin = float(rng.uniform(0.5, 2)), float(rng.uniform(0, 1))
+        comparisons.append(Encoded(texts[0], tuple(texts[1:]), scores, margin, weight))
+    return comparisons
+
+
+def make_trainer(folder, config: TrainConfig, packing: PackingConfig | None = None, seed: int = 0) -> Trainer:
+    store = TokenStore.write(some_comparisons(23, seed), folder / "training")
+    validation = TokenStore.write(some_comparisons(7, seed + 1), folder / "validation")
+    packing = packing or PackingConfig(comparisons_per_batch=4)
+    torch.manual_seed(config.seed)
+    model = RewardModel(replace(MODEL, dropout=0.1))
+    streams = Stream(store, packing, config.seed), Stream(validation, packing)
+    return Trainer(model, RewardObjective(config), *streams, config)
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObjective) -> torch.Tensor:
+    """Take one step on eleven comparisons, cut into batches of the given sizes; return the weights after it."""
+    config = TrainConfig(weighting=weighting, clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
+    comparisons = some_comparisons(sum(cut), seed=5)
+    store = TokenStore.write(comparisons, folder)
+    model = randomised(RewardModel(MODEL) if objective is RewardObjective else LanguageModel(MODEL))
+    stream = Stream(store, PackingConfig())
+    trainer = Trainer(model, objective(config), stream, stream, config)
+    batches, start = [], 0
+    for size in cut:
+        batches.append(pack(comparisons[start : start + size]))
+        start += size
+    trainer.step(batches)
+    return weights(trainer)
+
+
+@pytest.mark.parametrize("weighting", ["prompt", "pair"])
+@pytest.mark.parametrize("objective", [RewardObjective, LanguageModelObjective])
+def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path, weighting, objective):
+    whole = step_in_windows(tmp_path / "a", weighting, [8], objective)
+    torch.testing.assert_close(step_in_windows(tmp_path / "b", weighting, [1] * 8, objective), whole)
+    torch.testing.assert_close(step_in_windows(tmp_path / "c", weighting, [3, 1, 4], objective), whole)
+
+
+def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
+    config = TrainConfig(weighting="pair")
+    batch = pack([replace(c, weight=1.0, margin=0.0) for c in some_comparisons(5)])
+    model = randomised(RewardModel(MODEL))
+    outcome, rewards = RewardObjective(config)(model, batch), model(batch)
+    losses = []
+    for b in range(5):
+        for i in range(rewards.shape[1]):
+            for j in range(rewards.shape[1]):
+                if batch.mask[b, i] and batch.mask[b, j] and batch.scores[b, i] > batch.scores[b, j]:
+                    losses.append(math.log1p(math.exp(float(rewards[b, j].detach() - rewards[b, i].detach()))))
+    assert outcome.loss.item() == pytest.approx(sum(losses), rel=1e-6)
+    assert RewardObjective(config).row_weights(batch).sum() == len(losses) == int(outcome.cases)
+
+
+def _process(rank: int, folder: str, port: int, cut: list[list[int]]) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    config = TrainConfig(clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
+    comparisons = some_comparisons(8, seed=5)
+    store = TokenStore.write(comparisons, Path(folder) / str(rank))
+    stream = Stream(store, PackingConfig())
+    trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(config), stream, stream, config)
+    trainer.step([pack([comparisons[i]]) for i in cut[rank]])
+    if rank == 0:
+        torch.save(weights(trainer), f"{folder}/weights.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("cut", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1, 2, 3, 4, 5, 6, 7], []]])
+def test_two_processes_take_the_step_that_one_would(tmp_path, cut):
+    """The second case: the last window is short, and one process has nothing to do in it."""
+    mp.spawn(_process, (str(tmp_path), 20_000 + os.getpid() % 20_000 + len(cut[1]), cut), nprocs=2)
+    whole = step_in_windows(tmp_path / "whole", "prompt", [8])
+    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), whole)
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
+    config = TrainConfig(epochs=3.0, evaluate_every=0.5, learning_rate=1e-2)
+    whole = make_trainer(tmp_path / "whole", config)
+    events = list(whole.run())
+    for stop_after in (1, 4, 9):
+        first = make_trainer(tmp_path / f"first{stop_after}", config)
+        for event in first.run():
+            if isinstance(event, Step) and event.step == stop_after:
+                break
+        save_progress(tmp_path, first, "reward")
+        second = make_trainer(tmp_path / f"second{stop_after}", config)
+        torch.manual_seed(99)  # the random state comes from the file
+        restore_progress(tmp_path, second)
+        rest = list(second.run())
+        assert torch.equal(weights(second), weights(whole))
+        assert second.progress == whole.progress
+        ours, theirs = ([(e.step, e.loss) for e in es if isinstance(e, Step)] for es in (rest, events))
+        assert ours == theirs[stop_after:]
+
+
+def test_every_comparison_is_met_once_in_an_epoch(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig(epochs=1.0))
+    steps = [event for event in trainer.run() if isinstance(event, Step)]
+    assert sum(step.comparisons for step in steps) == 23
+    assert steps[-1].step == steps[-1].steps == len(steps) == 6
+
+
+def test_training_learns_what_can_be_learned(tmp_path):
+    """Responses that hold token 1 win: a rule that any backbone finds."""
+    rng = np.random.default_rng(0)
+    comparisons = []
+    for _ in range(200):
+        prompt, a, b = (rng.integers(2, VOCABULARY, size=4).astype(np.int32) for _ in range(3))
+        a[rng.integers(4)] = 1
+        comparisons.append(Encoded(prompt, (a, b), (1.0, 0.0)))
+    store = TokenStore.write(comparisons, tmp_path)
+    for name in ARCHITECTURES:
+        torch.manual_seed(0)
+        config = TrainConfig(epochs=6.0, learning_rate=1e-2)
+        stream = Stream(store, PackingConfig(comparisons_per_batch=20))
+        trainer = Trainer(RewardModel(ARCHITECTURES[name]), RewardObjective(config), stream, stream, config)
+        last = [event for event in trainer.run() if isinstance(event, Evaluated)][-1]
+        assert last.accuracy > 0.95, name
+
+
+def test_patience_stops_early_and_the_best_weights_come_back(tmp_path):
+    config = TrainConfig(epochs=50.0, learning_rate=0.05, patience=2, schedule="constant")
+    trainer = make_trainer(tmp_path, config)
+    evaluations = [event for event in trainer.run() if isinstance(event, Evaluated)]
+    best = min(evaluations, key=lambda e: e.loss)
+    assert len(evaluations) < 50 and evaluations[-1].step == best.step + 2 * trainer.evaluate_each
+    trainer.use_best()
+    assert trainer.evaluate()[0] == pytest.approx(best.loss, abs=1e-9)
+
+
+def test_a_loss_that_is_not_finite_names_step_batch_and_rows(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig(epochs=1.0))
+    with torch.no_grad():
+        trainer.model.head.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match=r"loss is nan at step 1, batch 1 of its window, training rows \d+, \d+, "):
+        list(trainer.run())
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion"])
+def test_every_optimizer_lowers_the_loss(tmp_path, name):
+    rate = {"adamw": 1e-2, "adam": 1e-2, "sgd": 0.3, "lion": 3e-3}[name]
+    trainer = make_trainer(tmp_path, TrainConfig(epochs=15.0, optimizer=name, learning_rate=rate))
+    before, _ = trainer.evaluate_on(trainer.training)
+    list(trainer.run())
+    assert trainer.evaluate_on(trainer.training)[0] < 0.8 * before
+
+
+def test_bfloat16_autocast_keeps_rewards_in_float32_and_near():
+    model = RewardModel(MODEL)
+    batch = pack(some_comparisons(6))
+    exact = model(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rewards = model(batch)
+    assert rewards.dtype == torch.float32
+    torch.testing.assert_close(rewards, exact, atol=0.05, rtol=0.05)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    config = TrainConfig(epochs=2.0)
+    runs = [make_trainer(tmp_path / str(n), config) for n in range(2)]
+    for trainer in runs:
+        list(trainer.run())
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    other = make_trainer(tmp_path / "other", replace(config, seed=1))
+    assert not torch.equal(weights(other), weights(runs[0]))
