@@ -14,9 +14,8 @@ run/
 
 import dataclasses
 import json
+import math
 import os
-import types
-import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minirm.config import ModelConfig, PackingConfig
-from minirm.errors import InputError
+from minirm.config import ModelConfig, PackingConfig, config_from_json, require
+from minirm.errors import InputError, shorten
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
 from minirm.train import Progress, Trainer
@@ -35,6 +34,7 @@ from minirm.train import Progress, Trainer
 FORMAT = 1
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 DATA, METRICS, PROMPTS, LOG = "data.json", "metrics.json", "training_prompts.npy", "log.jsonl"
+STATE = "last/training.safetensors"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -46,6 +46,30 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that can't be made or written into, before any work goes into what it is to hold.
+
+    Raises:
+        InputError: a file stands in its place, or the folder does not let itself be written.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: can't be a folder: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: can't be written: no permission to write into {nearest}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that can't be written, before any work goes into what it is to hold.
+
+    Raises:
+        InputError: it is a folder, or stands where nothing can be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    check_folder(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -63,10 +87,10 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: file is missing from the run folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a JSON object, not {type(value).__name__}")
+        raise InputError(f"{path}: {shorten(value)}: must be a JSON object")
     return value
 
 
@@ -94,7 +118,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     """Copy tensors into a model, every one of them and nothing else.
 
     Raises:
-        InputError: a tensor is missing, has another shape, or belongs to nothing; nothing was copied then.
+        InputError: a tensor is missing, of another shape, not finite, or belongs to nothing; nothing was copied then.
     """
     wanted = model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
@@ -105,52 +129,22 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
         if tensors[name].shape != wanted[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
             raise InputError(f"{path}: tensor {name!r} has shape {shapes}")
+        if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+            raise InputError(f"{path}: tensor {name!r} holds something else than finite floating-point numbers")
     model.load_state_dict(tensors)
 
 
-C = typing.TypeVar("C")
+@dataclasses.dataclass(frozen=True)
+class RewardSpread:
+    """How the rewards lay on a part of the data."""
 
+    split: str
+    mean: float
+    std: float
 
-def config_from_json(kind: type[C], values: object, place: str) -> C:
-    """Return a configuration dataclass from plain JSON types.
-
-    Raises:
-        InputError: a field is unknown, missing or of the wrong type, or breaks the configuration's own rules.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: must be a JSON object, not {type(values).__name__}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(values.keys() - hints.keys())
-    if unknown:
-        raise InputError(f"{place}: unknown field {unknown[0]!r}")
-    given = {name: _typed(value, hints[name], f"{place}: field {name!r}") for name, value in values.items()}
-    try:
-        return kind(**given)
-    except TypeError as error:
-        raise InputError(f"{place}: {error}") from None
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-
-
-def _typed(value: object, hint: object, place: str) -> object:
-    """Return a JSON value as the type that a field's annotation asks for."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal and value in arguments:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _typed(value, arguments[0], place)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_typed(item, arguments[0], place) for item in value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if dataclasses.is_dataclass(hint):
-        return config_from_json(hint, value, place)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    wanted = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else str(hint)
-    raise InputError(f"{place}: value {value!r} must be {wanted}")
+    def __post_init__(self) -> None:
+        require(abs(self.mean) < math.inf, f"mean={self.mean} must be finite")
+        require(0 < self.std < math.inf, f"std={self.std} must be above 0 and finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,24 +166,49 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
         InputError: the folder is missing, lacks a file, or a file does not fit the others.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: run folder does not exist")
-    config = read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
-        raise InputError(f"{folder / CONFIG}: field 'format': value {config.get('format')!r} must be {FORMAT}")
+    config = read_description(folder)
     model_config = config_from_json(ModelConfig, config.get("model"), f"{folder / CONFIG}: model")
     packing = config_from_json(PackingConfig, config.get("packing"), f"{folder / CONFIG}: packing")
-    tensors = read_tensors(folder / WEIGHTS)
+    if packing.max_tokens > model_config.max_positions:
+        rule = f"must not exceed the model's max_positions={model_config.max_positions}"
+        raise InputError(f"{folder / CONFIG}: packing: max_tokens={packing.max_tokens} {rule}")
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    if tokenizer.vocab_size > model_config.vocab_size:
-        sizes = f"{tokenizer.vocab_size} tokens, the model knows {model_config.vocab_size}"
-        raise InputError(f"{folder / TOKENIZER}: vocabulary has {sizes}")
+    if tokenizer.largest_id >= model_config.vocab_size:
+        known = f"the model knows {model_config.vocab_size} tokens, 0 to {model_config.vocab_size - 1}"
+        raise InputError(f"{folder / TOKENIZER}: holds token id {tokenizer.largest_id}: {known}")
     model = RewardModel(model_config)
-    load_weights(model, tensors, folder / WEIGHTS)
-    spread = read_json(folder / METRICS).get("normalisation", {})
-    prompts = folder / PROMPTS
-    keys = np.load(prompts, allow_pickle=False) if prompts.is_file() else np.empty((0, 16), np.uint8)
-    return LoadedRun(model.to(device).eval(), tokenizer, packing, spread.get("mean", 0.0), spread.get("std", 1.0), keys)
+    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    metrics = read_json(folder / METRICS)
+    spread = config_from_json(RewardSpread, metrics.get("normalisation"), f"{folder / METRICS}: normalisation")
+    return LoadedRun(
+        model.to(device).eval(), tokenizer, packing, spread.mean, spread.std, _prompt_keys(folder / PROMPTS)
+    )
+
+
+def read_description(folder: Path) -> dict:
+    """Return what config.json of a run folder holds, of the format that this version writes.
+
+    Raises:
+        InputError: there is no such folder, or its config.json is missing, broken or of another format.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'is a file, not a' if folder.exists() else 'no such'} run folder")
+    config = read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise InputError(f'{folder / CONFIG}: field "format": {shorten(config.get("format"))}: must be {FORMAT}')
+    return config
+
+
+def _prompt_keys(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"{path}: file is missing from the run folder")
+    try:
+        keys = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise InputError(f"{path}: not a whole .npy file of prompt keys") from None
+    if keys.dtype != np.uint8 or keys.shape[1:] != (16,):
+        raise InputError(f"{path}: {keys.dtype} of shape {keys.shape}: must be uint8 of shape (prompts, 16)")
+    return keys
 
 
 def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
@@ -203,25 +222,36 @@ def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
     progress["best_loss"] = progress["best_loss"] if trainer.best_weights else None
     # one file, so that weights and place can't come from two moments
     tensors["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
-    write_tensors(folder / "last" / "training.safetensors", tensors)
+    write_tensors(folder / STATE, tensors)
 
 
 def saved_stage(folder: Path) -> str | None:
     """Return the stage in which a run was left; None if it holds no such state."""
-    path = folder / "last" / "training.safetensors"
-    return _progress(read_tensors(path), path)["stage"] if path.is_file() else None
+    path = folder / STATE
+    return _progress(read_tensors(path), path)[0] if path.is_file() else None
+
+
+def check_resumable(folder: Path) -> None:
+    """Refuse to go on with what is no run, is finished, or holds no state to go on from.
+
+    Raises:
+        InputError: says which.
+    """
+    read_description(folder)
+    if (folder / METRICS).is_file():
+        raise InputError(f"{folder}: this run is finished: there is nothing to go on with")
+    if not (folder / STATE).is_file():
+        raise InputError(f"{folder / STATE}: missing: the run was stopped before it saved a state; train anew")
 
 
 def restore_progress(folder: Path, trainer: Trainer) -> None:
     """Bring a fresh trainer to where `save_progress` left one."""
-    path = folder / "last" / "training.safetensors"
+    path = folder / STATE
     tensors = read_tensors(path)
-    values = _progress(tensors, path)
-    values.pop("stage")
+    _, progress = _progress(tensors, path)
     best = _part(tensors, "best.")
-    values["best_loss"] = values["best_loss"] if best else float("inf")
     load_weights(trainer.model, _part(tensors, "model."), path)
-    trainer.progress, trainer.best_weights = Progress(**values), best
+    trainer.progress, trainer.best_weights = progress, best
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer.").items():
         number, key = name.split(".", 1)
@@ -231,10 +261,18 @@ def restore_progress(folder: Path, trainer: Trainer) -> None:
     torch.set_rng_state(tensors["random"])
 
 
-def _progress(tensors: dict[str, Tensor], path: Path) -> dict:
-    if "progress" not in tensors:
-        raise InputError(f"{path}: tensor 'progress' is missing")
-    return json.loads(bytes(tensors["progress"].tolist()))
+def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, Progress]:
+    """Return the stage, and how far it had come."""
+    for name in ("progress", "random"):
+        if name not in tensors or tensors[name].dtype != torch.uint8:
+            raise InputError(f"{path}: tensor {name!r} of bytes is missing")
+    try:
+        values = json.loads(bytes(tensors["progress"].tolist()))
+        stage = values.pop("stage")
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise InputError(f"{path}: tensor 'progress' does not say where training stands") from None
+    values["best_loss"] = math.inf if values.get("best_loss") is None else values["best_loss"]
+    return stage, config_from_json(Progress, values, f"{path}: progress")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

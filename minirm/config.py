@@ -1,17 +1,24 @@
 """What a model is and how it is trained, as frozen dataclasses that refuse a wrong value when they are made."""
 
 import dataclasses
+import math
+import types
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from minirm.errors import InputError
+from minirm.errors import InputError, shorten
 
 Backbone = Literal["transformer", "gru", "lstm"]
 Style = Literal["gpt2", "llama"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion"]
 Schedule = Literal["cosine", "linear", "constant"]
 Loss = Literal["all_pairs", "plackett_luce", "rao_kupper"]
+
+C = typing.TypeVar("C")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}
+"""What a type is called in a message."""
 
 SIZES = {
     "tiny": {"layers": 2, "width": 128, "heads": 4},
@@ -59,9 +66,12 @@ class ModelConfig:
     """Added to the variance in LayerNorm and RMSNorm."""
 
     def __post_init__(self) -> None:
-        for field in ("vocab_size", "layers", "width", "heads", "max_positions"):
+        for field in ("vocab_size", "layers", "width", "heads", "mlp_width", "max_positions"):
             value = getattr(self, field)
-            require(value >= 1, f"{field}={value} must be at least 1")
+            require(value is None or value >= 1, f"{field}={value} must be at least 1")
+        for field in ("rope_theta", "norm_eps"):
+            value = getattr(self, field)
+            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
         require(0 <= self.dropout < 1, f"dropout={self.dropout} must be in [0, 1)")
         require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
         kv_heads = self.key_value_heads
@@ -170,15 +180,18 @@ class TrainConfig:
     """Seed of the weights, the order of the batches and the dropout."""
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 0, f"epochs={self.epochs} must not be negative")
-        require(self.learning_rate > 0, f"learning_rate={self.learning_rate} must be above 0")
+        for field in ("epochs", "weight_decay", "clip", "centering", "tie_width", "patience"):
+            value = getattr(self, field)
+            require(0 <= value < math.inf, f"{field}={value} must be at least 0 and finite")
+        for field in ("learning_rate", "evaluate_every"):
+            value = getattr(self, field)
+            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
         require(0 <= self.warmup < 1, f"warmup={self.warmup} must be in [0, 1)")
         require(0 <= self.final_rate <= 1, f"final_rate={self.final_rate} must be in [0, 1]")
         require(0 <= self.label_smoothing < 0.5, f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
-        require(self.evaluate_every > 0, f"evaluate_every={self.evaluate_every} must be above 0")
-        for field in ("weight_decay", "clip", "centering", "tie_width", "patience"):
-            require(getattr(self, field) >= 0, f"{field}={getattr(self, field)} must not be negative")
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas={self.betas} must each be in [0, 1)")
         require(self.accumulate >= 1, f"accumulate={self.accumulate} must be at least 1")
+        require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 
 @dataclass(frozen=True)
@@ -216,3 +229,47 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def config_from_json(kind: type[C], values: object, place: str) -> C:
+    """Return a configuration dataclass from plain JSON types.
+
+    Raises:
+        InputError: a field is unknown, missing or of the wrong type, or breaks the configuration's own rules.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: {shorten(values)}: must be a JSON object")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise InputError(f"{place}: unknown field {unknown[0]!r}")
+    for field in dataclasses.fields(kind):
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in values:
+            raise InputError(f"{place}: field {field.name!r} is missing")
+    given = {name: _typed(value, hints[name], f"{place}: field {name!r}") for name, value in values.items()}
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _typed(value: object, hint: object, place: str) -> object:
+    """Return a JSON value as the type that a field's annotation asks for."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and value in arguments:
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _typed(value, arguments[0], place)
+    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments)):
+        return tuple(_typed(item, arguments[0], place) for item in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if dataclasses.is_dataclass(hint):
+        return config_from_json(hint, value, place)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = f"one of {', '.join(map(repr, arguments))}" if origin is typing.Literal else KINDS.get(hint, "a list")
+    raise InputError(f"{place}: {shorten(value)}: must be {wanted}")

@@ -67,6 +67,8 @@ class Tokenizer:
         Raises:
             InputError: the file is missing, is not a tokenizer, or lacks one of the special tokens.
         """
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
         try:
             bpe = BPETokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -78,12 +80,17 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as one JSON file, in the format of the `tokenizers` library."""
-        self.bpe.save(str(path))
+        path.write_text(self.bpe.to_str(pretty=True), encoding="utf-8")
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens, special ones included."""
         return self.bpe.get_vocab_size()
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id that `encode` may return."""
+        return max(self.bpe.get_vocab().values())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, without any special token."""
