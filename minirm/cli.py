@@ -1,54 +1,51 @@
-"""The command line: the only place that parses arguments or prints."""
+"""Reward models from scratch: train on comparisons of responses, evaluate, and score."""
 
 import contextlib
+import io
 import json
 import os
-import signal
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal, TextIO
 
 import torch
 import torch.distributed as dist
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from minirm import checkpoint
-from minirm.config import (
-    SIZES,
-    Backbone,
-    DataConfig,
-    ModelConfig,
-    PackingConfig,
-    Style,
-    TrainConfig,
-    sized,
-)
+from minirm.config import SIZES, Backbone, DataConfig, ModelConfig, PackingConfig, Style, TrainConfig, sized
 from minirm.demo import run_demo, verdict
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, as_table, evaluate
 from minirm.evaluation_page import write_evaluation
-from minirm.files import read_json_lines, read_rows
-from minirm.journal import Observer
+from minirm.files import Row, read_json_lines, read_rows
 from minirm.records import read_comparisons
-from minirm.run import RunConfig, prompt_set, read_config, train_run
+from minirm.run import RunConfig, is_writer, prompt_set, read_config, train_run
 from minirm.scoring import RewardScorer, load, swap_prompts
 from minirm.survey import as_rows, describe, usable
 from minirm.tokenizer import Tokenizer
-from minirm.train import Evaluated, Step
+from minirm.watcher import Watcher
 
-LINES_AT_ONCE = 256
-"""Lines that `minirm score` reads before it writes their rewards."""
+ONCE = ("--data", "--validation", "--other")
+"""Options that take several values and would silently forget those given before."""
+STOPPED, BROKEN_PIPE = 130, 141
+"""Exit statuses of what SIGINT and SIGPIPE end: 128 and the signal's number."""
+WIDTH_IN_A_PIPE = 120
+UNPAIRED = "backslashreplace"
+"""How half a surrogate pair is written: as JSON spells it."""
 
-console = Console()
+
+def _console() -> Console:
+    """Return a console that prints text as it is; file names are no markup."""
+    width = None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
+    return Console(width=width, markup=False, emoji=False, highlight=False, quiet=not is_writer())
 
 
 @dataclass(frozen=True)
@@ -97,6 +94,7 @@ class Train:
     def run(self) -> int:
         model = self.model.configure(self.packing.max_tokens)
         config = RunConfig(self.data, model, self.packing, self.language_model, self.reward)
+        checkpoint.check_folder(self.out)
         return _train(config, self.out, resume=False)
 
 
@@ -108,18 +106,21 @@ class Resume:
     """The run's folder."""
 
     def run(self) -> int:
+        checkpoint.check_resumable(self.folder)
         return _train(read_config(self.folder), self.folder, resume=True)
 
 
 def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
-    with _processes(), Watcher() as watcher:
-        evaluation = train_run(config, folder, watcher, resume=resume)
-    if evaluation is None:
-        if watcher.stopped:
-            console.print(f"stopped and saved; go on with: minirm resume {folder}")
-        return 130 if watcher.stopped else 0
-    _print_evaluation(evaluation, "validation")
-    console.print(f"run: {folder}")
+    with _processes():
+        console = _console()
+        with Watcher(console) as watcher:
+            evaluation = train_run(config, folder, watcher, resume=resume)
+    if evaluation is not None:
+        _print_evaluation(console, evaluation, "validation")
+        console.print(f"run: {folder}", soft_wrap=True)
+    elif watcher.stopped:
+        console.print(f"stopped and saved; go on with: minirm resume {shlex.quote(str(folder))}", soft_wrap=True)
+        return STOPPED
     return 0
 
 
@@ -136,52 +137,6 @@ def _processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class Watcher(Observer):
-    """Draws a run's progress; Ctrl-C lets it save and stop."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
-        self.progress = Progress(*columns, *times, console=console, disable=not console.is_terminal)
-        self.stopped = False
-
-    def __enter__(self) -> "Watcher":
-        self.before = signal.signal(signal.SIGINT, self._stop)
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        signal.signal(signal.SIGINT, self.before)
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self.stopped:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.stopped = True
-        self.note("stopping after this step; Ctrl-C again stops at once, without saving")
-
-    def begin(self, stage: str, done: int, steps: int) -> None:
-        self.task = self.progress.add_task(stage, completed=done, total=steps, shown="")
-        self.unit = "pairs" if stage == "reward" else "targets"
-
-    def event(self, stage: str, event: Step | Evaluated) -> None:
-        if isinstance(event, Evaluated):
-            best = ", the lowest so far" if event.best else ""
-            self.note(f"{stage}, step {event.step}: loss {event.loss:.4f}, accuracy {event.accuracy:.3f}{best}")
-            return
-        speed = f"{event.cases / event.seconds:.0f} {self.unit}/s, {event.tokens / event.seconds:.0f} tokens/s"
-        shown = f"loss {event.loss:.3f}, accuracy {event.accuracy:.3f}, {speed}"
-        self.progress.update(self.task, completed=event.step, shown=shown)
-        if self.progress.disable and event.step % max(1, event.steps // 10) == 0:
-            self.note(f"{stage}, step {event.step}/{event.steps}: {shown}")
-
-    def note(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
-
-    def should_stop(self) -> bool:
-        return self.stopped
-
-
 @dataclass(frozen=True)
 class Demo:
     """Make a world of preferences whose truth is known, train on it, and report how much of the truth was learned."""
@@ -192,17 +147,19 @@ class Demo:
     """Another seed, another world and other weights."""
 
     def run(self) -> int:
-        with Watcher() as watcher:
+        checkpoint.check_folder(self.out)
+        console = _console()
+        with Watcher(console) as watcher:
             tested = run_demo(self.out, watcher, seed=self.seed)
         if tested is None:
             console.print("stopped")
-            return 130
+            return STOPPED
         table = Table("test set", "accuracy", "95% interval", "")
         for one in tested:
             table.add_row(*one.row)
         console.print(table)
-        console.print(f"report: {self.out / 'report.html'}", highlight=False, soft_wrap=True)
-        console.print(verdict(tested), highlight=False, soft_wrap=True)
+        console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
+        console.print(verdict(tested), soft_wrap=True)
         return 0
 
 
@@ -217,14 +174,18 @@ class Eval:
     format: str | None = None
     """Format of the files; by default it is recognised by content."""
     out: Path | None = None
-    """Folder for metrics.json and a page with pictures."""
+    """Folder for metrics.json and a page with pictures, report.html."""
 
     def run(self) -> int:
+        if self.out is not None:
+            checkpoint.check_folder(self.out)
+            if (self.out / checkpoint.CONFIG).exists():
+                raise InputError(f"{self.out}: is a run folder, whose own report would be lost; name another folder")
         scorer = load(self.run_folder)
         counts: Counter[str] = Counter()
         comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
         if not comparisons:
-            raise InputError(f"{', '.join(map(str, self.data))}: no two responses differ in score: nothing to evaluate")
+            raise InputError(f"{_names(self.data)}: no two responses differ in score: nothing to evaluate")
         rewards = scorer.score_comparisons(comparisons)
         evaluation = evaluate(
             comparisons,
@@ -232,98 +193,86 @@ class Eval:
             swapped_rewards=scorer.score_comparisons(swap_prompts(comparisons)),
             training_prompts=prompt_set(scorer.run.training_prompts),
         )
-        _print_evaluation(evaluation, ", ".join(map(str, self.data)))
-        _print_counts(counts)
+        console = _console()
+        _print_evaluation(console, evaluation, _names(self.data))
+        for name, count in sorted(counts.items()):
+            console.print(f"{name}: {count:,}")
         if self.out is not None:
-            write_evaluation(
-                self.out, comparisons, rewards, evaluation, title=f"{self.run_folder} on {self.data[0].name}"
-            )
-            console.print(f"report: {self.out / 'report.html'}")
+            title = f"{self.run_folder} on {_names(self.data)}"
+            write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
+            console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
         return 0
 
 
-def _print_evaluation(evaluation: Evaluation, name: str) -> None:
+def _print_evaluation(console: Console, evaluation: Evaluation, name: str) -> None:
     table = Table("", "value", "95% interval", "", title=name)
     for row in as_table(evaluation):
         table.add_row(*map(str, row))
     console.print(table)
 
 
-def _print_counts(counts: Counter[str]) -> None:
-    for name, count in sorted(counts.items()):
-        if count:
-            console.print(f"{name}: {count}", highlight=False)
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score responses: one prompt from the command line, or JSON Lines with "prompt" and "response" or "responses"."""
+    """Score responses: to one prompt given here, or in a file or pipe of JSON Lines.
+
+    A line holds "response", or "responses" as a list, and mostly "prompt", as text or as a list of messages; or it is
+    any record that training accepts. It comes back with "reward" or "rewards" added, in the order in which it came.
+    """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """The run's folder."""
     prompt: str | None = None
-    """The prompt of all --response."""
+    """The prompt of every --response."""
     response: UseAppendAction[tuple[str, ...]] = ()
-    """A response; may be given several times."""
+    """A response; may be given several times. Each reward is printed on a line of its own."""
     file: str | None = None
-    """JSON Lines to score, .gz too; - is standard input."""
+    """What to score: JSON Lines, JSON or CSV, .gz too; - is JSON Lines from standard input."""
     out: Path | None = None
-    """Where the lines go, each with "reward" or "rewards" added. By default standard output."""
+    """File to write, complete or not at all. By default standard output."""
     normalise: bool = False
     """Subtract the mean and divide by the spread that rewards had on the run's validation part."""
 
     def run(self) -> int:
         if (self.file is None) == (not self.response):
-            raise InputError("score needs either --response (and --prompt), or --file")
+            raise InputError("score needs either --response, with or without --prompt, or --file")
+        if self.file is not None and self.prompt is not None:
+            raise InputError("--prompt goes with --response; with --file, each line holds its own prompt")
+        if self.out is not None:
+            checkpoint.check_file(self.out)
         scorer = load(self.run_folder)
         if self.file is None:
             rewards = scorer.score([self.prompt] * len(self.response), self.response, normalise=self.normalise)
-            for reward in rewards:
-                print(f"{reward:.6f}")
-        elif self.out is None:
-            self._score_lines(scorer, sys.stdout)
+            lines: Iterable[str] = (f"{reward:.6f}" for reward in rewards)
         else:
-            checkpoint.write_whole(self.out, lambda path: self._score_into(scorer, path))
+            lines = self._scored_lines(scorer)
+        if self.out is None:
+            _write_lines(lines, sys.stdout)
+        else:
+            checkpoint.write_whole(self.out, lambda path: _write_file(lines, path))
         return 0
 
-    def _score_into(self, scorer: RewardScorer, path: Path) -> None:
-        with path.open("w", encoding="utf-8") as stream:
-            self._score_lines(scorer, stream)
-
-    def _score_lines(self, scorer: RewardScorer, stream: TextIO) -> None:
-        rows = iter(_json_rows(self.file))
-        while batch := list(islice(rows, LINES_AT_ONCE)):
-            prompts, responses = [], []
-            for place, fields in batch:
-                own = _responses(place, fields)
-                prompts += [fields.get("prompt")] * len(own)
-                responses += own
-            rewards = iter(scorer.score(prompts, responses, normalise=self.normalise))
-            for _, fields in batch:
-                if "response" in fields:
-                    line = {**fields, "reward": next(rewards)}
-                else:
-                    line = {**fields, "rewards": list(islice(rewards, len(fields["responses"])))}
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            stream.flush()
+    def _scored_lines(self, scorer: RewardScorer) -> Iterator[str]:
+        for record in scorer.score_rows(_rows(self.file), normalise=self.normalise):
+            yield json.dumps(record, ensure_ascii=False)
 
 
-def _json_rows(file: str) -> Iterable[tuple[str, dict]]:
-    """Yield the place and the fields of each line."""
-    if file != "-":
-        return read_rows(Path(file))
-    return read_json_lines(sys.stdin.buffer, "stdin")
+def _rows(file: str) -> Iterator[Row]:
+    return read_json_lines(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
 
 
-def _responses(place: str, fields: dict) -> list[str]:
-    """Return the responses of a line to score."""
-    texts = [fields["response"]] if "response" in fields else fields.get("responses")
-    if not isinstance(texts, list) or not texts:
-        raise InputError(f'{place}: field "response": missing: a line needs "response", or "responses" as a list')
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f'{place}: field "response": value {text!r} must be text')
-    return texts
+def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
+    for line in lines:
+        stream.write(line + "\n")
+    stream.flush()
+
+
+def _write_file(lines: Iterable[str], path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors=UNPAIRED) as stream:
+        _write_lines(lines, stream)
 
 
 @dataclass(frozen=True)
@@ -342,10 +291,10 @@ class Data:
             raise InputError("data needs at least one file or folder")
         other = read_comparisons(self.other, format=self.format) if self.other else None
         summary = describe(read_comparisons(self.files, format=self.format), other)
-        table = Table("", "", title=", ".join(map(str, self.files)))
+        table = Table("", "", title=_names(self.files))
         for name, value in as_rows(summary):
             table.add_row(name, value)
-        console.print(table)
+        _console().print(table)
         return 0
 
 
@@ -363,11 +312,12 @@ class TrainTokenizer:
     """Format of the files; by default it is recognised by content."""
 
     def run(self) -> int:
+        checkpoint.check_file(self.out)
         rows = read_comparisons(self.data, format=self.format)
         texts = (text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses))
         tokenizer = Tokenizer.train(texts, self.vocab_size)
         checkpoint.write_whole(self.out, tokenizer.save)
-        console.print(f"{self.out}: {tokenizer.vocab_size} tokens")
+        _console().print(f"{self.out}: {tokenizer.vocab_size} tokens", soft_wrap=True)
         return 0
 
 
@@ -381,17 +331,53 @@ COMMANDS = {
     "tokenizer": TrainTokenizer,
 }
 
+Command = Train | Resume | Eval | Score | Data | TrainTokenizer | Demo
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for what the user has to mend, 130 when stopped."""
-    command = tyro.extras.subcommand_cli_from_dict(dict(COMMANDS), args=arguments, prog="minirm", description=__doc__)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=UNPAIRED)
     try:
-        return command.run()
+        return _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:
-        print(f"minirm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
-        print(f"minirm: {error}", file=sys.stderr)
-        return 2
+        name = error.filename2 or error.filename
+        return _refuse(f"{name}: {error.strerror}" if name else str(error))
     except KeyboardInterrupt:
-        return 130
+        print("minirm: stopped", file=sys.stderr)
+        return STOPPED
+
+
+def _refuse(message: str) -> int:
+    print(f"minirm: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parse(arguments: list[str]) -> Command:
+    """Return the command that the arguments ask for, complete and checked.
+
+    Raises:
+        InputError: a configuration refuses a value.
+        SystemExit: help was asked for, or the arguments are no command; tyro has said so.
+    """
+    for option in ONCE:
+        if arguments.count(option) > 1:
+            raise InputError(f"{option} is given twice: name all its files behind one {option}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                dict(COMMANDS), args=arguments, prog="minirm", description=__doc__
+            )
+    except SystemExit as exit:
+        error: BaseException | None = exit
+        while error := error.__context__:
+            if isinstance(error, InputError):  # one line instead of tyro's box
+                raise error from None
+        sys.stderr.write(said.getvalue())
+        raise

@@ -1,6 +1,6 @@
 """A trained run as a function: texts in, rewards out, encoded exactly as in training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -9,14 +9,17 @@ import torch
 
 from minirm.checkpoint import LoadedRun, load_run
 from minirm.config import PackingConfig
-from minirm.dialogue import LEAD_IN, Turn, parse_prompt, parse_response
-from minirm.errors import InputError
+from minirm.dialogue import LEAD_IN, Turn, check_text, parse_prompt, parse_response
+from minirm.errors import InputError, field_error
+from minirm.files import Row
 from minirm.packing import Encoded, pack, tokenize, truncate
-from minirm.records import Comparison
+from minirm.records import Comparison, parse_record, recognise_format
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
 
 Prompt = str | Sequence[dict] | None
+ROWS_AT_ONCE = 256
+"""Records that `score_rows` reads before it yields their rewards."""
 
 
 class RewardScorer:
@@ -37,28 +40,45 @@ class RewardScorer:
         Raises:
             InputError: the numbers of prompts and responses differ, or one of them is no text.
         """
+        if isinstance(responses, str):
+            raise field_error("responses", responses, "must be a list of texts")
         prompts = [prompts] * len(responses) if isinstance(prompts, str) else list(prompts)
         if len(prompts) != len(responses):
             raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
-        grouped: dict[tuple[Turn, ...], list[int]] = {}
-        texts = [
-            parse_response(r, p, f"responses[{n}]") for n, (p, r) in enumerate(zip(prompts, responses, strict=True))
+        singles = [
+            _unjudged(parse_prompt(prompt, f"prompts[{n}]"), [parse_response(response, prompt, f"responses[{n}]")])
+            for n, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
         ]
-        for n, prompt in enumerate(prompts):
-            grouped.setdefault(parse_prompt(prompt, f"prompts[{n}]"), []).append(n)
-        comparisons = [
-            Comparison(turns, tuple(texts[n] for n in numbers), (0.0,) * len(numbers))
-            for turns, numbers in grouped.items()
-        ]
-        rewards = [0.0] * len(responses)
-        for numbers, scored in zip(grouped.values(), self.score_comparisons(comparisons), strict=True):
-            for n, reward in zip(numbers, scored, strict=True):
-                rewards[n] = (reward - self.run.reward_mean) / self.run.reward_std if normalise else reward
-        return rewards
+        return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
 
-    def score_comparisons(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
-        """Return the rewards of each comparison's responses."""
-        return score_comparisons(self.run.model, self.run.tokenizer, self.run.packing, comparisons)
+    def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
+        """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
+        grouped: dict[tuple[Turn, ...], list[str]] = {}
+        for comparison in comparisons:
+            grouped.setdefault(comparison.prompt, []).extend(comparison.responses)
+        merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
+        scored = score_comparisons(self.run.model, self.run.tokenizer, self.run.packing, merged)
+        rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
+        mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
+        return [
+            [(reward - mean) / spread for reward in islice(rewards[comparison.prompt], len(comparison.responses))]
+            for comparison in comparisons
+        ]
+
+    def score_rows(self, rows: Iterable[Row], *, normalise: bool = False) -> Iterator[dict]:
+        """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
+
+        A record holds "response" or "responses", with or without "prompt", or is one that training accepts.
+
+        Raises:
+            InputError: a record is none of these; the message names its place.
+        """
+        rows = iter(rows)
+        while batch := list(islice(rows, ROWS_AT_ONCE)):
+            comparisons = [_read_row(row) for row in batch]
+            for row, rewards in zip(batch, self.score_comparisons(comparisons, normalise=normalise), strict=True):
+                several = "response" not in row.fields and "completion" not in row.fields
+                yield {**row.fields, **({"rewards": rewards} if several else {"reward": rewards[0]})}
 
     def reward_fn(
         self,
@@ -77,31 +97,74 @@ class RewardScorer:
             return self.score(list(prompts), [_last_text(output) for output in outputs])
         if samples is None:
             raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        split = [_parse_sample(sample) for sample in samples]
-        scored = self.score_comparisons([Comparison(prompt, (response,), (0.0,)) for prompt, response in split])
-        return [rewards[0] for rewards in scored]
+        return [reward for (reward,) in self.score_comparisons(list(map(_parse_sample, samples)))]
 
 
-def _parse_sample(sample: str) -> tuple[tuple[Turn, ...], str]:
+def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str]) -> Comparison:
+    return Comparison(prompt, tuple(responses), (0.0,) * len(responses))
+
+
+def _read_row(row: Row) -> Comparison:
+    """Return the prompt and the responses of a record to score."""
+    fields = {"prompt": None, **row.fields}
+    several = fields.get("responses")
+    texts = {}
+    if "response" in fields:
+        texts = {"response": fields["response"]}
+    elif isinstance(several, list) and several and not isinstance(several[0], dict):
+        texts = {f"responses[{k}]": text for k, text in enumerate(several)}
+    try:
+        if not texts:
+            return parse_record(fields, recognise_format(fields), row.place)
+        prompt = fields["prompt"]
+        return _unjudged(parse_prompt(prompt), [parse_response(text, prompt, name) for name, text in texts.items()])
+    except InputError as error:
+        raise InputError(f"{row.place}: {error}") from None
+
+
+def _parse_sample(sample: str) -> Comparison:
     """Split a whole dialogue before its last response."""
-    if LEAD_IN not in sample:
-        return (), parse_response(sample, None, "sample")
+    if LEAD_IN not in check_text(sample, "sample"):
+        return _unjudged((), [sample])
     end = sample.rindex(LEAD_IN) + len(LEAD_IN)
     prompt, response = sample[:end], sample[end:]
-    return parse_prompt(prompt, "sample"), parse_response(response, prompt, "sample")
+    return _unjudged(parse_prompt(prompt, "sample"), [parse_response(response, prompt, "sample")])
 
 
-def _last_text(output: object) -> str:
+def _last_text(output: object) -> object:
     """Return a completion's text; TRL hands over conversations as lists of messages."""
-    return output[-1]["content"] if isinstance(output, list) else output
+    return output[-1].get("content") if isinstance(output, list) and output and isinstance(output[-1], dict) else output
 
 
 def score_comparisons(
     model: RewardModel, tokenizer: Tokenizer, packing: PackingConfig, comparisons: Sequence[Comparison]
 ) -> list[list[float]]:
     """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out."""
-    encoded = [truncate(item, packing.max_tokens) for item in tokenize(comparisons, tokenizer)]
-    return score_encoded(model, packing, encoded)
+    rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
+    parts: list[Encoded] = []
+    owners: list[tuple[int, list[int]]] = []
+    for row, encoded in enumerate(tokenize(comparisons, tokenizer)):
+        for numbers, part in _cut_each(encoded, packing.max_tokens):
+            parts.append(part)
+            owners.append((row, numbers))
+    for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts), strict=True):
+        for k, reward in zip(numbers, scored, strict=True):
+            rewards[row][k] = reward
+    return rewards
+
+
+def _cut_each(encoded: Encoded, max_tokens: int) -> Iterator[tuple[list[int], Encoded]]:
+    """Yield responses that see the same part of the prompt together, each cut as if it stood alone.
+
+    So a reward depends on its prompt and response, and never on a longer response beside it.
+    """
+    alone = [truncate(replace(encoded, responses=(r,), scores=(0.0,)), max_tokens) for r in encoded.responses]
+    groups: dict[int, list[int]] = {}
+    for k, one in enumerate(alone):
+        groups.setdefault(len(one.prompt), []).append(k)
+    for numbers in groups.values():
+        responses = tuple(alone[k].responses[0] for k in numbers)
+        yield numbers, replace(alone[numbers[0]], responses=responses, scores=(0.0,) * len(numbers))
 
 
 @torch.inference_mode()

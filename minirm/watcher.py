@@ -1,0 +1,74 @@
+"""What the command line shows while a run goes on: a bar in a terminal, plain lines anywhere else."""
+
+import signal
+import sys
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from minirm.journal import Observer
+from minirm.train import Evaluated, Step
+
+FEW_STEPS = 20
+"""Below so many steps in a stage, nothing much can be learned, and the user is told what to turn."""
+LINES = 10
+"""Lines about steps that a stage writes where there is no bar."""
+
+
+class Watcher(Observer):
+    """Draws a run's progress. Ctrl-C lets it save and stop; before there is anything to save, it stops at once."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
+        self.progress = Progress(*columns, *times, console=console, disable=not console.is_terminal)
+        self.stopped = self.training = False
+
+    def __enter__(self) -> "Watcher":
+        self.before = signal.signal(signal.SIGINT, self._stop)
+        self.progress.start()
+        self.task = self.progress.add_task("reading the data", total=None, shown="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        signal.signal(signal.SIGINT, self.before)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self.stopped or not self.training:
+            raise KeyboardInterrupt
+        self.stopped = True
+        print("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
+
+    def begin(self, stage: str, done: int, steps: int) -> None:
+        if not self.training:
+            self.progress.remove_task(self.task)  # the data is read
+        self.training = True
+        self.task = self.progress.add_task(stage, completed=done, total=steps, shown="")
+        self.unit = "pairs" if stage == "reward" else "targets"
+        if 0 < steps < FEW_STEPS:
+            option = f"--{stage.replace(' ', '-')}.epochs"
+            how = f"a higher {option} or a small --comparisons-per-batch makes more"
+            self.note(f"{stage}: {steps} {'step' if steps == 1 else 'steps'} in all, which teach little; {how}")
+
+    def event(self, stage: str, event: Step | Evaluated) -> None:
+        if isinstance(event, Evaluated):
+            best = ", the lowest so far" if event.best else ""
+            self.note(f"{stage}, step {event.step}: validation loss {event.loss:.4f}, {self._accuracy(event)}{best}")
+            return
+        speed = f"{event.cases / event.seconds:,.0f} {self.unit}/s, {event.tokens / event.seconds:,.0f} tokens/s"
+        shown = f"loss {event.loss:.3f}, {self._accuracy(event)}, {speed}"
+        self.progress.update(self.task, completed=event.step, shown=shown)
+        if self.progress.disable and event.step % max(1, event.steps // LINES) == 0:
+            left = (event.steps - event.step) * event.seconds
+            self.note(f"{stage}, step {event.step}/{event.steps}: {shown}, about {left:,.0f} s left")
+
+    def note(self, text: str) -> None:
+        self.progress.console.print(text, soft_wrap=True)
+
+    def should_stop(self) -> bool:
+        return self.stopped
+
+    def _accuracy(self, event: Step | Evaluated) -> str:
+        return f"{'accuracy' if self.unit == 'pairs' else 'p(next token)'} {event.accuracy:.3f}"
