@@ -2,10 +2,12 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from minirm.journal import Observer
 from minirm.train import Evaluated, Step
@@ -16,19 +18,29 @@ LINES = 10
 """Lines about steps that a stage writes where there is no bar."""
 
 
+class _Bars(Progress):
+    """Bars, and below them the figures of the last step: beside them, a narrow terminal would lose both."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.figures, no_wrap=True, overflow="ellipsis")
+
+
 class Watcher(Observer):
     """Draws a run's progress. Ctrl-C lets it save and stop; before there is anything to save, it stops at once."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}"))
-        self.progress = Progress(*columns, *times, console=console, disable=not console.is_terminal)
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.progress = _Bars(*columns, *times, console=console, disable=not console.is_terminal)
         self.stopped = self.training = False
 
     def __enter__(self) -> "Watcher":
         self.before = signal.signal(signal.SIGINT, self._stop)
         self.progress.start()
-        self.task = self.progress.add_task("reading the data", total=None, shown="")
+        self.task = self.progress.add_task("reading the data", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +57,7 @@ class Watcher(Observer):
         if not self.training:
             self.progress.remove_task(self.task)  # the data is read
         self.training = True
-        self.task = self.progress.add_task(stage, completed=done, total=steps, shown="")
+        self.task = self.progress.add_task(stage, completed=done, total=steps)
         self.unit = "pairs" if stage == "reward" else "targets"
         if 0 < steps < FEW_STEPS:
             option = f"--{stage.replace(' ', '-')}.epochs"
@@ -59,7 +71,8 @@ class Watcher(Observer):
             return
         speed = f"{event.cases / event.seconds:,.0f} {self.unit}/s, {event.tokens / event.seconds:,.0f} tokens/s"
         shown = f"loss {event.loss:.3f}, {self._accuracy(event)}, {speed}"
-        self.progress.update(self.task, completed=event.step, shown=shown)
+        self.progress.update(self.task, completed=event.step)
+        self.progress.figures = shown
         if self.progress.disable and event.step % max(1, event.steps // LINES) == 0:
             left = (event.steps - event.step) * event.seconds
             self.note(f"{stage}, step {event.step}/{event.steps}: {shown}, about {left:,.0f} s left")
