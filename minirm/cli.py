@@ -228,7 +228,7 @@ class Score:
     prompt: str | None = None
     """The prompt of every --response."""
     response: UseAppendAction[tuple[str, ...]] = ()
-    """A response; may be given several times. Each reward is printed on a line of its own."""
+    """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
     file: str | None = None
     """What to score: JSON Lines, JSON or CSV, .gz too; - is JSON Lines from standard input."""
     out: Path | None = None

@@ -95,6 +95,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, sum(self.widths), bias=bias)
         self.out = nn.Linear(config.width, config.width, bias=bias)
 
+    @torch.no_grad()
+    def look_for_likeness(self) -> None:
+        """Start with equal queries and keys, so that a token looks first for tokens like itself.
+
+        q·k/√C is then about √C for a token's like and N(0, 1) for any other. What a response has in common with its
+        prompt is visible from the first step, instead of being a coincidence that training has to find.
+        Source: Trockman and Kolter, arXiv:2305.09828.
+        """
+        width, keys = self.widths[:2]
+        groups = width // keys
+        nn.init.normal_(self.qkv.weight[width : width + keys], std=width**-0.5)
+        key = rearrange(self.qkv.weight[width : width + keys], "(g c) d -> g c d", c=self.head_width)
+        self.qkv.weight[:width] = rearrange(key.repeat_interleave(groups, dim=0), "h c d -> (h c) d")
+
     def forward(
         self,
         x: Tensor,

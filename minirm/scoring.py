@@ -29,12 +29,12 @@ class RewardScorer:
         self.run = run
 
     def score(
-        self, prompts: Sequence[Prompt] | str, responses: Sequence[str], *, normalise: bool = False
+        self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
     ) -> list[float]:
         """Return one reward per response, in order.
 
         Args:
-            prompts: one per response: text, a list of messages, or None; a single text serves all responses.
+            prompts: one per response: text, a list of messages, or None. A single one serves all responses.
             responses: texts, without an end token.
             normalise: subtract the mean and divide by the spread that the rewards had on the run's validation part.
         Raises:
@@ -42,7 +42,8 @@ class RewardScorer:
         """
         if isinstance(responses, str):
             raise field_error("responses", responses, "must be a list of texts")
-        prompts = [prompts] * len(responses) if isinstance(prompts, str) else list(prompts)
+        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
+        prompts = [prompts] * len(responses) if one else list(prompts)
         if len(prompts) != len(responses):
             raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
         singles = [

@@ -63,6 +63,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02 * scale)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        for block in self.blocks:
+            block.attention.look_for_likeness()
 
     def forward(
         self,
