@@ -1,0 +1,67 @@
+"""One tiny trained run for all tests that need one: made once, in seconds, by the command line itself."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minirm.cli import main
+
+QUICK = ["--size", "tiny", "--max-tokens", "64", "--comparisons-per-batch", "8"]
+STAGES = ["--language-model.epochs", "1", "--reward.epochs", "2"]
+
+
+def write_lines(path: Path, records: list) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def kind_and_rude(count: int) -> list[dict]:
+    """Return pairs of which a tiny model can learn which one is better."""
+    return [
+        {"prompt": f"Question {n}?", "chosen": f"Gladly, here is answer {n}.", "rejected": f"No, go away {n}."}
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def pairs_file(tmp_path_factory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("data") / "pairs.jsonl", kind_and_rude(40))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, pairs_file) -> Path:
+    """A run folder; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--data", str(pairs_file), "--out", str(folder), *QUICK, *STAGES]) == 0
+    return folder
+
+
+@pytest.fixture
+def broken(trained, tmp_path) -> Path:
+    """A copy of the run folder, to be damaged; its files are links where that is enough."""
+    return Path(shutil.copytree(trained, tmp_path / "broken", copy_function=_copy))
+
+
+def _copy(source: str, target: str) -> None:
+    if source.endswith((".json", ".npy")):
+        shutil.copy(source, target)
+    else:
+        os.link(source, target)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run the command line, expect status 2, and return the one line that it says."""
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("minirm: ") and said.endswith("\n") and said.count("\n") == 1
+        assert len(said) < 600
+        return said.removeprefix("minirm: ").rstrip("\n")
+
+    return run

@@ -1,0 +1,343 @@
+"""What is wrong gets one line that names the place, the value and the rule; status 2; and nothing is half-written."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minirm.cli import main
+from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
+
+GOOD = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+
+
+@pytest.fixture
+def train(tmp_path, refused):
+    """Train on a file into a new folder, expect a refusal, and see that no folder was made."""
+
+    def run(data: Path | str, *more: object) -> str:
+        said = refused("train", "--data", data, "--out", tmp_path / "out", *QUICK, *STAGES, *more)
+        assert not (tmp_path / "out").exists()
+        return said
+
+    return run
+
+
+BROKEN_FILES = {
+    "empty": (b"", ": empty: a data file holds at least one record"),
+    "half a line": (b'{"prompt": "a", "cho', ":21: not valid JSON: Unterminated string starting, found '\"cho'"),
+    "missing field": (b'{"prompt": "a", "chosen": "b"}', ':21: field "rejected": missing'),
+    "wrong type": (b'{"chosen": 3, "rejected": "c"}', ':21: field "chosen": 3: must be text'),
+    "null": (b'{"chosen": null, "rejected": "c"}', ':21: field "chosen": null: must be text'),
+    "NUL byte": (b'{"chosen": "\0", "rejected": "c"}', ":21: holds a NUL byte: must be text"),
+    "NUL escape": (
+        b'{"chosen": "\\u0000", "rejected": "c"}',
+        ":21: field \"chosen\": '\\x00': must be text without NUL",
+    ),
+    "half a pair": (
+        b'{"chosen": "\\ud800", "rejected": "c"}',
+        ":21: field \"chosen\": '\\ud800': must be Unicode text",
+    ),
+    "one megabyte": (b'{"chosen": "' + b"word " * 200_000 + b' "rejected": "c"}', ":21: not valid JSON: Expecting ','"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FILES)
+def test_a_broken_data_file_is_refused(tmp_path, train, name):
+    content, message = BROKEN_FILES[name]
+    path = tmp_path / "data.jsonl"
+    path.write_bytes((GOOD + "\n").encode() * 20 + content if content else b"")
+    assert train(path).startswith(f"{path}{message}")
+
+
+def test_a_missing_file_and_a_folder_without_data_are_refused(tmp_path, train):
+    (tmp_path / "folder").mkdir()
+    assert train(tmp_path / "gone.jsonl") == f"{tmp_path}/gone.jsonl: no such file or folder"
+    assert train(tmp_path / "folder").startswith(f"{tmp_path}/folder: folder without data: expected a file ending in")
+
+
+def test_data_without_anything_to_learn_is_refused(tmp_path, train):
+    tied = [{"prompt": str(n), "responses": [{"text": t, "score": 1} for t in "ab"]} for n in range(5)]
+    same = [{**pair, "prompt": "always this"} for pair in kind_and_rude(5)]
+    path = write_lines(tmp_path / "tied.jsonl", tied)
+    assert train(path) == f"{path}: no two responses differ in score: nothing to learn from"
+    path = write_lines(tmp_path / "same.jsonl", same)
+    assert train(path) == f"{path}: one distinct prompt only: two are needed to keep one for validation"
+
+
+OPTIONS = {
+    "--validation-share 0": "validation_share=0.0 must be above 0 and below 100 percent",
+    "--validation-share 100": "validation_share=100.0 must be above 0 and below 100 percent",
+    "--vocab-size 261": "vocab_size=261 must be at least 262 (256 bytes and 6 special tokens)",
+    "--vocab-size 99999": "vocab_size=99999 is more than these texts can give; they give at most ",
+    "--heads 3": "width=128 must be a multiple of heads=3",
+    "--layers 0": "layers=0 must be at least 1",
+    "--mlp-width -4": "mlp_width=-4 must be at least 1",
+    "--dropout 1": "dropout=1.0 must be in [0, 1)",
+    "--max-tokens 3": "max_tokens=3 must be at least 4",
+    "--format csv": 'format "csv": unknown: must be one of pairs, ',
+    "--reward.learning-rate -1": "learning_rate=-1.0 must be above 0 and finite",
+    "--reward.learning-rate inf": "learning_rate=inf must be above 0 and finite",
+    "--reward.epochs inf": "epochs=inf must be at least 0 and finite",
+    "--reward.epochs nan": "epochs=nan must be at least 0 and finite",
+    "--reward.betas 0.9 1": "betas=(0.9, 1.0) must each be in [0, 1)",
+    "--language-model.seed -1": "seed=-1 must be at least 0 and below 2^63",
+    "--reward.seed 9223372036854775808": "seed=9223372036854775808 must be at least 0 and below 2^63",
+    "--data more.jsonl": "--data is given twice: name all its files behind one --data",
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_wrong_value_of_an_option_is_refused_in_one_line(pairs_file, train, option):
+    assert OPTIONS[option] in train(pairs_file, *option.split())
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["train"], ["train", "--out", "x", "--data", "y", "--size", "huge"]]
+)
+def test_arguments_that_are_no_command_end_with_status_2_and_an_explanation(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "help" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, pairs_file, trained, refused):
+    is_file, below_file = pairs_file, pairs_file / "below"
+    for command in (["train", "--data", pairs_file], ["demo"], ["eval", trained, "--data", pairs_file]):
+        assert refused(*command, "--out", is_file) == f"{is_file}: can't be a folder: {is_file} is a file"
+        assert refused(*command, "--out", below_file) == f"{below_file}: can't be a folder: {is_file} is a file"
+    for command in (["score", trained, "--response", "a"], ["tokenizer", "--data", pairs_file]):
+        assert refused(*command, "--out", tmp_path) == f"{tmp_path}: is a folder; name a file"
+    assert refused("train", "--data", pairs_file, "--out", pairs_file.parent).startswith(f"{pairs_file.parent}: is not")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path, pairs_file, refused):
+    tmp_path.chmod(0o500)
+    assert "no permission to write" in refused("train", "--data", pairs_file, "--out", tmp_path / "out")
+
+
+def test_an_evaluation_does_not_overwrite_a_run(trained, pairs_file, refused):
+    before = (trained / "metrics.json").read_bytes()
+    said = refused("eval", trained, "--data", pairs_file, "--out", trained)
+    assert said == f"{trained}: is a run folder, whose own report would be lost; name another folder"
+    assert (trained / "metrics.json").read_bytes() == before
+
+
+def test_an_evaluation_without_strict_pairs_is_refused(tmp_path, trained, refused):
+    path = write_lines(tmp_path / "tied.jsonl", [{"prompt": "p", "responses": [{"text": t, "score": 1} for t in "ab"]}])
+    said = refused("eval", trained, "--data", path, "--out", tmp_path / "out")
+    assert said == f"{path}: no two responses differ in score: nothing to evaluate"
+    assert not (tmp_path / "out").exists()
+
+
+# A run folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.json", "training_prompts.npy"])
+def test_a_run_folder_that_lacks_a_file_is_refused(broken, refused, name):
+    (broken / name).unlink()
+    assert refused("score", broken, "--response", "a") == f"{broken / name}: file is missing from the run folder"
+
+
+def test_a_run_folder_without_tokenizer_or_no_run_folder_is_refused(broken, pairs_file, refused):
+    (broken / "tokenizer.json").unlink()
+    assert refused("score", broken, "--response", "a") == f"{broken}/tokenizer.json: no such file"
+    assert refused("score", broken / "gone", "--response", "a") == f"{broken}/gone: no such run folder"
+    assert refused("score", pairs_file, "--response", "a") == f"{pairs_file}: is a file, not a run folder"
+
+
+def test_scoring_needs_neither_the_log_nor_the_report(broken, capsys):
+    for name in ("log.jsonl", "report.html", "data.json"):
+        (broken / name).unlink()
+    assert main(["score", str(broken), "--response", "a"]) == 0
+
+
+CONFIGS = {
+    "model.speed=1": "model: unknown field 'speed'",
+    "model.width='128'": "model: field 'width': '128': must be a whole number",
+    "model.layers=True": "model: field 'layers': true: must be a whole number",
+    "model.dropout=None": "model: field 'dropout': null: must be a number",
+    "model.backbone='x'": "model: field 'backbone': 'x': must be one of 'transformer', 'gru', 'lstm'",
+    "model.heads=3": "model: width=128 must be a multiple of heads=3",
+    "model.norm_eps=float('nan')": "model: norm_eps=nan must be above 0 and finite",
+    "model=[1]": "model: a list of 1: must be a JSON object",
+    "packing.max_tokens=65": "packing: max_tokens=65 must not exceed the model's max_positions=64",
+    "packing.tokens_per_batch=0": "packing: tokens_per_batch=0 must be at least 1",
+    "format=2": '"format": 2: must be 1',
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS)
+def test_a_wrong_configuration_is_refused(broken, refused, change):
+    values = json.loads((broken / "config.json").read_text())
+    path, value = change.split("=", 1)
+    *parents, key = path.split(".")
+    within = values[parents[0]] if parents else values
+    within[key] = eval(value)
+    (broken / "config.json").write_text(json.dumps(values))
+    assert refused("score", broken, "--response", "a").endswith(CONFIGS[change])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff", "[" * 100_000])
+def test_a_configuration_that_is_no_json_object_is_refused(broken, refused, content):
+    (broken / "config.json").write_text(content, encoding="latin-1")
+    assert refused("score", broken, "--response", "a").startswith(f"{broken}/config.json: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("width", 256, r"has shape (128,), the model has (256,)"),
+        ("layers", 3, "tensor 'backbone.blocks.2.attention.out.bias' is missing"),
+        ("layers", 1, "belongs to no part of the model that config.json describes"),
+        ("vocab_size", 300, "the model knows 300 tokens, 0 to 299"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_other_files_is_refused(broken, refused, field, value, message):
+    values = json.loads((broken / "config.json").read_text())
+    values["model"][field] = value
+    (broken / "config.json").write_text(json.dumps(values))
+    assert message in refused("score", broken, "--response", "a")
+
+
+def _pickled(path: Path) -> None:
+    torch.save({"a": torch.zeros(3)}, path)
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _not_finite(path: Path) -> None:
+    tensors = load_file(path)
+    tensors["head.weight"][0] = float("nan")
+    save_file(tensors, path)
+
+
+def _whole_numbers(path: Path) -> None:
+    save_file({name: tensor.int() for name, tensor in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_pickled, "not a whole safetensors file"),
+        (_truncated, "not a whole safetensors file"),
+        (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
+        (_not_finite, "tensor 'head.weight' holds something else than finite floating-point numbers"),
+        (_whole_numbers, "holds something else than finite floating-point numbers"),
+    ],
+)
+def test_damaged_weights_are_refused(broken, trained, refused, damage, message):
+    path = broken / "model.safetensors"
+    path.unlink()
+    path.write_bytes((trained / "model.safetensors").read_bytes())
+    damage(path)
+    said = refused("score", broken, "--response", "a")
+    assert said.startswith(f"{path}: ") and message in said
+
+
+def test_a_damaged_tokenizer_is_refused(broken, refused):
+    path = broken / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    path.write_text("{")
+    assert refused("score", broken, "--response", "a").startswith(f"{path}: not a tokenizer file (EOF while parsing")
+    size = len(whole["model"]["vocab"])
+    whole["model"]["vocab"]["zzzz"] = 5000
+    path.write_text(json.dumps(whole))
+    rule = f"the model knows {size} tokens, 0 to {size - 1}"
+    assert refused("score", broken, "--response", "a") == f"{path}: holds token id 5000: {rule}"
+    path.write_text('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
+    assert refused("score", broken, "--response", "a").endswith(
+        "special token '<|pad|>' is missing from its vocabulary"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "normalisation: null: must be a JSON object"),
+        ('{"normalisation": {"split": "v", "mean": 1.0}}', "normalisation: field 'std' is missing"),
+        ('{"normalisation": {"split": "v", "mean": "x", "std": 1.0}}', "field 'mean': 'x': must be a number"),
+        ('{"normalisation": {"split": "v", "mean": 0, "std": 0}}', "std=0.0 must be above 0 and finite"),
+        ('{"normalisation": {"split": "v", "mean": NaN, "std": 1}}', "mean=nan must be finite"),
+    ],
+)
+def test_a_damaged_normalisation_is_refused_and_never_guessed(broken, refused, content, message):
+    (broken / "metrics.json").write_text(content)
+    said = refused("score", broken, "--response", "a", "--normalise")
+    assert said.startswith(f"{broken}/metrics.json: ") and message in said
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((3, 4), np.uint8), np.array([{}], dtype=object), None])
+def test_damaged_prompt_keys_are_refused(broken, refused, array):
+    path = broken / "training_prompts.npy"
+    path.write_bytes(b"\x93NUMPY")
+    if array is not None:
+        np.save(path, array, allow_pickle=True)
+    assert refused("score", broken, "--response", "a").startswith(f"{path}: ")
+
+
+# Scoring
+
+LINES = {
+    b'{"prompt": "a"}': "found keys 'prompt': no accepted format: a record holds chosen+rejected",
+    b'{"response": null}': 'field "response": null: must be text',
+    b'{"responses": []}': 'field "responses": an empty list: must be a list with at least one item',
+    b'{"responses": ["a", 3]}': 'field "responses[1]": 3: must be text',
+    b"[1]": "record a list of 1: must be a JSON object",
+    b'{"prompt": 3, "response": "a"}': 'field "prompt": 3: must be text or a list of messages',
+    b'{"prompt": [{"role": "x"}], "response": "a"}': "field \"prompt[0].role\": 'x': must be one of system, user",
+    b'{"prompt": "a", "response": "\\ud800"}': "must be Unicode text, without half a surrogate pair",
+    b'{"prompt": "a", "resp': "not valid JSON: ",
+    b'{"prompt": "\xff", "response": "a"}': "must be UTF-8 text",
+    b'{"prompt": "\0", "response": "a"}': "holds a NUL byte: must be text",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_wrong_line_to_score_is_refused_with_its_place_and_nothing_is_written(tmp_path, trained, refused, line):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_bytes(b'{"response": "fine"}\n\n' + line + b"\n")
+    said = refused("score", trained, "--file", path, "--out", out)
+    assert said.startswith(f"{path}:3: ") and LINES[line] in said
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]
+
+
+def test_score_says_what_it_needs(trained, refused):
+    needed = "score needs either --response, with or without --prompt, or --file"
+    assert refused("score", trained) == refused("score", trained, "--prompt", "a") == needed
+    assert refused("score", trained, "--response", "a", "--file", "-") == needed
+    assert refused("score", trained, "--prompt", "a", "--file", "-").startswith("--prompt goes with --response")
+    assert refused("score", trained, "--response", "\ud800").startswith("field \"responses[0]\": '\\ud800': must be Un")
+    assert refused("score", trained, "--file", "gone.jsonl") == "gone.jsonl: cannot be read: No such file or directory"
+
+
+# Going on
+
+
+def test_a_run_that_cannot_be_resumed_says_why(tmp_path, trained, broken, pairs_file, refused):
+    assert refused("resume", trained) == f"{trained}: this run is finished: there is nothing to go on with"
+    assert refused("resume", tmp_path / "gone") == f"{tmp_path}/gone: no such run folder"
+    assert refused("resume", pairs_file) == f"{pairs_file}: is a file, not a run folder"
+    (broken / "metrics.json").unlink()
+    state = broken / "last" / "training.safetensors"
+    state.unlink()
+    assert refused("resume", broken).startswith(f"{state}: missing: the run was stopped before it saved a state")
+    save_file({"a": torch.zeros(3)}, state)
+    assert refused("resume", broken) == f"{state}: tensor 'progress' of bytes is missing"
+
+
+def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
+    assert refused("data") == "data needs at least one file or folder"
+    assert refused("data", tmp_path / "gone.csv") == f"{tmp_path}/gone.csv: no such file or folder"
+    assert refused("data", pairs_file, "--other", "a.csv", "--other", "b.csv").startswith("--other is given twice")
+    said = refused("tokenizer", "--data", pairs_file, "--out", tmp_path / "t.json", "--vocab-size", "9999")
+    assert said.startswith("vocab_size=9999 is more than these texts can give; they give at most ")
+    assert not (tmp_path / "t.json").exists()

@@ -1,0 +1,106 @@
+"""A run on disk: whole files or none, no pickle, everything in the folder, and the same rewards when it comes back."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import minirm
+from minirm.checkpoint import check_folder, load_run, read_json, read_tensors, write_json, write_tensors, write_whole
+from minirm.config import ModelConfig, PackingConfig, TrainConfig, config_from_json, to_json
+from minirm.errors import InputError
+from minirm.run import read_config
+
+TEXTS = ["Gladly, here is answer 3.", "No, go away 3.", "", "Ω \U0001f600"]
+
+
+def test_a_run_that_was_moved_scores_exactly_as_before(trained, tmp_path):
+    before = minirm.load(trained).score("Question 3?", TEXTS)
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "metrics.json", "training_prompts.npy"):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        shutil.copy(trained / name, tmp_path / "elsewhere" / name)
+    assert minirm.load(tmp_path / "elsewhere").score("Question 3?", TEXTS) == before
+
+
+def test_a_run_folder_holds_what_it_says_and_no_pickle(trained):
+    names = {path.relative_to(trained).parts[0] for path in trained.rglob("*") if path.is_file()}
+    assert names == {
+        "config.json", "data.json", "last", "log.jsonl", "metrics.json", "model.safetensors", "report.html",
+        "tensorboard", "tokenizer.json", "training_prompts.npy",
+    }  # fmt: skip
+    assert not any(path.is_symlink() for path in trained.rglob("*"))
+    pickle, zipped = b"\x80", b"PK"  # what torch.save and pickle files begin with
+    assert not any(path.read_bytes().startswith((pickle, zipped)) for path in trained.rglob("*") if path.is_file())
+    data = json.loads((trained / "data.json").read_text())
+    assert data["summary"]["rows"] == 40 and data["summary"]["comparisons"] == 40
+
+
+def test_the_configuration_comes_back_as_it_was(trained, pairs_file):
+    config = read_config(trained)
+    assert config.data.data == (pairs_file,) and config.reward.epochs == 2.0 and config.packing.max_tokens == 64
+    assert config.to_json().items() <= read_json(trained / "config.json").items()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(backbone="gru", kv_heads=2, dropout=0.5),
+        TrainConfig(betas=(0.5, 0.25), optimizer="lion", compile=True),
+        PackingConfig(comparisons_per_batch=3, share_prompt=False),
+    ],
+)
+def test_a_configuration_written_as_json_is_read_as_the_same(config):
+    assert config_from_json(type(config), json.loads(json.dumps(to_json(config))), "x") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"betas": [0.9]}, "x: field 'betas': a list of 1: must be a list"),
+        ({"compile": 1}, "x: field 'compile': 1: must be true or false"),
+        ({"epochs": "2"}, "x: field 'epochs': '2': must be a number"),
+        ({"optimizer": "adamw2"}, "x: field 'optimizer': 'adamw2': must be one of 'adamw', 'adam', 'sgd', 'lion'"),
+        ("text", "x: 'text': must be a JSON object"),
+    ],
+)
+def test_a_configuration_of_wrong_types_is_refused(values, message):
+    with pytest.raises(InputError) as caught:
+        config_from_json(TrainConfig, values, "x")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    write_json(path, {"a": "é"})
+
+    def fail(unfinished):
+        unfinished.write_text("half")
+        raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError):
+        write_whole(path, fail)
+    assert read_json(path) == {"a": "é"}
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_tensors_come_back_bit_for_bit_with_their_types(tmp_path):
+    tensors = {"a": torch.randn(3, 2).T, "b": torch.tensor(True), "c": torch.randn(2).bfloat16()}
+    write_tensors(tmp_path / "t.safetensors", tensors)
+    for name, tensor in read_tensors(tmp_path / "t.safetensors").items():
+        assert tensor.dtype == tensors[name].dtype and torch.equal(tensor, tensors[name])
+
+
+def test_a_folder_is_checked_without_being_made(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match=r"can't be a folder: .* is a file"):
+        check_folder(tmp_path / "a" / "b")
+
+
+def test_weights_in_another_precision_are_taken_over(broken, trained):
+    path = broken / "model.safetensors"
+    write_tensors(path, {name: tensor.double() for name, tensor in read_tensors(path).items()})
+    assert minirm.load(broken).score(None, TEXTS[:1]) == minirm.load(trained).score(None, TEXTS[:1])
+    assert next(load_run(broken).model.parameters()).dtype == torch.float32

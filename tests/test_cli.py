@@ -1,0 +1,233 @@
+"""The command line as a user meets it."""
+
+import io
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import minirm
+from minirm.cli import COMMANDS, main
+from minirm.train import Step
+from minirm.watcher import Watcher
+from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+@pytest.fixture
+def said(capsys):
+    """Run the command line, expect success, and return what it printed."""
+
+    def run(*arguments: object, status: int = 0) -> str:
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == status
+        output = capsys.readouterr()
+        assert not output.err or status
+        return output.out
+
+    return run
+
+
+def typed_in(monkeypatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_every_command_and_explains_every_option(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "dummy" not in text
+    assert all(name in text for name in ([] if command else COMMANDS))
+    assert "Args:" not in text and "(B," not in text
+
+
+# Scoring
+
+
+def test_score_prints_one_reward_a_line(trained, said):
+    printed = said("score", trained, "--prompt", "Question 1?", "--response", "Gladly.", "--response=-No.")
+    expected = minirm.load(trained).score("Question 1?", ["Gladly.", "-No."])
+    assert printed == "".join(f"{reward:.6f}\n" for reward in expected)
+
+
+def test_score_normalises_on_demand(trained, said):
+    [expected] = minirm.load(trained).score(None, ["Gladly."], normalise=True)
+    assert said("score", trained, "--response", "Gladly.", "--normalise") == f"{expected:.6f}\n"
+
+
+def test_score_reads_a_pipe_and_writes_a_pipe(trained, said, monkeypatch):
+    lines = [{"id": 1, "prompt": "Größe?", "response": "日本"}, {"id": 2, "responses": ["a", "b"], "x": None}]
+    typed_in(monkeypatch, "\ufeff" + "\n\n".join(json.dumps(line) for line in lines))
+    scored = [json.loads(line) for line in said("score", trained, "--file", "-").splitlines()]
+    assert [{k: v for k, v in row.items() if "reward" not in k} for row in scored] == lines
+    assert isinstance(scored[0]["reward"], float) and len(scored[1]["rewards"]) == 2
+
+
+def test_an_empty_pipe_gives_an_empty_pipe(trained, said, monkeypatch):
+    typed_in(monkeypatch, "")
+    assert said("score", trained, "--file", "-") == ""
+
+
+def test_score_writes_a_file_of_the_same_lines(trained, said, tmp_path):
+    out = tmp_path / "new" / "out.jsonl"
+    printed = said("score", trained, "--file", DATA / "ranking.csv")
+    assert said("score", trained, "--file", DATA / "ranking.csv", "--out", out) == ""
+    assert out.read_text(encoding="utf-8") == printed
+    assert all(len(json.loads(line)["rewards"]) == 3 for line in printed.splitlines())
+
+
+def test_half_a_surrogate_pair_in_another_field_comes_back_as_it_was(trained, said, tmp_path):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"response": "a", "note": "\\ud800 é"}\n')
+    said("score", trained, "--file", path, "--out", out)
+    [record] = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert record["note"] == "\ud800 é"
+    said("score", trained, "--file", path)
+
+
+def test_a_reader_that_has_read_enough_ends_the_command_quietly(trained, monkeypatch, capfd, tmp_path):
+    path = write_lines(tmp_path / "in.jsonl", [{"response": "a" * 90}] * 2000)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["score", str(trained), "--file", str(path)]) == 141
+    assert capfd.readouterr().err == ""
+
+
+# Data, tokenizer, evaluation
+
+
+def test_data_tells_what_a_file_holds_and_shares_with_another(pairs_file, said, tmp_path):
+    other = write_lines(tmp_path / "other.jsonl", kind_and_rude(3))
+    printed = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table_lines(said, pairs_file, other)}
+    assert printed["rows"] == printed["comparisons"] == printed["prompts"] == "40"
+    assert printed["responses per row"] == "2: 40" and printed["shared prompts"] == "3"
+
+
+def table_lines(said, file: Path, other: Path) -> list[str]:
+    return [line for line in said("data", file, "--other", other).splitlines() if line.count("│") == 3]
+
+
+def test_data_reads_every_sample_of_the_project_and_a_whole_folder(said):
+    assert "comparisons" in said("data", DATA)
+
+
+def test_tokenizer_writes_a_file(pairs_file, said, tmp_path):
+    out = tmp_path / "t.json"
+    assert said("tokenizer", "--data", pairs_file, "--out", out, "--vocab-size", 280) == f"{out}: 280 tokens\n"
+    assert minirm.scoring.Tokenizer.load(out).vocab_size == 280
+
+
+def test_eval_prints_a_table_and_writes_figures_and_a_page(trained, pairs_file, said, tmp_path):
+    assert "accuracy" in (printed := said("eval", trained, "--data", pairs_file, "--out", tmp_path / "out"))
+    assert printed.endswith(f"report: {tmp_path / 'out' / 'report.html'}\n")
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert figures["comparisons"] == 40 and figures["accuracy"]["value"] > 0.9
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_eval_reports_prompts_it_was_trained_on(trained, pairs_file, said, tmp_path):
+    fresh = write_lines(
+        tmp_path / "fresh.jsonl", [{**pair, "prompt": "new " + pair["prompt"]} for pair in kind_and_rude(9)]
+    )
+    said("eval", trained, "--data", pairs_file, "--out", tmp_path / "a")
+    said("eval", trained, "--data", fresh, "--out", tmp_path / "b")
+    leaked = [json.loads((tmp_path / name / "metrics.json").read_text())["leakage"] for name in "ab"]
+    assert (leaked[0]["prompts"], leaked[1]["prompts"]) == (36, 0)  # 4 of 40 were kept for validation
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(trained, pairs_file, said, tmp_path):
+    path = tmp_path / "[red]:smile:.jsonl"
+    path.write_bytes(pairs_file.read_bytes())
+    assert "[red]:smile:" in said("eval", trained, "--data", path, "--out", tmp_path / "[blue]")
+    assert (tmp_path / "[blue]").is_dir()
+
+
+# Training
+
+
+def test_a_small_ranking_file_trains_and_says_how_to_learn_more_from_it(said, tmp_path):
+    printed = said("train", "--data", DATA / "ranking.csv", "--out", tmp_path / "run", "--size", "tiny")
+    assert "language model: 2 steps in all, which teach little; a higher --language-model.epochs" in printed
+    assert "reward: 2 steps in all" in printed and printed.endswith(f"run: {tmp_path / 'run'}\n")
+    assert max(map(len, printed.splitlines()[:4])) > 80  # lines in a pipe are not broken
+
+
+def test_a_megabyte_on_one_line_is_read_and_cut(said, tmp_path):
+    long = {"prompt": "word " * 200_000, "chosen": "Gladly.", "rejected": "No."}
+    path = write_lines(
+        tmp_path / "data.jsonl", [*kind_and_rude(10), long, {**long, "prompt": "p", "chosen": "a " * 9000}]
+    )
+    said("train", "--data", path, "--out", tmp_path / "run", *QUICK, "--language-model.epochs", 0, "--reward.epochs", 1)
+    counts = json.loads((tmp_path / "run" / "data.json").read_text())["counts"]
+    assert sum(counts[name] for name in counts if name.endswith("cut: prompt from its left")) == 2
+
+
+def test_two_runs_of_the_same_seed_are_the_same_run(trained, pairs_file, said, tmp_path):
+    said("train", "--data", pairs_file, "--out", tmp_path / "run", *QUICK, *STAGES)
+    for name in ("model.safetensors", "tokenizer.json", "training_prompts.npy", "metrics.json", "data.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("stage", ["language model", "reward"])
+def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_ended(
+    trained, pairs_file, said, tmp_path, monkeypatch, stage
+):
+    folder, watched = tmp_path / "a run", Watcher.event
+
+    def interrupt(self, at, event):
+        watched(self, at, event)
+        if at == stage and isinstance(event, Step) and event.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Watcher, "event", interrupt)
+    printed = said("train", "--data", pairs_file, "--out", folder, *QUICK, *STAGES, status=130)
+    assert printed.endswith(f"stopped and saved; go on with: minirm resume '{folder}'\n")
+    assert not (folder / "metrics.json").exists()
+    monkeypatch.setattr(Watcher, "event", watched)
+    said("resume", folder)
+    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_ctrl_c_before_training_stops_at_once_and_leaves_nothing(pairs_file, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("minirm.run.describe", lambda *_: signal.raise_signal(signal.SIGINT))
+    said("train", "--data", pairs_file, "--out", tmp_path / "run", *QUICK, status=130)
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def a_step(step: int, steps: int) -> Step:
+    return Step(step, steps, 0.5, 0.75, 1.0, 1e-3, cases=8, comparisons=8, tokens=400, seconds=0.5)
+
+
+def test_a_narrow_terminal_shows_bar_time_left_and_speed():
+    screen = io.StringIO()
+    watcher = Watcher(Console(file=screen, force_terminal=True, width=80, legacy_windows=False, _environ={}))
+    with watcher:
+        watcher.begin("reward", 0, 100)
+        watcher.event("reward", a_step(50, 100))
+    text = screen.getvalue()
+    for shown in ("50/100", "━", "left", "loss 0.500, accuracy 0.750, 16 pairs/s, 800 tokens/s"):
+        assert shown in text, shown
+
+
+def test_a_pipe_gets_ten_whole_lines_a_stage_without_escapes():
+    written = io.StringIO()
+    with Watcher(Console(file=written, width=40)) as watcher:
+        watcher.begin("language model", 0, 100)
+        for step in range(1, 101):
+            watcher.event("language model", a_step(step, 100))
+    lines = written.getvalue().splitlines()
+    assert len(lines) == 10 and "\x1b" not in written.getvalue()
+    speed = "16 targets/s, 800 tokens/s"
+    assert lines[0] == f"language model, step 10/100: loss 0.500, p(next token) 0.750, {speed}, about 45 s left"
