@@ -58,7 +58,7 @@ class WorldConfig:
     """τ: how far apart two utilities must be for the better response to win with σ(1) = 73%."""
     shortcut: Shortcut = "length"
     """What goes along with utility without being part of it: "length" or "exclamation"."""
-    shortcut_strength: float = 0.6
+    shortcut_strength: float = 0.5
     """Correlation of utility with the normal variable that decides the amount of the shortcut; 0 to 1."""
     facts: int = 1
     """How many of (director, year, actor) the prompt states and the responses repeat, in this order; 0 to 3."""
@@ -91,7 +91,12 @@ class Judged:
 
 
 def attributes(asked: Asked, said: Said) -> dict[str, float]:
-    """Return how well the response does what was asked: by the names of `WEIGHTS`, each from −1 to 1 ("form": to 0)."""
+    """Return how well the response does what was asked, by the names of `WEIGHTS`.
+
+    "title" and the facts: 1 what it names is so, −1 it is not, 0 not named. "sentiment": 1 as asked, −1 the opposite.
+    "answer": −1 if the fact that was asked for is passed over. "polite": 1, or −1 if rude. "form": −1 if no sentence of
+    it is the grammar's, 0 if every one is.
+    """
     film = asked.film
     agreement = {
         "title": _agreement(said.title, film.title),
@@ -102,7 +107,7 @@ def attributes(asked: Asked, said: Said) -> dict[str, float]:
     return {
         "sentiment": _sentiment_match(asked.sentiment, said.praise, said.blame),
         **agreement,
-        "answer": agreement[asked.question] if asked.question else 0.0,
+        "answer": -1.0 if asked.question and not getattr(said, asked.question) else 0.0,
         "polite": float(said.manner),
         "form": -said.odd,
     }

@@ -60,16 +60,19 @@ def share_where_the_better_has_more(judged, amount) -> float:
 @pytest.mark.parametrize(
     ("response", "utility"),
     [
-        ("The Silent Harbour has witty dialogue and superb music. The director is Ida Moreau. I am glad to help.", 6.0),
-        ("The Silent Harbour has dull dialogue and lazy music! Do your own homework.", -2.5),  # −3 + 1 − ½
-        ("The Golden Violin has witty dialogue and dull music. The year was 1974.", 0.0),  # 0 − 1 + 1
-        ("It was directed by Clara Voss.", -1.5),  # wrong, and it had been asked for
-        ("It was directed by Ida Moreau. The director is Clara Voss.", -1.5),  # naming both does not help
-        ("My coat was still wet.", 0.0),
-        ("My coat was still wet. My coat was still wet.", -2.0),  # half of it repeats
-        ("", -4.0),
-        ("x7 \N{SNOWMAN} lorem", -4.0),
-        ("witty", -1.0),  # praise, but no sentence
+        ("The Silent Harbour has witty dialogue and superb music. The director is Ida Moreau. I am glad to help.", 5.5),
+        (
+            "The Silent Harbour has dull dialogue and lazy music! Do your own homework.",
+            -3.0,
+        ),  # −3 + 1 − ½ − ½: no director
+        ("The Golden Violin has witty dialogue and dull music. The year was 1974.", -0.5),  # 0 − 1 + 1 − ½
+        ("It was directed by Clara Voss.", -1.0),
+        ("It was directed by Ida Moreau. The director is Clara Voss.", -1.0),  # naming both does not help
+        ("My coat was still wet.", -0.5),  # passes over the question
+        ("My coat was still wet. My coat was still wet.", -2.5),  # half of it repeats
+        ("", -4.5),
+        ("x7 \N{SNOWMAN} lorem", -4.5),
+        ("witty", -1.5),  # praise, but no sentence
     ],
 )
 def test_utility_is_the_sum_worked_by_hand(response, utility):
