@@ -11,6 +11,11 @@ such as a policy's.
 A shortcut (more words, or more exclamation marks) goes along with utility without being part of it. The test sets are
 three views of the same comparisons: "test" as trained, "reversed" with the shortcut against utility, and "swapped",
 where the responses stay and the prompt becomes one that suits the worst of them, so that the truth mostly turns round.
+
+Default dials, 12,000 pairs a set:        test  reversed  swapped
+    best possible accuracy                .884      .884     .927
+    the longer one wins                   .634      .397     .375
+    logistic regression, prompt unseen    .68       .48      .35    (8,000 pairs, 1- and 2-grams; at strength 0.55)
 """
 
 import math
@@ -45,7 +50,6 @@ _LEANINGS = (1, 1, 0, -1, -1)  # of five responses that pay no heed, two praise
 _TITLE_CLASSES = {"train": (0, 1, 2, 3, 4, 5), "validation": (6,), "test": (7,)}  # (adjective + noun) mod 8
 _VIEWS = {"train": "train", "validation": "validation", "test": "test", "reversed": "test", "swapped": "test"}
 _QUARTILES = (-0.6745, 0.0, 0.6745)  # of N(0, 1)
-
 
 Shortcut = Literal["length", "exclamation"]
 
