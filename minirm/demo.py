@@ -21,7 +21,7 @@ from minirm.run import REWARD, RunConfig, train_run
 from minirm.scoring import load
 from minirm.synthetic import Judged, World, WorldConfig
 
-TRAINING_ROWS = 14_000
+TRAINING_ROWS = 12_000
 TRAINING_RESPONSES = 8
 """K in training: 28 pairs for the price of one prompt and eight responses."""
 TEST_ROWS = 4_000
@@ -73,6 +73,7 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name another folder")
+    config = demo_config(folder / "data" / "train.jsonl", seed)  # a wrong seed is refused before anything is written
     world = World(WorldConfig(seed=seed))
     sets = {split: world.sample(TEST_ROWS, split) for split in TEST_SETS}
     sets["train"] = World(WorldConfig(responses=TRAINING_RESPONSES, seed=seed)).sample(TRAINING_ROWS, "train")
@@ -81,7 +82,7 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
         write_whole(
             folder / "data" / f"{split}.jsonl", lambda path, text=lines: path.write_text(text, encoding="utf-8")
         )
-    if train_run(demo_config(folder / "data" / "train.jsonl", seed), folder / "run", observer) is None:
+    if train_run(config, folder / "run", observer) is None:
         return None
     scorer = load(folder / "run")
     tested = []

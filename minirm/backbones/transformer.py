@@ -55,11 +55,11 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """GPT-2's: N(0, 0.02²), and less by √(2L) for the projections that write into the residual stream."""
+        """GPT-2's: N(0, 0.02²), half of it for positions, less by √(2L) for what writes into the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 into_residual = name.endswith(("out.weight", "down.weight"))
-                scale = (2 * self.config.layers) ** -0.5 if into_residual else 1.0
+                scale = (2 * self.config.layers) ** -0.5 if into_residual else 0.5 if "positions" in name else 1.0
                 nn.init.normal_(parameter, std=0.02 * scale)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)

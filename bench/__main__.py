@@ -1,0 +1,25 @@
+"""python -m bench NAME …: run one measurement."""
+
+import importlib
+import sys
+
+NAMES = {
+    "losses": "time and memory of the losses, against loops and against TRL's formula",
+    "preferences": "real preferences, against what needs no neural network",
+    "speed": "training and scoring, against TRL and a padded loop",
+}
+
+
+def main() -> int:
+    """Run the measurement that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in NAMES:
+        print("python -m bench NAME, where NAME is one of")
+        for known, what in NAMES.items():
+            print(f"  {known:12} {what}")
+        return 0 if name in ("", "-h", "--help") else 2
+    return importlib.import_module(f"bench.{name}").main(sys.argv[2:]) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Real preferences: a reward model from nothing, against what needs no neural network, on the same pairs.
+
+    python -m bench preferences hh-harmless       5 folds by first human turn
+    python -m bench preferences alpaca-pairs      train / test, as they come
+    python -m bench preferences alpaca-rankings   K up to 56, K-way
+
+The data is read from --data (../shared/data). Results go to bench/results/NAME.json and NAME.md. Hyperparameters were
+chosen on parts of the training data (see `RECIPES`), never on what is reported.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bench.baselines import TfidfReward, first_user_turn, group_folds, length_rewards
+from bench.timing import machine
+from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, sized
+from minirm.journal import Observer
+from minirm.metrics import bootstrap_interval, paired_interval
+from minirm.pairs import pair_table
+from minirm.records import Comparison, read_comparisons, to_json
+from minirm.run import RunConfig, train_run
+from minirm.scoring import load
+from minirm.splits import prompt_key
+from minirm.survey import usable
+from minirm.train import Evaluated, Step
+
+RESULTS = Path(__file__).parent / "results"
+Scored = tuple[list[Comparison], dict[str, list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained on one data set."""
+
+    model: ModelConfig
+    packing: PackingConfig
+    language_model: TrainConfig
+    reward: TrainConfig
+    seeds: int = 1
+    """Models that differ in their seed; their mean reward is scored as well."""
+
+
+RECIPES = {
+    "hh-harmless": Recipe(
+        sized("tiny", layers=3, max_positions=512, dropout=0.1),
+        PackingConfig(tokens_per_batch=4096, max_tokens=512),
+        TrainConfig(epochs=3.0, learning_rate=2e-3, evaluate_every=3.0),
+        TrainConfig(epochs=3.0, learning_rate=5e-4, evaluate_every=3.0),
+        seeds=2,
+    ),
+    "alpaca-pairs": Recipe(
+        sized("tiny", layers=3, max_positions=384, dropout=0.1),
+        PackingConfig(tokens_per_batch=8192, max_tokens=384),
+        TrainConfig(epochs=0.1, learning_rate=2e-3, evaluate_every=0.1),
+        TrainConfig(epochs=1.0, learning_rate=1e-3, evaluate_every=1.0),
+    ),
+    "alpaca-rankings": Recipe(
+        sized("tiny", layers=3, max_positions=384, dropout=0.1),
+        PackingConfig(tokens_per_batch=16384, max_tokens=384),
+        TrainConfig(epochs=1.0, learning_rate=2e-3, evaluate_every=1.0),
+        TrainConfig(epochs=2.0, learning_rate=1e-3, evaluate_every=2.0),
+    ),
+}
+
+
+class Teller(Observer):
+    """Prints a line at times."""
+
+    def event(self, stage: str, event: Step | Evaluated) -> None:
+        if isinstance(event, Evaluated) or event.step % 100 == 0:
+            print(f"  {stage} {event.step}: loss {event.loss:.4f}, accuracy {event.accuracy:.3f}", flush=True)
+
+
+def train_and_score(
+    training: Sequence[Comparison], test: Sequence[Comparison], recipe: Recipe, seed: int
+) -> list[list[float]]:
+    """Train from nothing on `training`, and return the rewards of `test`."""
+    with tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder:
+        file = Path(folder) / "training.jsonl"
+        file.write_text("".join(json.dumps(to_json(row)) + "\n" for row in training), encoding="utf-8")
+        config = RunConfig(
+            DataConfig((file,), validation_share=2.0, language_model_responses="all"),
+            recipe.model,
+            recipe.packing,
+            replace(recipe.language_model, seed=seed),
+            replace(recipe.reward, seed=seed),
+        )
+        train_run(config, Path(folder) / "run", Teller())
+        return load(Path(folder) / "run").score_comparisons(test)
+
+
+def measure(training: Sequence[Comparison], test: Sequence[Comparison], recipe: Recipe) -> dict[str, list[list[float]]]:
+    """Return the rewards of `test` by every method that learned from `training`."""
+    rewards = {"longer wins": length_rewards(test)}
+    rewards["TF-IDF + logistic regression"] = TfidfReward().fit(training).rewards(test)
+    rewards["the same + log length"] = TfidfReward(use_log_length=True).fit(training).rewards(test)
+    models = [train_and_score(training, test, recipe, seed) for seed in range(recipe.seeds)]
+    rewards["minirm"] = models[0]
+    if recipe.seeds > 1:
+        rewards[f"minirm, mean of {recipe.seeds} seeds"] = [
+            np.mean(rows, axis=0).tolist() for rows in zip(*models, strict=True)
+        ]
+    return rewards
+
+
+def hh_harmless(data: Path, recipe: Recipe, folds: int) -> tuple[Scored, list[Hashable]]:
+    """Return all pairs, each scored by models that never saw its first human turn."""
+    rows = list(usable(read_comparisons([data / "hh-harmless" / "pairs.jsonl.gz"]), Counter()))
+    pooled: dict[str, list[list[float]]] = {}
+    for number, (train_rows, test_rows) in enumerate(group_folds(rows, 5, first_user_turn)[:folds]):
+        print(f"fold {number + 1}: {len(train_rows)} training rows", flush=True)
+        rewards = measure([rows[i] for i in train_rows], [rows[i] for i in test_rows], recipe)
+        for name, values in rewards.items():
+            into = pooled.setdefault(name, [[] for _ in rows])
+            for i, scored in zip(test_rows, values, strict=True):
+                into[i] = scored
+    done = [i for i in range(len(rows)) if pooled["minirm"][i]]
+    rows, pooled = [rows[i] for i in done], {name: [r[i] for i in done] for name, r in pooled.items()}
+    return (rows, pooled), [first_user_turn(row) for row in rows]
+
+
+def train_test(data: Path, name: str, recipe: Recipe) -> tuple[Scored, list[Hashable]]:
+    """Return the test set, scored by models that learned from the training set."""
+    parts = {
+        part: list(usable(read_comparisons([data / name / f"{part}.jsonl.gz"]), Counter())) for part in ("train", "test")
+    }
+    return (parts["test"], measure(parts["train"], parts["test"], recipe)), [prompt_key(row) for row in parts["test"]]
+
+
+def summarise(scored: Scored, keys: Sequence[Hashable]) -> dict[str, dict]:
+    """Return each method's accuracy, and its paired difference to the best that needs no neural network."""
+    comparisons, rewards = scored
+    right, shorter, prompt = {}, {}, None
+    for name, values in rewards.items():
+        pairs = pair_table(comparisons, values)
+        numbers = np.unique([hash(keys[c]) for c in pairs.comparison], return_inverse=True)[1]
+        right[name], prompt = (np.sign(pairs.reward_difference) + 1) / 2, numbers
+        shorter = pairs.length_difference < 0
+    plain = max((n for n in right if not n.startswith("minirm")), key=lambda n: right[n].mean())
+    table = {}
+    for name, values in right.items():
+        table[name] = {"pairs": len(values), "accuracy": list(bootstrap_interval(values, prompt))}
+        if shorter.any():
+            inside = values[shorter]
+            table[name]["shorter pairs"] = int(shorter.sum())
+            table[name]["where the better is shorter"] = list(bootstrap_interval(inside, prompt[shorter]))
+        if name.startswith("minirm"):
+            for other in ("TF-IDF + logistic regression", plain):
+                table[name][f"minus {other}"] = list(paired_interval(values, right[other], prompt))
+    return table
+
+
+def as_markdown(name: str, table: dict[str, dict], seconds: float) -> str:
+    """Return the table as Markdown."""
+    lines = [f"# {name}", "", "| method | pairs | accuracy | where the better is shorter | minus TF-IDF + LR |"]
+    lines.append("|---|---:|---|---|---|")
+    for method, row in table.items():
+        cells = [_with_interval(row.get(key)) for key in ("accuracy", "where the better is shorter")]
+        difference = row.get("minus TF-IDF + logistic regression")
+        resolved = "" if difference is None or difference[1] > 0 or difference[2] < 0 else " not resolved"
+        cells.append(_with_interval(difference, "+") + resolved)
+        lines.append(f"| {method} | {row['pairs']:,} | {' | '.join(cells)} |")
+    lines += ["", f"95% intervals by bootstrap over prompts. {seconds / 60:.0f} minutes."]
+    lines += ["", ", ".join(f"{key} {value}" for key, value in machine().items())]
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(values: Sequence[float] | None, sign: str = "") -> str:
+    return "" if values is None else f"{values[0]:{sign}.3f} [{values[1]:{sign}.3f}, {values[2]:{sign}.3f}]"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure one data set and write its table."""
+    parser = argparse.ArgumentParser(prog="python -m bench preferences", description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--folds", type=int, default=5, help="of hh-harmless: how many of the five")
+    options = parser.parse_args(argv)
+    if not (options.data / options.name).is_dir():
+        print(f"{options.data / options.name}: not there; skipped")
+        return 0
+    began, recipe = time.perf_counter(), RECIPES[options.name]
+    if options.name == "hh-harmless":
+        scored, keys = hh_harmless(options.data, recipe, options.folds)
+    else:
+        scored, keys = train_test(options.data, options.name, recipe)
+    table, seconds = summarise(scored, keys), time.perf_counter() - began
+    text = as_markdown(options.name, table, seconds)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{options.name}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{options.name}.json").write_text(json.dumps({"table": table, "seconds": seconds}, indent=1) + "\n")
+    return 0
