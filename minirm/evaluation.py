@@ -141,20 +141,22 @@ def as_table(evaluation: Evaluation) -> list[TableRow]:
         *_ranking_rows(evaluation.ranking),
         TableRow("equal rewards", f"{evaluation.reward_ties:,}", "", "pairs with equal rewards, each counted one half"),
         TableRow("equal scores", f"{evaluation.label_ties:,}", "", "pairs without a better response, left out"),
-        *(_row(f"subset {name}", part, f"{part.count:,} pairs") for name, part in evaluation.subsets.items()),
+        *(_row(f"subset {name}", part, _count(part.count, "pair")) for name, part in evaluation.subsets.items()),
     ]
 
 
 def _accuracy_rows(evaluation: Evaluation) -> Iterator[TableRow]:
-    pairs, length = f"{evaluation.pairs:,} pairs", evaluation.length
-    equal = f"; {evaluation.length_ties:,} pairs of equal length count one half" if evaluation.length_ties else ""
-    yield _row("accuracy", evaluation.accuracy, f"{pairs} of {evaluation.prompts:,} prompts in the right order")
+    length = evaluation.length
+    ties = _count(evaluation.length_ties, "pair")
+    equal = f"; {ties} of equal length at one half each" if evaluation.length_ties else ""
+    of = f"of {_count(evaluation.pairs, 'pair')} of {_count(evaluation.prompts, 'prompt')}"
+    yield _row("accuracy", evaluation.accuracy, f"in the right order, {of}")
     yield _row("longer wins", length.longer_wins, f"choosing the longer response, without a model{equal}")
     yield _row("gain over longer wins", length.gain, "the first row minus the second, on the same pairs", sign="+")
     if length.better_is_shorter is None:
         yield TableRow("better is shorter", "–", "", "no pair has a better response that is the shorter one")
     else:
-        shorter = f"accuracy on the {length.better_is_shorter.count:,} pairs whose better response is shorter"
+        shorter = f"accuracy on {_count(length.better_is_shorter.count, 'pair')} whose better response is shorter"
         yield _row("better is shorter", length.better_is_shorter, shorter)
     correlation = "–" if length.correlation is None else _signed(length.correlation, "+")
     yield TableRow("reward and length", correlation, "", "Spearman's correlation over all responses")
@@ -171,12 +173,12 @@ def _leakage_rows(evaluation: Evaluation) -> Iterator[TableRow]:
     if leakage is None:
         yield TableRow("leaked prompts", "–", "", "not measured: the training prompts are not known")
         return
-    of = f"of {evaluation.prompts:,} prompts also stand in training"
+    of = f"of {_count(evaluation.prompts, 'prompt')}: those that also stand in training"
     yield TableRow("leaked prompts", f"{leakage.prompts:,}", "", of)
     if leakage.leaked is not None:
-        yield _row("… accuracy on them", leakage.leaked, f"{leakage.leaked.count:,} pairs")
+        yield _row("… accuracy on them", leakage.leaked, _count(leakage.leaked.count, "pair"))
     if leakage.prompts and leakage.clean is not None:
-        yield _row("… on the others", leakage.clean, f"{leakage.clean.count:,} pairs")
+        yield _row("… on the others", leakage.clean, _count(leakage.clean.count, "pair"))
 
 
 def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
@@ -193,7 +195,7 @@ def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
 
 def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
     if ranking is not None:
-        rankings = f"{ranking.kendall_tau.count:,} rankings of more than two responses"
+        rankings = f"{_count(ranking.kendall_tau.count, 'ranking')} of more than two responses"
         yield _row("Kendall's tau-b", ranking.kendall_tau, f"mean over {rankings}", sign="+")
         hit = f"highest reward has the highest score; {ranking.best_of_k.chance:.3f} by chance"
         yield _row("best of K", ranking.best_of_k, hit)
@@ -204,6 +206,10 @@ def _row(name: str, estimate: Estimate, explanation: str, sign: str = "") -> Tab
     if not estimate.is_resolved:
         explanation += "; not resolved from " + (f"chance ({estimate.chance:.3g})" if estimate.chance else "0")
     return TableRow(name, _signed(estimate.value, sign), interval, explanation)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _signed(value: float, sign: str) -> str:

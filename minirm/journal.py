@@ -38,7 +38,9 @@ class Journal:
         if folder is not None:
             _forget_after(folder / "log.jsonl", stage, done)
             self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done or None, flush_secs=10)
+            # A folder for each stage, since what is purged on resuming is purged from the whole folder.
+            board = folder / "tensorboard" / stage.replace(" ", "_")
+            self.board = SummaryWriter(str(board), purge_step=done + 1 if done else None, flush_secs=10)
 
     def __enter__(self) -> "Journal":
         return self

@@ -14,8 +14,9 @@ from minirm.config import TrainConfig
 from minirm.losses import all_pairs_loss, centering_penalty, number_of_pairs, plackett_luce_loss, rao_kupper_loss
 from minirm.packing import PackedBatch
 
-BLOCK = 64
-"""From this K on, all pairs are summed block by block, and (B, K, K) is never held."""
+BLOCK = 256
+"""From this K on, all pairs are summed block by block, and (B, K, K) is never held. Below, it is small beside what the
+backbone holds, and to compute blocks twice only costs time: 1.9 times as much at K = 128 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def _rao_kupper_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) 
     """Return (B,) the mean over the pairs i < j of a row, a tie in score being an outcome of its own."""
     first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], offset=1, device=rewards.device)
     real = batch.mask[:, first] & batch.mask[:, second]  # (B, pairs)
+    rewards = rewards.masked_fill(~batch.mask, 0.0)  # NaN behind the mask would reach the gradient through 0 · NaN
     outcome = (batch.scores[:, first] - batch.scores[:, second]).sign()
     pairs = (side.flatten() for side in (rewards[:, first], rewards[:, second], outcome))
     losses = rao_kupper_loss(*pairs, tie_width=config.tie_width).view(real.shape)
@@ -87,7 +89,7 @@ def _count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     scores = batch.scores.masked_fill(~batch.mask, torch.nan)
     better = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
     ahead = (rewards[:, :, None] - rewards[:, None, :]).sign()
-    return ((ahead + 1) / 2 * better).sum(), better.sum()
+    return torch.where(better, (ahead + 1) / 2, 0.0).sum(), better.sum()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """From files of comparisons to a run folder: split, tokenizer, language-model stage, reward stage, evaluation."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
+import io
+import json
 import platform
 import tempfile
 import time
@@ -30,7 +33,7 @@ from minirm.reward_model import RewardModel
 from minirm.scoring import score_comparisons, swap_prompts
 from minirm.splits import draw_validation, prompt_key
 from minirm.stream import Stream, TokenStore, preferred
-from minirm.survey import DataSummary, describe, usable
+from minirm.survey import MERGED, DataSummary, describe, usable
 from minirm.tokenizer import Tokenizer
 from minirm.train import Evaluated, Trainer
 
@@ -38,6 +41,8 @@ SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
 SECONDS_BETWEEN_SAVES = 300.0
 LANGUAGE_MODEL, REWARD = "language model", "reward"
+KEPT = ("cut", "merged", MERGED)
+"""How counts of what happened to a row that stayed begin."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,21 @@ class Prepared:
     tokenizer: Tokenizer
     summary: DataSummary
     counts: Counter[str]
+    """What was cut, merged or dropped, by part and reason."""
     training_prompts: np.ndarray  # (prompts, 16) uint8
     validation: list[Comparison]
     stores: dict[str, TokenStore]
+
+    def description(self) -> dict:
+        """Return what data.json holds: equal for equal data, however often it is read."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, store in sorted(self.stores.items()):
+            digest.update(name.encode())
+            for column in (store.tokens, store.piece_ends, store.scores, store.row_ends, store.dials):
+                digest.update(column)
+        summary, counts = dataclasses.asdict(self.summary), dict(sorted(self.counts.items()))
+        text = json.dumps({"summary": summary, "counts": counts, "digest": digest.hexdigest()})
+        return json.loads(text)  # as it is read back: keys that are numbers become text
 
 
 @dataclass
@@ -80,6 +97,10 @@ class Split:
     config: DataConfig
     seed: int
     held_out: frozenset[bytes] = field(default_factory=frozenset)
+
+    def names(self, part: str) -> str:
+        """Return the files of a part, for messages."""
+        return _names(self.config.validation if self.config.validation and part == "validation" else self.config.data)
 
     def rows(self, part: str) -> Iterator[Comparison]:
         """Yield the comparisons of "training" or "validation", reading the files anew."""
@@ -106,25 +127,37 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
         frozenset() if data.validation else draw_validation(keys, data.validation_share / 100, config.reward.seed)
     )
     split = Split(data, config.reward.seed, held_out)
+    validation = list(usable(split.rows("validation"), Counter(), keep_ties=config.reward.loss == "rao_kupper"))
+    if not any(len(set(c.scores)) > 1 and c.probability != 0.5 for c in validation):
+        raise InputError(f"{split.names('validation')}: no pair of the validation part has a better response")
     tokenizer = Tokenizer.train(_texts(split.rows("training")), data.vocab_size)
     counts: Counter[str] = Counter()
-    stores = {}
+    stores: dict[str, TokenStore] = {}
     for part in ("training", "validation"):
-        own: Counter[str] = Counter()
-        comparisons = usable(split.rows(part), own, keep_ties=config.reward.loss == "rao_kupper")
-        encoded = fit(tokenize(comparisons, tokenizer), config.packing, own)
-        stores[f"{part} {REWARD}"] = TokenStore.write(encoded, folder / part / "comparisons")
-        if config.language_model.epochs:
-            texts = fit(tokenize(split.rows(part), tokenizer), config.packing, Counter())
-            chosen = map(preferred, texts) if data.language_model_responses == "preferred" else texts
-            stores[f"{part} {LANGUAGE_MODEL}"] = TokenStore.write(chosen, folder / part / "texts")
-        counts.update({f"{part}: {name}": count for name, count in own.items() if count})
-        if not len(stores[f"{part} {REWARD}"]):
-            files = data.validation if data.validation and part == "validation" else data.data
-            raise InputError(f"{_names(files)}: {part} part holds no two responses that differ in score")
-    validation = list(usable(split.rows("validation"), Counter()))
+        stores |= _encode(config, split, part, tokenizer, folder / part, counts)
     trained_on = np.frombuffer(b"".join(sorted(keys - held_out)), dtype=np.uint8).reshape(-1, 16)
     return Prepared(tokenizer, summary, counts, trained_on, validation, stores)
+
+
+def _encode(
+    config: RunConfig, split: Split, part: str, tokenizer: Tokenizer, folder: Path, counts: Counter[str]
+) -> dict[str, TokenStore]:
+    """Write one part's stores for both stages, and add to `counts` what was cut, merged or dropped."""
+    counts_of = {REWARD: Counter(), LANGUAGE_MODEL: Counter()}
+    comparisons = usable(split.rows(part), counts_of[REWARD], keep_ties=config.reward.loss == "rao_kupper")
+    encoded = fit(tokenize(comparisons, tokenizer), config.packing, counts_of[REWARD])
+    stores = {REWARD: TokenStore.write(encoded, folder / "comparisons")}
+    if config.language_model.epochs:
+        texts = fit(tokenize(split.rows(part), tokenizer), config.packing, counts_of[LANGUAGE_MODEL])
+        chosen = map(preferred, texts) if config.data.language_model_responses == "preferred" else texts
+        stores[LANGUAGE_MODEL] = TokenStore.write(chosen, folder / "texts")
+    for stage, store in stores.items():
+        if not len(store):
+            dropped = {count: name for name, count in counts_of[stage].items() if not name.startswith(KEPT)}
+            why = f", most of it ({max(dropped)}) {dropped[max(dropped)]}" if dropped else ""
+            raise InputError(f"{split.names(part)}: nothing of the {part} part is left for the {stage}{why}")
+        counts.update({f"{part}, {stage}: {name}": n for name, n in counts_of[stage].items() if n})
+    return {f"{part} {stage}": store for stage, store in stores.items()}
 
 
 def _noting_keys(rows: Iterable[Comparison], keys: set[bytes]) -> Iterator[Comparison]:
@@ -144,7 +177,7 @@ def train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: bo
 
     Args:
         folder: must be absent or empty, unless training is resumed.
-        resume: go on from the state that an interrupted run of the same configuration saved.
+        resume: go on from the state that an interrupted run of the same configuration and data saved.
     Returns:
         None if the observer stopped the run; its state is saved.
     Raises:
@@ -155,7 +188,9 @@ def train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: bo
     with tempfile.TemporaryDirectory(prefix="minirm-") as work:
         prepared = prepare(config, Path(work))
         config = replace(config, model=replace(config.model, vocab_size=prepared.tokenizer.vocab_size))
-        if is_writer():
+        if resume:
+            _check_unchanged(prepared, folder)
+        elif is_writer():
             _write_description(config, prepared, folder)
         stages = _Stages(config, prepared, folder, observer, checkpoint.saved_stage(folder) if resume else None)
         model = stages.train_both()
@@ -238,6 +273,7 @@ def read_config(folder: Path) -> RunConfig:
 
 def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
     """Evaluate on the validation part, and write weights, figures and pictures."""
+    checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())  # first, lest a fault below lose them
     score = partial(score_comparisons, model, prepared.tokenizer, config.packing)
     rewards = score(prepared.validation)
     evaluation = evaluate(
@@ -249,7 +285,6 @@ def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Pa
     )
     everything = np.concatenate([np.array(row) for row in rewards])
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
-    checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())
     checkpoint.write_json(folder / checkpoint.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
     history = read_log(folder, REWARD)
     write_evaluation(
@@ -264,14 +299,28 @@ def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> N
         folder / checkpoint.CONFIG, {"format": checkpoint.FORMAT, "versions": versions, **config.to_json()}
     )
     checkpoint.write_whole(folder / checkpoint.TOKENIZER, prepared.tokenizer.save)
-    summary = {"summary": dataclasses.asdict(prepared.summary), "counts": dict(sorted(prepared.counts.items()))}
-    checkpoint.write_json(folder / checkpoint.DATA, summary)
-    checkpoint.write_whole(folder / checkpoint.PROMPTS, lambda path: _save_array(path, prepared.training_prompts))
+    checkpoint.write_json(folder / checkpoint.DATA, prepared.description())
+    checkpoint.write_whole(folder / checkpoint.PROMPTS, lambda p: p.write_bytes(_npy(prepared.training_prompts)))
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # given a name, np.save would add an ending to it
-        np.save(file, array, allow_pickle=False)
+def _check_unchanged(prepared: Prepared, folder: Path) -> None:
+    """Refuse to go on with other data than the run began with; nothing is touched."""
+    tokenizer, prompts = Tokenizer.load(folder / checkpoint.TOKENIZER), folder / checkpoint.PROMPTS
+    same = {
+        checkpoint.TOKENIZER: tokenizer.bpe.to_str() == prepared.tokenizer.bpe.to_str(),
+        checkpoint.PROMPTS: prompts.is_file() and prompts.read_bytes() == _npy(prepared.training_prompts),
+        checkpoint.DATA: checkpoint.read_json(folder / checkpoint.DATA) == prepared.description(),
+    }
+    changed = [name for name, is_same in same.items() if not is_same]
+    if changed:
+        named = ", ".join(changed)
+        raise InputError(f"{folder}: the data changed since this run began ({named} would differ): train anew")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()  # given a name, np.save would add an ending to it
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def prompt_set(keys: np.ndarray) -> frozenset[bytes]:

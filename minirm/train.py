@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -33,7 +33,7 @@ class Step:
     cases: int  # pairs, or targets of the language model
     comparisons: int
     tokens: int
-    seconds: float
+    seconds: float  # waiting for its batches included; evaluations, and what the caller does meanwhile, are not
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Trainer:
         """Yield each step and each evaluation until the last step, or until patience ends.
 
         Raises:
-            InputError: a loss or gradient is not finite; the message names step, batch and rows.
+            InputError: a loss or gradient is not finite; the message names the step, and in training batch and rows.
         """
         if self.progress.step == 0:
             torch.manual_seed(self.config.seed)
@@ -111,12 +111,13 @@ class Trainer:
                 return
             count = len(range(start + self.rank, min(start + self.window, len(plan)), self.processes))
             self.progress.steps_in_epoch += 1
-            yield self.step(list(islice(batches, count)))
+            yield self.step(islice(batches, count))
         self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
 
-    def step(self, window: Sequence[PackedBatch]) -> Step:
+    def step(self, window: Iterable[PackedBatch]) -> Step:
         """Take one optimizer step on this process's batches of a window."""
         began = time.perf_counter()
+        window = list(window)
         self.model.train()
         rate = rate_at(self.progress.step, self.steps, self.config)
         for group in self.optimizer.param_groups:
@@ -197,12 +198,19 @@ class Trainer:
         return loss / max(weight, 1e-30), hits / max(cases, 1)
 
     def _evaluate_if_due(self) -> Iterator[Evaluated]:
-        """Evaluate after every so many steps and after the last one, and keep the weights if they are the best."""
+        """Evaluate after every so many steps and after the last one, and keep the weights if they are the best.
+
+        Raises:
+            InputError: the validation loss is not finite.
+        """
         step = self.progress.step
         due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
         if not due or self.progress.evaluated_step == step:
             return
         loss, accuracy = self.evaluate()
+        if not math.isfinite(loss):
+            rate = f"learning_rate={self.config.learning_rate} may be too high"
+            raise InputError(f"validation loss is {loss} after step {step}: {rate}")
         best = loss < self.progress.best_loss
         if best:
             self.progress.best_loss, self.progress.best_step = loss, step

@@ -1,7 +1,7 @@
 """One loop: the same mathematics however a step is cut into batches and processes, and however often it is resumed."""
 
 import math
-import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,27 +91,35 @@ def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
     assert RewardObjective(config).row_weights(batch).sum() == len(losses) == int(outcome.cases)
 
 
-def _process(rank: int, folder: str, port: int, cut: list[list[int]]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+CUTS = {"halves": [[0, 1, 2, 3], [4, 5, 6, 7]], "nothing for the second": [[0, 1, 2, 3, 4, 5, 6, 7], []]}
+
+
+def _process(rank: int, folder: str) -> None:
+    """Take one step with each of the cuts."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.set_num_threads(1)
+    for name, cut in CUTS.items():
+        _step_of_a_process(rank, Path(folder) / name, cut)
+    dist.destroy_process_group()
+
+
+def _step_of_a_process(rank: int, folder: Path, cut: list[list[int]]) -> None:
     config = TrainConfig(clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
     comparisons = some_comparisons(8, seed=5)
-    store = TokenStore.write(comparisons, Path(folder) / str(rank))
+    store = TokenStore.write(comparisons, folder / str(rank))
     stream = Stream(store, PackingConfig())
     trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(config), stream, stream, config)
     trainer.step([pack([comparisons[i]]) for i in cut[rank]])
     if rank == 0:
-        torch.save(weights(trainer), f"{folder}/weights.pt")
-    dist.destroy_process_group()
+        torch.save(weights(trainer), folder / "weights.pt")
 
 
-@pytest.mark.parametrize("cut", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1, 2, 3, 4, 5, 6, 7], []]])
-def test_two_processes_take_the_step_that_one_would(tmp_path, cut):
-    """The second case: the last window is short, and one process has nothing to do in it."""
-    mp.spawn(_process, (str(tmp_path), 20_000 + os.getpid() % 20_000 + len(cut[1]), cut), nprocs=2)
+def test_two_processes_take_the_step_that_one_would(tmp_path):
+    """In the second cut the last window is short, and one process has nothing to do in it."""
+    mp.spawn(_process, (str(tmp_path),), nprocs=2)
     whole = step_in_windows(tmp_path / "whole", "prompt", [8])
-    torch.testing.assert_close(torch.load(tmp_path / "weights.pt"), whole)
+    for name in CUTS:
+        torch.testing.assert_close(torch.load(tmp_path / name / "weights.pt"), whole)
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
@@ -175,6 +183,26 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_rows(tmp_path):
         trainer.model.head.weight.fill_(torch.nan)
     with pytest.raises(InputError, match=r"loss is nan at step 1, batch 1 of its window, training rows \d+, \d+, "):
         list(trainer.run())
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """One step at an absurd rate: the training loss was taken before it, so only the evaluation can see the damage."""
+    trainer = make_trainer(tmp_path, TrainConfig(learning_rate=1e30, warmup=0.0), PackingConfig())
+    message = r"validation loss is (nan|inf) after step 1: learning_rate=1e\+30 may be too high"
+    with pytest.raises(InputError, match=message):
+        list(trainer.run())
+    assert not trainer.best_weights and trainer.progress.best_loss == math.inf
+
+
+def test_seconds_of_a_step_include_the_wait_for_its_batches(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig())
+    batch = pack(some_comparisons(2))
+
+    def late():
+        time.sleep(0.2)
+        yield batch
+
+    assert trainer.step([batch]).seconds < 0.2 <= trainer.step(late()).seconds
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion"])
