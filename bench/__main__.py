@@ -6,7 +6,6 @@ import sys
 NAMES = {
     "losses": "time and memory of the losses, against loops and against TRL's formula",
     "preferences": "real preferences, against what needs no neural network",
-    "speed": "training and scoring, against TRL and a padded loop",
 }
 
 

@@ -130,7 +130,8 @@ def hh_harmless(data: Path, recipe: Recipe, folds: int) -> tuple[Scored, list[Ha
 def train_test(data: Path, name: str, recipe: Recipe) -> tuple[Scored, list[Hashable]]:
     """Return the test set, scored by models that learned from the training set."""
     parts = {
-        part: list(usable(read_comparisons([data / name / f"{part}.jsonl.gz"]), Counter())) for part in ("train", "test")
+        part: list(usable(read_comparisons([data / name / f"{part}.jsonl.gz"]), Counter()))
+        for part in ("train", "test")
     }
     return (parts["test"], measure(parts["train"], parts["test"], recipe)), [prompt_key(row) for row in parts["test"]]
 
