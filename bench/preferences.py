@@ -65,8 +65,8 @@ RECIPES = {
     "alpaca-rankings": Recipe(
         sized("tiny", layers=3, max_positions=384, dropout=0.1),
         PackingConfig(tokens_per_batch=16384, max_tokens=384),
-        TrainConfig(epochs=1.0, learning_rate=2e-3, evaluate_every=1.0),
-        TrainConfig(epochs=2.0, learning_rate=1e-3, evaluate_every=2.0),
+        TrainConfig(epochs=0.3, learning_rate=2e-3, evaluate_every=0.3),
+        TrainConfig(epochs=1.0, learning_rate=1e-3, evaluate_every=1.0),
     ),
 }
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 import minirm
-
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.losses import bradley_terry_loss
 from minirm.objectives import RewardObjective
