@@ -66,10 +66,16 @@ class TokenStore:
             prompt, tuple(responses), tuple(self.scores[first + 1 : last].tolist()), *self.dials[row].tolist()
         )
 
-    def lengths(self) -> np.ndarray:
-        """Return the tokens of each comparison, (rows,)."""
-        ends = self.piece_ends[self.row_ends - 1] if len(self) else np.empty(0, np.int64)
-        return np.diff(ends, prepend=0)
+    def lengths(self, *, share_prompt: bool = True) -> np.ndarray:
+        """Return the tokens of each comparison as it is packed, (rows,)."""
+        if not len(self):
+            return np.empty(0, np.int64)
+        together = np.diff(self.piece_ends[self.row_ends - 1], prepend=0)
+        if share_prompt:
+            return together
+        prompts = np.append(0, self.row_ends[:-1])  # (rows,) which pieces are prompts
+        responses = self.row_ends - prompts - 1
+        return together + (responses - 1) * np.diff(self.piece_ends, prepend=0)[prompts]
 
 
 def _mapped(path: Path, dtype: type) -> np.ndarray:
@@ -94,7 +100,7 @@ class Stream:
 
     def plan(self, epoch: int | None) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch, shuffled; None is the order for evaluation, by length."""
-        lengths = self.store.lengths()
+        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
         rng = np.random.default_rng([self.seed, epoch or 0])
         order = np.argsort(lengths, kind="stable") if epoch is None else rng.permutation(len(lengths))
         batches = []

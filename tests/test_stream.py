@@ -1,0 +1,150 @@
+"""Comparisons on disk, and the order in which training meets them."""
+
+import threading
+import time
+from dataclasses import replace
+from itertools import count, islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from minirm.config import PackingConfig
+from minirm.packing import Encoded, pack
+from minirm.stream import Stream, TokenStore, ahead, preferred
+from tests.strategies import encoded_batches
+
+
+def of_lengths(lengths: list[int], responses: int = 2) -> list[Encoded]:
+    """Return comparisons of so many tokens each; the first token is the number of the row."""
+    comparisons = []
+    for row, length in enumerate(lengths):
+        texts = np.array_split(np.arange(length, dtype=np.int32), responses + 1)
+        texts[0][0] = row
+        comparisons.append(Encoded(texts[0], tuple(texts[1:]), tuple(map(float, range(responses)))))
+    return comparisons
+
+
+@pytest.fixture
+def lengths() -> list[int]:
+    return np.random.default_rng(0).integers(6, 120, size=2500).tolist()  # more than two windows
+
+
+@pytest.fixture
+def store(tmp_path, lengths) -> TokenStore:
+    return TokenStore.write(of_lengths(lengths), tmp_path / "store")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=encoded_batches(), dials=st.tuples(*[st.floats(0, 1e6)] * 3))
+def test_what_is_stored_is_read_back_with_margin_weight_and_probability(tmp_path, batch, dials):
+    batch = [replace(batch[0], margin=dials[0], weight=dials[1], probability=dials[2]), *batch[1:]]
+    store = TokenStore.write(batch, tmp_path / "store")
+    assert len(store) == len(batch)
+    for row, item in enumerate(batch):
+        read = store[row]
+        for text, expected in zip((read.prompt, *read.responses), (item.prompt, *item.responses), strict=True):
+            assert text.dtype == np.int32 and np.array_equal(text, expected)
+        assert (read.scores, read.margin) == (item.scores, item.margin)
+        assert (read.weight, read.probability) == (item.weight, item.probability)
+    assert store.lengths().tolist() == [item.tokens for item in batch]
+    for shared in (True, False):
+        packed = [len(pack([item], share_prompt=shared).tokens) for item in batch]
+        assert store.lengths(share_prompt=shared).tolist() == packed
+
+
+def test_a_store_is_a_memory_map_and_may_be_empty(store, tmp_path):
+    assert all(isinstance(column.base, np.memmap) or isinstance(column, np.memmap) for column in vars(store).values())
+    empty = TokenStore.write([], tmp_path / "empty")
+    assert len(empty) == 0 and empty.lengths().tolist() == [] and Stream(empty, PackingConfig()).plan(0) == []
+
+
+def test_the_preferred_response_is_the_first_of_the_highest_score():
+    [item] = of_lengths([12], responses=3)
+    chosen = preferred(replace(item, scores=(1.0, 2.0, 2.0), weight=3.0))
+    assert chosen.scores == (2.0,) and chosen.responses[0] is item.responses[1] and chosen.weight == 3.0
+
+
+def as_lists(plan: list[np.ndarray]) -> list[list[int]]:
+    return [rows.tolist() for rows in plan]
+
+
+def test_a_plan_is_the_same_for_the_same_seed_and_epoch_and_no_other(store):
+    plan = as_lists(Stream(store, PackingConfig(), seed=3).plan(1))
+    assert plan == as_lists(Stream(store, PackingConfig(), seed=3).plan(1))
+    assert plan != as_lists(Stream(store, PackingConfig(), seed=3).plan(2))
+    assert plan != as_lists(Stream(store, PackingConfig(), seed=4).plan(1))
+
+
+@pytest.mark.parametrize("epoch", [0, 5, None])
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_every_row_is_met_once_and_the_budget_is_held(store, epoch, share_prompt):
+    packing = PackingConfig(tokens_per_batch=100, comparisons_per_batch=7, share_prompt=share_prompt)
+    plan = Stream(store, packing).plan(epoch)
+    assert sorted(row for rows in plan for row in rows) == list(range(len(store)))
+    tokens = store.lengths(share_prompt=share_prompt)
+    assert max(len(rows) for rows in plan) == 7
+    assert all(len(rows) == 1 or tokens[rows].sum() <= 100 for rows in plan)
+    assert any(len(rows) == 1 and tokens[rows].sum() > 100 for rows in plan)  # a longer row has a batch of its own
+
+
+def test_a_packed_batch_has_the_tokens_that_the_plan_counted(store):
+    for share_prompt in (True, False):
+        stream = Stream(store, PackingConfig(tokens_per_batch=400, share_prompt=share_prompt))
+        rows = stream.plan(0)[0]
+        assert len(stream.packed(rows).tokens) == store.lengths(share_prompt=share_prompt)[rows].sum() <= 400
+
+
+def test_like_lengths_lie_together_in_shuffled_batches(store, lengths):
+    plan = Stream(store, PackingConfig(tokens_per_batch=1000)).plan(0)
+    lengths = np.array(lengths)
+    spread = np.mean([np.ptp(lengths[rows]) for rows in plan])
+    unsorted = np.mean([np.ptp(lengths[start : start + 16]) for start in range(0, len(lengths), 16)])
+    assert spread < 0.1 * unsorted
+    mean_lengths = [lengths[rows].mean() for rows in plan]
+    assert abs(np.corrcoef(mean_lengths, np.arange(len(plan)))[0, 1]) < 0.3  # short and long batches come mixed
+
+
+def test_the_order_for_evaluation_is_by_length(store, lengths):
+    order = np.concatenate(Stream(store, PackingConfig()).plan(None))
+    assert np.array(lengths)[order].tolist() == sorted(lengths)
+
+
+def test_batches_may_be_entered_anywhere(store):
+    stream = Stream(store, PackingConfig(tokens_per_batch=500))
+    plan = stream.plan(2)[:12]
+    everything, rest = list(stream.batches(plan)), list(stream.batches(plan[9:]))
+    assert [batch.rows for batch in everything] == [tuple(rows) for rows in as_lists(plan)]
+    for batch, expected in zip(rest, everything[9:], strict=True):
+        assert batch.rows == expected.rows and torch.equal(batch.tokens, expected.tokens)
+
+
+def test_a_view_is_applied_to_each_comparison_before_it_is_packed(store):
+    stream = Stream(store, PackingConfig(tokens_per_batch=500), view=preferred)
+    assert stream.packed(stream.plan(0)[0]).mask.shape[1] == 1
+
+
+def test_ahead_yields_all_in_order_and_passes_on_an_error_in_its_place():
+    def broken():
+        yield from range(3)
+        raise OSError("the disk is gone")
+
+    items = ahead(broken())
+    assert list(islice(items, 3)) == [0, 1, 2]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+    assert list(ahead(iter(range(100)))) == list(range(100))
+
+
+def test_ahead_works_no_further_than_its_depth_and_ends_its_thread():
+    before, made = set(threading.enumerate()), []
+    items = ahead((made.append(n) or n for n in count()), depth=2)
+    assert next(items) == 0
+    [worker] = set(threading.enumerate()) - before
+    time.sleep(0.3)
+    assert len(made) <= 5  # one is taken, two lie ready, one waits for a place
+    items.close()
+    worker.join(timeout=2)
+    assert not worker.is_alive()
