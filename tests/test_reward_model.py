@@ -1,0 +1,69 @@
+"""The head, the shape of the rewards, and the sizes by name."""
+
+import pytest
+import torch
+
+from minirm.config import SIZES, ModelConfig, sized
+from minirm.errors import InputError
+from minirm.packing import pack
+from minirm.reward_model import RewardModel
+from tests.strategies import ARCHITECTURES
+from tests.test_train import some_comparisons
+
+
+def test_the_head_has_no_bias_and_variance_one_over_width_plus_one():
+    torch.manual_seed(0)
+    weights = torch.cat([RewardModel(sized("tiny", vocab_size=8)).head.weight.flatten() for _ in range(40)])
+    assert RewardModel(sized("tiny", vocab_size=8)).head.bias is None
+    assert weights.var().item() == pytest.approx(1 / 129, rel=0.1)
+    assert weights.mean().item() == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_places_without_a_response_hold_zero_and_pass_no_gradient(name):
+    model = RewardModel(ARCHITECTURES[name])
+    batch = pack(some_comparisons(9))
+    rewards = model(batch)
+    assert rewards.shape == batch.mask.shape and not batch.mask.all()
+    assert torch.equal(rewards[~batch.mask], torch.zeros((~batch.mask).sum()))
+    [gradient] = torch.autograd.grad(rewards[~batch.mask].sum(), [model.head.weight])
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_sizes_by_name_can_be_overridden_field_by_field():
+    config = sized("small", layers=6, kv_heads=2, dropout=None)
+    assert (config.layers, config.width, config.heads, config.kv_heads, config.dropout) == (6, 256, 4, 2, 0.0)
+    assert all(sized(name).width == size["width"] for name, size in SIZES.items())
+
+
+def test_gpt2_by_name_has_gpt2s_number_of_parameters():
+    with torch.device("meta"):
+        model = RewardModel(sized("gpt2", vocab_size=50257))
+    counted = sum(p.numel() for p in model.backbone.parameters())
+    assert counted == 124_439_808  # as Hugging Face counts GPT2Model
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 10, "heads": 4}, "width=10 must be a multiple of heads=4"),
+        ({"heads": 4, "kv_heads": 3}, "heads=4 must be a multiple of kv_heads=3"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
+        ({"layers": 0}, "layers=0 must be at least 1"),
+        ({"style": "llama", "width": 12, "heads": 4}, "width/heads=3 must be even"),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_field_value_and_rule(fields, message):
+    with pytest.raises(InputError, match=message):
+        ModelConfig(**fields)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_queries_start_equal_to_keys(name):
+    """A token then looks first for tokens like itself."""
+    config = ARCHITECTURES[name]
+    attention = RewardModel(config).backbone.blocks[0].attention
+    q, k, _ = attention.qkv.weight.split(attention.widths)
+    groups = config.heads // config.key_value_heads
+    q = q.view(config.key_value_heads, groups, config.head_width, config.width)
+    assert torch.equal(q, k.view(config.key_value_heads, 1, config.head_width, config.width).expand_as(q))
