@@ -1,0 +1,162 @@
+"""Who sees whom, read off the tiles, is what the definition says by a naive loop; no token is forgotten or repeated."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minirm.layout import TILE_ALLOWANCE, TILE_SLACK, Layout, Tiles, lay_out
+
+Segments = tuple[list[int], list[int], list[int]]  # lengths, parents, reads
+
+
+@st.composite
+def forests(draw: st.DrawFn, before: int = 0, most_tokens: int = 6) -> Segments:
+    """Draw 1 to 9 segments, each continuing nothing or any segment before it."""
+    count = draw(st.integers(1, 9))
+    lengths = draw(st.lists(st.integers(1, most_tokens), min_size=count, max_size=count))
+    parents = [draw(st.integers(-1, before + s - 1)) for s in range(count)]
+    reads = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=count, unique=True))
+    return lengths, parents, reads
+
+
+def seen_by_definition(lengths: Sequence[int], parents: Sequence[int]) -> list[set[int]]:
+    """Return for each token which tokens it sees: j ≤ i in its own segment, and all of the segments it continues."""
+    segment = [s for s, length in enumerate(lengths) for _ in range(length)]
+    lineage: list[set[int]] = []
+    for parent in parents:
+        lineage.append(lineage[parent] | {parent} if parent >= 0 else set())
+    tokens = range(len(segment))
+    return [
+        {j for j in tokens if segment[j] in lineage[segment[i]] or (segment[j] == segment[i] and j <= i)}
+        for i in tokens
+    ]
+
+
+def seen_by_tiles(tiles: Tiles) -> list[list[int]]:
+    """Return for each query the keys it sees, read off masks or the kernel's triangle."""
+    laid_end_to_end = []
+    for tile in tiles.tiles:
+        n, R = tile.queries.shape
+        mask = tile.mask()
+        if mask is None:
+            mask = torch.ones(R, tile.keys.shape[1], dtype=torch.bool).tril().expand(n, 1, -1, -1)
+        for row in range(n):
+            laid_end_to_end += [tile.keys[row][mask[row, 0, r]].tolist() for r in range(R)]
+    return [laid_end_to_end[place] for place in tiles.order.tolist()]
+
+
+def check_sees(layout: Layout, expected: list[set[int]]) -> None:
+    """Compare with what each token of the layout should see, itself being the last."""
+    found = seen_by_tiles(layout.everywhere)
+    assert len(found) == len(expected)
+    for keys, wanted in zip(found, expected, strict=True):
+        assert set(keys) == wanted and len(keys) == len(wanted)  # each once
+    at_reads = seen_by_tiles(layout.at_reads)
+    assert [set(keys) for keys in at_reads] == [expected[token] for token in layout.reads.tolist()]
+    assert layout.positions.tolist() == [len(wanted) - 1 for wanted in expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=forests())
+def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
+    lengths, parents, reads = forest
+    layout = lay_out(lengths, parents, reads)
+    check_sees(layout, seen_by_definition(lengths, parents))
+    ends = np.cumsum(lengths) - 1
+    assert layout.reads.tolist() == ends[reads].tolist()
+    assert layout.tokens == sum(lengths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_segments_may_continue_what_earlier_layouts_hold(data):
+    lengths, parents, reads = data.draw(forests())
+    layout = lay_out(lengths, parents, reads)
+    for _ in range(2):
+        before = sum(lengths)
+        more, their_parents, reads = data.draw(forests(before=len(lengths)))
+        layout = lay_out(more, their_parents, reads, layout)
+        lengths, parents = lengths + more, parents + their_parents
+        expected = seen_by_definition(lengths, parents)
+        assert layout.tokens == sum(lengths) and len(layout.paths) == len(lengths)
+        check_sees(layout, expected[before:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(forest=forests(most_tokens=400))
+def test_tiles_waste_no_more_than_they_may(forest):
+    lengths, parents, reads = forest
+    layout = lay_out(lengths, parents, reads)
+    for tiles, is_read in ((layout.everywhere, False), (layout.at_reads, True)):
+        for tile in tiles.tiles:
+            ends = tile.visible[:, -1]  # keys of each segment
+            sizes = [1 if is_read else len(set(row.tolist())) for row in tile.queries]
+            needed = sum(size * int(end) for size, end in zip(sizes, ends, strict=True))
+            held = tile.queries.shape[0] * tile.queries.shape[1] * tile.keys.shape[1]
+            assert held <= max(needed, TILE_SLACK * needed + TILE_ALLOWANCE)
+
+
+def test_segments_of_very_different_length_lie_in_tiles_of_their_own():
+    layout = lay_out([1000, 3, 1000, 2], [-1] * 4, [0])
+    shapes = [tuple(tile.queries.shape) for tile in layout.everywhere.tiles]
+    assert shapes == [(2, 3), (2, 1000)]
+
+
+def test_the_triangle_is_the_mask_only_where_nothing_stands_before():
+    prompts, responses = lay_out([3, 4], [-1, -1], [0, 1]).everywhere.tiles, lay_out([3, 4], [-1, 0], [1]).everywhere
+    assert all(tile.causal and tile.mask() is None for tile in prompts)
+    assert [tile.mask() is None for tile in responses.tiles] == [tile.causal for tile in responses.tiles]
+    assert not all(tile.causal for tile in responses.tiles)
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=forests())
+def test_levels_hold_every_token_once_and_parents_before_children(forest):
+    lengths, parents, reads = forest
+    layout = lay_out(lengths, parents, reads)
+    order = torch.cat([level.order for level in layout.levels])
+    assert sorted(order.tolist()) == list(range(sum(lengths)))
+    assert order[layout.level_order].tolist() == list(range(sum(lengths)))
+    starts = np.cumsum(lengths) - lengths
+    written = {0}
+    for level in layout.levels:
+        firsts = level.order[: level.steps[0]].tolist()
+        members = [starts.tolist().index(first) for first in firsts]
+        sizes = [lengths[s] for s in members]
+        assert sizes == sorted(sizes, reverse=True)
+        assert level.steps.tolist() == [sum(size > step for size in sizes) for step in range(sizes[0])]
+        rows = [layout.memory_rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
+        assert level.parents.tolist() == rows and set(rows) <= written
+        written |= {layout.memory_rows[s] for s in members}
+    assert written == set(range(len(lengths) + 1))  # row 0 is blank
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_memory_of_past_segments_keeps_its_rows(data):
+    lengths, parents, reads = data.draw(forests())
+    past = lay_out(lengths, parents, reads)
+    more, their_parents, reads = data.draw(forests(before=len(lengths)))
+    layout = lay_out(more, their_parents, reads, past)
+    assert layout.memory_rows[: len(lengths)] == past.memory_rows
+    assert sorted(layout.memory_rows) == list(range(1, len(lengths) + len(more) + 1))
+
+
+def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
+    moved = lay_out([3, 2, 4], [-1, 0, 0], [1, 2]).to("meta")
+    tiles = (*moved.everywhere.tiles, *moved.at_reads.tiles)
+    tensors = [moved.positions, moved.reads, moved.level_order, moved.everywhere.order, moved.at_reads.order]
+    tensors += [tensor for tile in tiles for tensor in (tile.queries, tile.keys, tile.visible)]
+    tensors += [tensor for level in moved.levels for tensor in (level.order, level.parents)]
+    assert all(tensor.is_meta for tensor in tensors)
+    assert not any(level.steps.is_meta for level in moved.levels)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_many_segments_of_one_token_are_one_tile(count):
+    layout = lay_out([5] + [1] * count, [-1] + [0] * count, range(1, count + 1))
+    assert len(layout.at_reads.tiles) == 1 and layout.at_reads.tiles[0].queries.shape == (count, 1)
