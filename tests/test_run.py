@@ -1,0 +1,295 @@
+"""From files to a run folder and back into it: what it holds, how data are split, how it is stopped and resumed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from minirm import run
+from minirm.config import DataConfig, PackingConfig, TrainConfig, sized
+from minirm.demo import run_demo
+from minirm.errors import InputError
+from minirm.evaluate import as_table, evaluate
+from minirm.journal import Observer, read_log
+from minirm.records import Comparison, Turn, read_comparisons
+from minirm.run import LANGUAGE_MODEL, REWARD, RunConfig, prepare, train_run
+from minirm.scoring import load
+from minirm.splits import prompt_key
+from minirm.train import Step
+from tests.conftest import kind_and_rude, write_lines
+
+
+class StopAt(Observer):
+    """Stops a run after a step of a stage."""
+
+    def __init__(self, stage: str = "", step: int = 0) -> None:
+        self.stage, self.step, self.stop = stage, step, False
+
+    def event(self, stage, event):
+        self.stop = (stage, event.step) == (self.stage, self.step)
+
+    def should_stop(self):
+        return self.stop
+
+
+def a_config(*files: Path, loss: str = "all_pairs", **reward: object) -> RunConfig:
+    """Return a run of about a second: 2 stages of a few steps."""
+    return RunConfig(
+        DataConfig(files, validation_share=25.0, vocab_size=None),
+        sized("tiny", layers=1, width=16, heads=2, max_positions=64, dropout=0.1),
+        PackingConfig(comparisons_per_batch=8, max_tokens=64),
+        TrainConfig(epochs=2.0, learning_rate=1e-2, evaluate_every=0.5),
+        TrainConfig(**{"epochs": 2.0, "learning_rate": 1e-2, "evaluate_every": 0.5, "loss": loss, **reward}),
+    )
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("data") / "pairs.jsonl", kind_and_rude(40))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, file) -> Path:
+    """An uninterrupted run; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train_run(a_config(file), folder, Observer()) is not None
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_holds_what_its_reference_lists(whole):
+    names = {path.relative_to(whole).parts[0] for path in whole.rglob("*") if path.is_file()}
+    listed = ["config.json", "tokenizer.json", "model.safetensors", "data.json", "training_prompts.npy"]
+    assert {*listed, "metrics.json", "log.jsonl", "tensorboard", "last"} <= names
+    assert not any(name.startswith(".") for name in names)  # nothing unfinished is left behind
+
+
+def test_the_log_holds_every_step_and_evaluation_of_both_stages(whole):
+    for stage in (LANGUAGE_MODEL, REWARD):
+        log = read_log(whole, stage)
+        steps = [entry for entry in log if entry["kind"] == "step"]
+        evaluations = [entry["step"] for entry in log if entry["kind"] == "evaluation"]
+        assert [entry["step"] for entry in steps] == list(range(1, 9)) and evaluations == [2, 4, 6, 8]
+        assert all(entry["comparisons"] <= 8 and entry["seconds"] > 0 for entry in steps)
+        assert sum(entry["comparisons"] for entry in steps) == 2 * 30  # every comparison once an epoch
+        assert next(entry["best"] for entry in log if entry["kind"] == "evaluation") is True
+
+
+def test_the_language_model_stage_learns(whole):
+    losses = [entry["loss"] for entry in read_log(whole, LANGUAGE_MODEL) if entry["kind"] == "evaluation"]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def read_board(folder: Path, stage: str) -> EventAccumulator:
+    board = EventAccumulator(str(folder / "tensorboard" / stage.replace(" ", "_")), size_guidance={"tensors": 0})
+    board.Reload()
+    return board
+
+
+def test_tensorboard_shows_curves_and_texts_with_their_scores(whole):
+    board = read_board(whole, REWARD)
+    training = {"loss", "accuracy", "gradient_norm", "learning_rate", "cases_per_second", "tokens_per_second"}
+    wanted = {f"reward/training/{name}" for name in training} | {"reward/validation/loss", "reward/validation/accuracy"}
+    assert set(board.Tags()["scalars"]) == wanted
+    losses = {entry["step"]: entry["loss"] for entry in read_log(whole, REWARD) if entry["kind"] == "step"}
+    shown = {event.step: event.value for event in board.Scalars("reward/training/loss")}
+    assert shown == pytest.approx(losses, rel=1e-6)
+    texts = board.Tensors("reward/texts/0/text_summary")
+    assert [event.step for event in texts] == [2, 4, 6, 8]
+    table = texts[-1].tensor_proto.string_val[0].decode()
+    prompt, answer, rude = table.split("\n\n")[0], "Gladly, here is answer", "No, go away"
+    assert prompt.startswith("**user** Question") and answer in table and rude in table
+    scores = [float(row.split("|")[1]) for row in table.splitlines()[-2:]]
+    assert scores == sorted(scores, reverse=True)
+    number = prompt.split()[-1].rstrip("?")
+    rewards = load(whole).score([prompt.removeprefix("**user** ")] * 2, [f"{answer} {number}.", f"{rude} {number}."])
+    if read_log(whole, REWARD)[-1]["best"]:  # else the folder holds the weights of an earlier evaluation
+        assert sorted(rewards, reverse=True) == pytest.approx(scores, abs=6e-4)
+
+
+@pytest.mark.parametrize(("stage", "step"), [(LANGUAGE_MODEL, 3), (LANGUAGE_MODEL, 8), (REWARD, 1), (REWARD, 6)])
+def test_a_resumed_run_ends_as_the_uninterrupted_one_did(file, whole, tmp_path, stage, step):
+    folder = tmp_path / "run"
+    assert train_run(a_config(file), folder, StopAt(stage, step)) is None
+    assert not (folder / "metrics.json").exists()
+    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    for name in ("model.safetensors", "metrics.json", "data.json", "tokenizer.json", "training_prompts.npy"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    for stage in (LANGUAGE_MODEL, REWARD):
+        ours, theirs = (
+            [(e["kind"], e["step"], e["loss"]) for e in read_log(place, stage)] for place in (folder, whole)
+        )
+        assert ours == theirs  # nothing twice, nothing missing
+        shown = [event.step for event in read_board(folder, stage).Scalars(f"{stage}/training/loss")]
+        assert sorted(shown) == list(range(1, 9))  # sorted: two event files of one second are read in either order
+
+
+def test_a_run_does_not_go_on_with_other_data_and_touches_nothing(file, tmp_path):
+    data, folder = tmp_path / "pairs.jsonl", tmp_path / "run"
+    data.write_bytes(file.read_bytes())
+    assert train_run(a_config(data), folder, StopAt(REWARD, 2)) is None
+    before = contents(folder)
+    rows = kind_and_rude(40)
+    swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    for changed, names in ((rows[:-1], "tokenizer.json.*data.json"), (swapped, r"\(data.json would")):
+        write_lines(data, changed)
+        with pytest.raises(InputError, match=f"run: the data changed since this run began .*{names}.*: train anew$"):
+            train_run(run.read_config(folder), folder, Observer(), resume=True)
+        assert contents(folder) == before
+    data.write_bytes(file.read_bytes())
+    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+
+
+def test_training_stops_early_and_the_best_weights_are_kept(file, tmp_path):
+    config = a_config(file, epochs=40.0, patience=2, learning_rate=0.1, schedule="constant")
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    evaluation = train_run(config, tmp_path / "run", Observer())
+    log = [entry for entry in read_log(tmp_path / "run", REWARD) if entry["kind"] == "evaluation"]
+    best = min(log, key=lambda entry: entry["loss"])
+    assert log[-1]["step"] < 160 and log.index(best) == len(log) - 3
+    assert evaluation.calibration.nll_nats == pytest.approx(best["loss"], rel=1e-4)
+
+
+def test_a_prompt_is_on_one_side_only_however_often_it_occurs(tmp_path):
+    rows = [{**row, "prompt": f"Question {n % 12}?"} for n, row in enumerate(kind_and_rude(60))]
+    prepared = prepare(a_config(write_lines(tmp_path / "pairs.jsonl", rows)), tmp_path / "work")
+    training = {bytes(key) for key in prepared.training_prompts}
+    validation = {prompt_key(comparison) for comparison in prepared.validation}
+    assert len(training) == 9 and len(validation) == 3 and not training & validation
+    assert len(prepared.validation) == 15 == len(prepared.stores["validation reward"])
+    assert len(prepared.stores["training reward"]) == len(prepared.stores["training language model"]) == 45
+
+
+def test_files_for_validation_are_used_as_they_are(file, tmp_path):
+    other = write_lines(tmp_path / "other.jsonl", [{**row, "prompt": "New?"} for row in kind_and_rude(5)])
+    config = a_config(file)
+    prepared = prepare(replace(config, data=DataConfig((file,), validation=(other,))), tmp_path / "work")
+    assert len(prepared.training_prompts) == 40 and len(prepared.validation) == 5
+
+
+def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path):
+    rows = kind_and_rude(20)
+    rows += [{"prompt": f"Same {n}?", "chosen": "alike", "rejected": "alike"} for n in range(4)]
+    rows += [{"prompt": f"Long {n}?", "chosen": "a, " * 80 + "b", "rejected": "a, " * 80 + "c"} for n in range(8)]
+    validation = write_lines(tmp_path / "validation.jsonl", kind_and_rude(3))
+    config = a_config(write_lines(tmp_path / "pairs.jsonl", rows))
+    config = replace(config, data=replace(config.data, validation=(validation,), vocab_size=262))
+    counts = {}
+    for when_longer in ("drop", "truncate"):
+        packing = replace(config.packing, when_longer=when_longer)
+        prepared = prepare(replace(config, packing=packing), tmp_path / when_longer)
+        counts[when_longer] = prepared.description()["counts"]
+    assert counts["drop"] == {
+        "training, language model: dropped: longer than max_tokens": 8,
+        "training, reward: dropped: longer than max_tokens": 8,
+        "training, reward: rows with identical responses": 4,
+    }
+    assert counts["truncate"]["training, reward: dropped: nothing left to compare after the cut"] == 8
+    assert counts["truncate"]["training, reward: merged: responses identical after the cut"] == 8
+
+
+def test_conversations_without_a_judgement_feed_the_language_model_only(file, tmp_path):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    (tmp_path / "chats.json").write_text(json.dumps({"type": "conversation", "instances": [{"messages": messages}]}))
+    config = a_config(file, tmp_path / "chats.json")
+    assert len(list(read_comparisons(config.data.data))) == 41
+    config = replace(config, data=replace(config.data, validation=(file,)))
+    prepared = prepare(config, tmp_path / "work")
+    assert len(prepared.stores["training language model"]) == 41 and len(prepared.stores["training reward"]) == 40
+    assert prepared.counts["training, reward: rows with a single response"] == 1
+
+
+def test_the_language_model_reads_the_preferred_response_or_all(file, tmp_path):
+    config = a_config(file)
+    for which, count in (("preferred", 1), ("all", 2)):
+        data = replace(config.data, language_model_responses=which)
+        store = prepare(replace(config, data=data), tmp_path / which).stores["training language model"]
+        assert all(len(store[row].responses) == count for row in range(len(store)))
+
+
+def refusal(config: RunConfig, folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        train_run(config, folder, Observer())
+    assert not folder.exists() and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_validation_without_a_better_response_is_refused_before_the_training(file, tmp_path):
+    even = write_lines(tmp_path / "even.jsonl", [{**row, "probability": 0.5} for row in kind_and_rude(20)])
+    said = "no pair of the validation part has a better response"
+    assert refusal(a_config(even), tmp_path / "run") == f"{even}: {said}"
+    ties = [{"prompt": f"Q{n}", "responses": [{"text": t, "score": 1} for t in ("a", "b")]} for n in range(5)]
+    ties = write_lines(tmp_path / "ties.jsonl", ties)
+    for loss in ("rao_kupper", "all_pairs"):
+        config = a_config(file, loss=loss)
+        config = replace(config, data=replace(config.data, validation=(ties,)))
+        assert refusal(config, tmp_path / "run") == f"{ties}: {said}"
+
+
+def test_ties_stay_in_the_validation_part_of_a_loss_that_learns_from_them(tmp_path):
+    rows = [
+        {"prompt": f"Q{n}", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": n % 2}]} for n in range(40)
+    ]
+    file = write_lines(tmp_path / "some_ties.jsonl", rows)
+    tied = {}
+    for loss in ("rao_kupper", "all_pairs"):
+        prepared = prepare(a_config(file, loss=loss), tmp_path / loss)
+        assert len(prepared.validation) == len(prepared.stores["validation reward"])
+        tied[loss] = sum(len(set(comparison.scores)) == 1 for comparison in prepared.validation)
+    assert tied["rao_kupper"] > 0 == tied["all_pairs"]
+    assert train_run(a_config(file, loss="rao_kupper"), tmp_path / "run", Observer()).pairs > 0
+
+
+def test_data_that_were_all_dropped_are_refused_with_the_reason(file, tmp_path):
+    config = a_config(file)
+    config = replace(config, packing=PackingConfig(max_tokens=8, when_longer="drop"))
+    said = "nothing of the training part is left for the reward, most of it (30) dropped: longer than max_tokens"
+    assert refusal(config, tmp_path / "run") == f"{file}: {said}"
+
+
+def test_weights_are_on_disk_before_anything_can_go_wrong_with_their_evaluation(file, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no evaluation today")
+
+    monkeypatch.setattr(run, "evaluate", broken)
+    with pytest.raises(RuntimeError, match="today"):
+        train_run(a_config(file), tmp_path / "run", Observer())
+    assert load_file(tmp_path / "run" / "model.safetensors")["head.weight"].shape == (1, 16)
+
+
+def test_a_folder_that_is_not_empty_is_refused(file, whole):
+    with pytest.raises(InputError, match="is not empty"):
+        train_run(a_config(file), whole, Observer())
+
+
+def test_a_demo_with_a_wrong_seed_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="seed=-1 must be at least 0"):
+        run_demo(tmp_path / "demo", Observer(), seed=-1)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_without_a_first_stage_the_second_starts_from_nothing(file, tmp_path):
+    config = a_config(file)
+    config = replace(config, language_model=replace(config.language_model, epochs=0.0))
+    seen = []
+
+    class Watching(Observer):
+        def event(self, stage, event):
+            seen.append((stage, isinstance(event, Step)))
+
+    assert train_run(config, tmp_path / "run", Watching()) is not None
+    assert {stage for stage, _ in seen} == {REWARD}
+
+
+def test_a_single_pair_is_not_called_pairs():
+    comparison = Comparison((Turn("user", "Q"),), ("yes", "no"), (1.0, 0.0))
+    rows = as_table(evaluate([comparison], [[1.0, 0.0]], training_prompts=frozenset()))
+    said = " ".join(row.explanation for row in rows)
+    assert "in the right order, of 1 pair of 1 prompt" in said
+    assert "1 pairs" not in said and "1 prompts" not in said
