@@ -89,7 +89,7 @@ def _count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     scores = batch.scores.masked_fill(~batch.mask, torch.nan)
     better = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
     ahead = (rewards[:, :, None] - rewards[:, None, :]).sign()
-    return torch.where(better, (ahead + 1) / 2, 0.0).sum(), better.sum()
+    return ((ahead + 1) / 2 * better).sum(), better.sum()
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         longest, room = self.packing.max_tokens, self.model.max_positions
         require(longest <= room, f"max_tokens={longest} must not exceed the model's max_positions={room}")
+        for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
+            value, loss = getattr(self.reward, name), self.reward.loss
+            known = loss == "all_pairs" or value == unset
+            require(known, f"{name}={value} must be {unset} for loss={loss}: only all_pairs knows it")
 
     def to_json(self) -> dict:
         """Return the configuration as plain JSON types."""
@@ -121,6 +125,9 @@ def prepare(config: RunConfig, folder: Path) -> Prepared:
     keys: set[bytes] = set()
     summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys))
     require(summary.comparisons > 0, f"{_names(data.data)}: no two responses differ in score: nothing to learn from")
+    for name, rows in (("margin", summary.margins), ("probability", summary.soft_labels)):
+        known = config.reward.loss == "all_pairs" or not rows
+        require(known, f'{_names(data.data)}: rows with a "{name}": {rows}; only loss=all_pairs knows it')
     if not data.validation and len(keys) < 2:
         raise InputError(f"{_names(data.data)}: one distinct prompt only: two are needed to keep one for validation")
     held_out = (
@@ -244,7 +251,7 @@ class _Stages:
             self.observer.event(stage, event)
             if isinstance(event, Evaluated) and stage == REWARD:
                 self._show_texts(trainer, journal)
-            stop = self.observer.should_stop()
+            stop = trainer.any_process(self.observer.should_stop())
             if stop or isinstance(event, Evaluated) or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 if is_writer():
                     checkpoint.save_progress(self.folder, trainer, stage)

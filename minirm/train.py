@@ -169,8 +169,13 @@ class Trainer:
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.processes > 1:
+            value = value.to(self.device)  # NCCL takes nothing that lies on the host
             dist.all_reduce(value)
         return value
+
+    def any_process(self, wants: bool) -> bool:
+        """Return whether one of the processes wants it, so that all of them stop after the same step."""
+        return self._sum_over_processes(torch.tensor(float(wants))).item() > 0
 
     def _check_finite(self, loss: Tensor, number: int, batch: PackedBatch) -> None:
         if self.device.type == "cpu" and not math.isfinite(loss.item()):  # a GPU is not made to wait: see its gradient

@@ -232,6 +232,17 @@ def test_validation_without_a_better_response_is_refused_before_the_training(fil
         assert refusal(config, tmp_path / "run") == f"{ties}: {said}"
 
 
+def test_what_a_loss_would_leave_unread_is_refused(tmp_path):
+    for name, value in (("margin", 2), ("probability", 0.9)):
+        file = write_lines(tmp_path / f"{name}.jsonl", [*kind_and_rude(9), {**kind_and_rude(1)[0], name: value}])
+        said = f'{file}: rows with a "{name}": 1; only loss=all_pairs knows it'
+        assert refusal(a_config(file, loss="plackett_luce"), tmp_path / "run") == said
+    with pytest.raises(InputError, match=r"label_smoothing=0\.1 must be 0\.0 for loss=rao_kupper: only all_pairs"):
+        a_config(file, loss="rao_kupper", label_smoothing=0.1)
+    with pytest.raises(InputError, match="weighting=pair must be prompt for loss=plackett_luce: only all_pairs"):
+        a_config(file, loss="plackett_luce", weighting="pair")
+
+
 def test_ties_stay_in_the_validation_part_of_a_loss_that_learns_from_them(tmp_path):
     rows = [
         {"prompt": f"Q{n}", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": n % 2}]} for n in range(40)

@@ -112,10 +112,11 @@ def _step_of_a_process(rank: int, folder: Path, cut: list[list[int]]) -> None:
     trainer.step([pack([comparisons[i]]) for i in cut[rank]])
     if rank == 0:
         torch.save(weights(trainer), folder / "weights.pt")
+    assert trainer.any_process(rank == 1) and not trainer.any_process(False)
 
 
 def test_two_processes_take_the_step_that_one_would(tmp_path):
-    """In the second cut the last window is short, and one process has nothing to do in it."""
+    """In the second cut the last window is short, and one process has nothing to do in it. They also stop together."""
     mp.spawn(_process, (str(tmp_path),), nprocs=2)
     whole = step_in_windows(tmp_path / "whole", "prompt", [8])
     for name in CUTS:
