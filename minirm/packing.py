@@ -109,7 +109,7 @@ def fit(encoded: Iterable[Encoded], packing: PackingConfig, counts: Counter[str]
         counts["cut: response before its end token"] += longest >= packing.max_tokens
         merged = merge_twins(cut)
         counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
-        if len(merged.responses) == 1 < len(cut.responses):
+        if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1:
             counts["dropped: nothing left to compare after the cut"] += 1
         else:
             yield merged

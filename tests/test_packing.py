@@ -97,6 +97,16 @@ def test_responses_that_are_identical_after_the_cut_become_one_with_their_mean_s
     assert counts[MERGED] == 1 and NOTHING_LEFT not in counts
 
 
+def test_a_ranking_whose_scores_the_merging_made_equal_is_dropped_and_counted():
+    kept, counts = fitted(example([1], [3, 4, 5, 6], [8], [3, 4, 5, 7], scores=(2.0, 1.0, 0.0)), max_tokens=4)
+    assert kept == [] and counts[MERGED] == counts[NOTHING_LEFT] == 1
+
+
+def test_a_tie_that_was_one_before_the_cut_stays():
+    [kept], counts = fitted(example([1, 2, 3], [4, 5], [6], scores=(1.0, 1.0)), max_tokens=5)
+    assert kept.scores == (1.0, 1.0) and counts == {CUT_PROMPT: 1}
+
+
 def test_a_single_response_beyond_the_limit_is_cut_and_stays():
     [kept], counts = fitted(example([1, 2, 3], [4, 5, 6]), max_tokens=5)
     assert len(kept.responses) == 1 and counts == {CUT_PROMPT: 1}
