@@ -130,6 +130,26 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_did(file, whole, tmp_path, 
         assert sorted(shown) == list(range(1, 9))  # sorted: two event files of one second are read in either order
 
 
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_run_that_was_killed_goes_on_from_its_last_evaluation(file, whole, tmp_path, step):
+    """Killed at the first step of the second stage, or between two evaluations, in the middle of a line of the log."""
+
+    class Kill(Observer):
+        def event(self, stage, event):
+            if (stage, event.step) == (REWARD, step):
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_run(a_config(file), folder, Kill())
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"stage": "reward", "kind": "st')
+    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    losses = [[e["loss"] for stage in (LANGUAGE_MODEL, REWARD) for e in read_log(f, stage)] for f in (folder, whole)]
+    assert losses[0] == losses[1]
+
+
 def test_a_run_does_not_go_on_with_other_data_and_touches_nothing(file, tmp_path):
     data, folder = tmp_path / "pairs.jsonl", tmp_path / "run"
     data.write_bytes(file.read_bytes())
