@@ -40,7 +40,8 @@ class Journal:
             self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
             # A folder for each stage, since what is purged on resuming is purged from the whole folder.
             board = folder / "tensorboard" / stage.replace(" ", "_")
-            self.board = SummaryWriter(str(board), purge_step=done + 1, flush_secs=10)
+            purge = done + 1 if board.is_dir() else None  # what an earlier process wrote of later steps
+            self.board = SummaryWriter(str(board), purge_step=purge, flush_secs=10)
 
     def __enter__(self) -> "Journal":
         return self
