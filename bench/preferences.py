@@ -52,9 +52,9 @@ RECIPES = {
     "hh-harmless": Recipe(
         sized("tiny", layers=3, max_positions=512, dropout=0.1),
         PackingConfig(tokens_per_batch=4096, max_tokens=512),
-        TrainConfig(epochs=3.0, learning_rate=2e-3, evaluate_every=3.0),
-        TrainConfig(epochs=3.0, learning_rate=5e-4, evaluate_every=3.0),
-        seeds=2,
+        TrainConfig(epochs=2.0, learning_rate=2e-3, evaluate_every=2.0),
+        TrainConfig(epochs=1.5, learning_rate=5e-4, evaluate_every=1.5),
+        seeds=1,
     ),
     "alpaca-pairs": Recipe(
         sized("tiny", layers=3, max_positions=384, dropout=0.1),
@@ -87,7 +87,7 @@ def train_and_score(
         file = Path(folder) / "training.jsonl"
         file.write_text("".join(json.dumps(to_json(row)) + "\n" for row in training), encoding="utf-8")
         config = RunConfig(
-            DataConfig((file,), validation_share=2.0, language_model_responses="all"),
+            DataConfig((file,), validation_share=2.0, vocab_size=4096, language_model_responses="all"),
             recipe.model,
             recipe.packing,
             replace(recipe.language_model, seed=seed),

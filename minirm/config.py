@@ -171,7 +171,7 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Keep only the input of each block for the backward pass and compute the rest again."""
     compile: bool = False
-    """Run the backbone's blocks through torch.compile."""
+    """Run the MLPs through torch.compile; the first step then takes longer."""
     evaluate_every: float = 1.0
     """Epochs between evaluations on the validation part."""
     patience: int = 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from minirm.config import TrainConfig
 from minirm.errors import InputError
+from minirm.layers import GeluMLP, SwiGLU
 from minirm.objectives import LanguageModelObjective, Outcome, RewardObjective
 from minirm.optimizers import build_optimizer, clip_gradients, rate_at
 from minirm.packing import PackedBatch
@@ -76,7 +77,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.config)
         self.model.backbone.checkpointing = self.config.gradient_checkpointing
         if self.config.compile:
-            self.model.backbone.compile(dynamic=True)
+            compile_mlps(self.model)
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.window = self.config.accumulate * self.processes  # batches of one step
         self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.window)
@@ -235,3 +236,13 @@ def _counted(outcome: Outcome, batch: PackedBatch) -> Tensor:
     return torch.cat(
         [torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases]).double().cpu(), torch.tensor(counts)]
     )
+
+
+def compile_mlps(model: nn.Module) -> None:
+    """Run each MLP through torch.compile: where most of the arithmetic is, and the same graph for every batch.
+
+    Attention is left out: its tiles change from batch to batch, and each change would be compiled anew.
+    """
+    for module in model.modules():
+        if isinstance(module, GeluMLP | SwiGLU):
+            module.compile(dynamic=True)

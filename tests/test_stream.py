@@ -146,5 +146,5 @@ def test_ahead_works_no_further_than_its_depth_and_ends_its_thread():
     time.sleep(0.3)
     assert len(made) <= 5  # one is taken, two lie ready, one waits for a place
     items.close()
-    worker.join(timeout=2)
+    worker.join(timeout=60)
     assert not worker.is_alive()
