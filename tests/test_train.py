@@ -1,6 +1,7 @@
 """One loop: the same mathematics however a step is cut into batches and processes, and however often it is resumed."""
 
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,8 @@ def _process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     for name, cut in CUTS.items():
         _step_of_a_process(rank, Path(folder) / name, cut)
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's own threads now and then abort an orderly end of the interpreter; what counts is on disk
 
 
 def _step_of_a_process(rank: int, folder: Path, cut: list[list[int]]) -> None:
