@@ -92,6 +92,7 @@ class Train:
     """Second stage."""
 
     def run(self) -> int:
+        """Train, and print the evaluation on the validation part."""
         model = self.model.configure(self.packing.max_tokens)
         config = RunConfig(self.data, model, self.packing, self.language_model, self.reward)
         checkpoint.check_folder(self.out)
@@ -106,6 +107,7 @@ class Resume:
     """The run's folder."""
 
     def run(self) -> int:
+        """Train on from the saved state."""
         checkpoint.check_resumable(self.folder)
         return _train(read_config(self.folder), self.folder, resume=True)
 
@@ -147,6 +149,7 @@ class Demo:
     """Another seed, another world and other weights."""
 
     def run(self) -> int:
+        """Make the world, train, report; the last line is the verdict."""
         checkpoint.check_folder(self.out)
         console = _console()
         with Watcher(console) as watcher:
@@ -177,6 +180,7 @@ class Eval:
     """Folder for metrics.json and a page with pictures, report.html."""
 
     def run(self) -> int:
+        """Score the files, and print the evaluation."""
         if self.out is not None:
             checkpoint.check_folder(self.out)
             if (self.out / checkpoint.CONFIG).exists():
@@ -237,6 +241,7 @@ class Score:
     """Subtract the mean and divide by the spread that rewards had on the run's validation part."""
 
     def run(self) -> int:
+        """Score, and write a line for each response or record."""
         if (self.file is None) == (not self.response):
             raise InputError("score needs either --response, with or without --prompt, or --file")
         if self.file is not None and self.prompt is not None:
@@ -287,6 +292,7 @@ class Data:
     """Format of the files; by default it is recognised by content."""
 
     def run(self) -> int:
+        """Print what the files hold."""
         if not self.files:
             raise InputError("data needs at least one file or folder")
         other = read_comparisons(self.other, format=self.format) if self.other else None
@@ -312,6 +318,7 @@ class TrainTokenizer:
     """Format of the files; by default it is recognised by content."""
 
     def run(self) -> int:
+        """Train the tokenizer, and write it."""
         checkpoint.check_file(self.out)
         rows = read_comparisons(self.data, format=self.format)
         texts = (text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses))

@@ -38,7 +38,7 @@ def require(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a backbone. Defaults are GPT-2's; `styled` gives Llama's."""
+    """The shape of a backbone. The style's defaults are GPT-2's; `sized` gives a size by name."""
 
     backbone: Backbone = "transformer"
     """A causal transformer, or a recurrent network."""
@@ -165,7 +165,7 @@ class TrainConfig:
     centering: float = 0.0
     """Weight of the penalty that pulls a row's rewards to mean zero."""
     tie_width: float = 1.0
-    """Rao–Kupper's θ − how far apart two rewards are when a tie is as likely as not, in logits."""
+    """Rao–Kupper's η = log θ, in logits: two equal rewards tie with probability tanh(η/2)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""
     gradient_checkpointing: bool = False

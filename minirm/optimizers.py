@@ -17,6 +17,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:
+        """Take one step; a closure is not called, as no caller here has one."""
         for group in self.param_groups:
             fast, slow = group["betas"]
             for parameter in group["params"]:
