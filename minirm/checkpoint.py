@@ -16,7 +16,6 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig, PackingConfig, config_from_json, require
+from minirm.disk import write_whole
 from minirm.errors import InputError, shorten
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
@@ -35,17 +35,6 @@ FORMAT = 1
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 DATA, METRICS, PROMPTS, LOG = "data.json", "metrics.json", "training_prompts.npy", "log.jsonl"
 STATE = "last/training.safetensors"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place: a reader sees the old or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path) -> None:

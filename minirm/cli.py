@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from minirm import checkpoint
 from minirm.config import SIZES, Backbone, DataConfig, ModelConfig, PackingConfig, Style, TrainConfig, sized
 from minirm.demo import run_demo, verdict
+from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, as_table, evaluate
 from minirm.evaluation_page import write_evaluation
@@ -257,7 +258,7 @@ class Score:
         if self.out is None:
             _write_lines(lines, sys.stdout)
         else:
-            checkpoint.write_whole(self.out, lambda path: _write_file(lines, path))
+            write_whole(self.out, lambda path: _write_file(lines, path))
         return 0
 
     def _scored_lines(self, scorer: RewardScorer) -> Iterator[str]:
@@ -323,7 +324,7 @@ class TrainTokenizer:
         rows = read_comparisons(self.data, format=self.format)
         texts = (text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses))
         tokenizer = Tokenizer.train(texts, self.vocab_size)
-        checkpoint.write_whole(self.out, tokenizer.save)
+        write_whole(self.out, tokenizer.save)
         _console().print(f"{self.out}: {tokenizer.vocab_size} tokens", soft_wrap=True)
         return 0
 

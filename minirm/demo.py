@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirm.checkpoint import write_json, write_whole
+from minirm.checkpoint import write_json
 from minirm.config import DataConfig, PackingConfig, TrainConfig, sized
+from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.evaluate import evaluate
 from minirm.evaluation import Evaluation, as_table

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from minirm.disk import write_whole
 from minirm.records import Comparison
 from minirm.train import Evaluated, Step
 
@@ -84,7 +85,7 @@ def _forget_after(path: Path, stage: str, done: int) -> None:
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [line for line in lines if (entry := json.loads(line))["stage"] != stage or entry["step"] <= done]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    write_whole(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
 
 
 def read_log(folder: Path, stage: str) -> list[dict]:

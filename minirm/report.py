@@ -7,12 +7,13 @@ section   heading, then any of: a paragraph (str), Table, Picture, Example
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from minirm.disk import write_whole
 
 PIXELS_PER_INCH = 220  # a picture of 4.6 inches is then 1,012 px wide: sharp on a phone
 LONG_CELL = 40  # characters, from which on a cell of a table may break into lines
@@ -73,13 +74,8 @@ def write_report(path: str | Path, *, title: str, verdict: str, sections: Sequen
     Args:
         verdict: one or two sentences, shown large at the top.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(render_page(title, verdict, sections).encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    page = render_page(title, verdict, sections).encode()
+    write_whole(Path(path), lambda unfinished: unfinished.write_bytes(page))
 
 
 def render_page(title: str, verdict: str, sections: Sequence[Section]) -> str:

@@ -21,6 +21,7 @@ from torch import nn
 
 from minirm import checkpoint
 from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, require, to_json
+from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, evaluate
 from minirm.evaluation_page import write_evaluation
@@ -305,9 +306,9 @@ def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> N
     checkpoint.write_json(
         folder / checkpoint.CONFIG, {"format": checkpoint.FORMAT, "versions": versions, **config.to_json()}
     )
-    checkpoint.write_whole(folder / checkpoint.TOKENIZER, prepared.tokenizer.save)
+    write_whole(folder / checkpoint.TOKENIZER, prepared.tokenizer.save)
     checkpoint.write_json(folder / checkpoint.DATA, prepared.description())
-    checkpoint.write_whole(folder / checkpoint.PROMPTS, lambda p: p.write_bytes(_npy(prepared.training_prompts)))
+    write_whole(folder / checkpoint.PROMPTS, lambda p: p.write_bytes(_npy(prepared.training_prompts)))
 
 
 def _check_unchanged(prepared: Prepared, folder: Path) -> None:
