@@ -11,6 +11,7 @@ NAMES = {
     "losses": "time and memory of the losses, against loops and against TRL's formula",
     "lora": "memory and time of low-rank adapters, against full training",
     "preferences": "real preferences, against what needs no neural network",
+    "recipes": "the documents' recipes, each ending in its own table",
 }
 
 

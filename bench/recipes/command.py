@@ -1,0 +1,52 @@
+"""The recipes of the five documents: each trains what its document trains, and ends in that document's table.
+
+python -m bench recipes s1      BERT with low-rank adapters, 8 epochs, evaluated after each
+python -m bench recipes s2      Llama with a margin that grows with the rating
+python -m bench recipes s3      0, 1 and 2 epochs of supervised fine-tuning, three sizes, adapters or all weights
+python -m bench recipes s4      GPT-2 from rankings: comparisons of a prompt together or shuffled; optimizers
+
+Each takes 5 to 25 minutes with one thread. Finished trainings are kept in --cache: the same command goes on from there.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.recipes import s1, s2, s3, s4
+from bench.recipes.common import RESULTS, Setting, write_page
+from bench.timing import machine
+from minirm.errors import InputError
+
+RECIPES = {"s1": s1, "s2": s2, "s3": s3, "s4": s4}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one recipe, print its page and write it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench recipes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--scale", type=int, default=1, help="so many times the comparisons, and the model's width")
+    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
+    parser.add_argument("--cache", type=Path, default=Path("bench-cache/recipes"), help="finished trainings stay here")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(argv)
+    recipe, began, facts = RECIPES[options.name], time.perf_counter(), machine()
+    try:
+        setting = Setting(options.shared, options.cache)
+        page = recipe.run(setting, recipe.QUICK if options.quick else recipe.PLAN.scaled(options.scale))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    facts = {"command": " ".join(["python -m bench recipes", *argv]), **facts}
+    facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
+    print(write_page(page, f"recipe-{options.name}", facts, options.out))
+    return 0

@@ -1,0 +1,181 @@
+"""What the recipes share: runs that are kept, data on the way into them, figures with intervals, and the page."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
+from bench.architectures.statistics import Resampled, resample, two_way_interval
+from bench.architectures.study import difference_words, with_interval
+from bench.architectures.subjects import TestSet
+from bench.preferences import Teller
+from minirm import checkpoint
+from minirm.config import RunConfig
+from minirm.disk import write_whole
+from minirm.metrics import Interval
+from minirm.pairs import Rewards
+from minirm.records import Comparison, read_comparisons
+from minirm.run import train_run
+from minirm.scoring import load
+from minirm.splits import prompt_key
+from minirm.survey import usable
+
+RESULTS = Path(__file__).parents[1] / "results"
+SHOWN_CHARACTERS = 60
+"""Of a text in a table."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where data comes from, and where finished work is kept."""
+
+    shared: Path
+    """Folder of the real data sets."""
+    cache: Path
+
+    def keep(self, name: str, text: str) -> Path:
+        """Return the file of a text, under a name that changes with the text."""
+        path = self.cache / "data" / f"{_digest(text)}-{name}"
+        if not path.is_file():
+            write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        return path
+
+    def trained(self, config: RunConfig, name: str) -> Path:
+        """Return the folder of a finished run; what an earlier call left unfinished goes on."""
+        folder = self.cache / f"{name}-{_digest(config.to_json(), torch.__version__)}"
+        if not (folder / checkpoint.METRICS).is_file():
+            print(f"{name}:", flush=True)
+            train_run(config, folder, Teller(), resume=(folder / checkpoint.CONFIG).is_file())
+        return folder
+
+    def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:
+        """Return the rewards that a finished run gives to comparisons."""
+        return self.result(
+            f"rewards of {run.name}",
+            [(c.prompt, c.responses) for c in comparisons],
+            lambda: load(run).score_comparisons(comparisons),
+        )
+
+    def result(self, name: str, identity: object, compute: Callable[[], object]) -> object:
+        """Return what `compute` returns, as JSON gives it back; from an earlier call if there was one.
+
+        Args:
+            identity: all that the result depends on beside its name and the code, as JSON types.
+        """
+        path = self.cache / "results" / f"{_digest(name, identity, torch.__version__)}.json"
+        if not path.is_file():
+            text = json.dumps(compute())
+            write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+# ── Data ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_usable(*paths: Path) -> list[Comparison]:
+    """Return the comparisons of files that something can be learned from."""
+    return list(usable(read_comparisons(paths), Counter()))
+
+
+def pairs_file(comparisons: Sequence[Comparison]) -> str:
+    """Return pairs of single-turn prompts as lines of {"prompt", "chosen", "rejected"}, with their margins."""
+    lines = []
+    for comparison in comparisons:
+        chosen, rejected = comparison.responses
+        record = {"prompt": comparison.prompt[-1].text, "chosen": chosen, "rejected": rejected}
+        lines.append(json.dumps(record | ({"margin": comparison.margin} if comparison.margin else {})))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def at_most(comparisons: Sequence[Comparison], per_prompt: int, seed: int = 0) -> list[Comparison]:
+    """Return the comparisons in random order, so many of each prompt at most."""
+    counts: Counter[bytes] = Counter()
+    kept = []
+    for n in np.random.default_rng(seed).permutation(len(comparisons)):
+        key = prompt_key(comparisons[n])
+        counts[key] += 1
+        if counts[key] <= per_prompt:
+            kept.append(comparisons[n])
+    return kept
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of a text, fit for a cell of a table."""
+    line = " ".join(text.split()).replace("|", "\\|")
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+
+
+# ── Figures ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measured(comparisons: Sequence[Comparison], rewards: Sequence[Rewards]) -> dict[str, Resampled]:
+    """Return accuracy and negative log-likelihood on comparisons, from the rewards of each seed; groups are prompts."""
+    keys: list[Hashable] = [prompt_key(comparison) for comparison in comparisons]
+    ones = [[1.0] * len(comparisons)] * len(rewards)
+    scored = Scored(TestSet(list(comparisons), keys), rewards, ones)
+    nll = np.logaddexp(0, -scored.difference)  # (S, pairs)
+    return {
+        ACCURACY: accuracy_alone(scored),
+        NLL: resample(lambda keep: nll[:, keep].mean(1), scored.pair_group),
+    }
+
+
+def mean_of(figures: Sequence[Resampled]) -> Resampled:
+    """Return the mean of several figures, by seed and group."""
+    return Resampled(np.mean([f.whole for f in figures], axis=0), np.mean([f.without for f in figures], axis=0))
+
+
+def in_words(figure: Resampled) -> str:
+    """Return "0.812 [0.797, 0.827]"."""
+    return with_interval(two_way_interval(figure))
+
+
+def difference_in_words(first: Resampled, second: Resampled) -> str:
+    """Return first − second with its interval, and whether the data tell it from 0."""
+    return difference_words(two_way_interval(first - second))
+
+
+# ── The page ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a recipe found."""
+
+    title: str
+    lines: list[str]
+    """Markdown."""
+    figures: dict[str, Interval] = field(default_factory=dict)
+    """Every number of the tables that has an interval, by name."""
+    picture: Figure | None = None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table in Markdown, a blank line after it."""
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)] + [""]
+
+
+def write_page(page: Page, name: str, facts: dict, out: Path) -> str:
+    """Write a recipe's page, its numbers and its picture into a folder, and return the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {page.title}", "", f"`{facts['command']}`", "", *page.lines]
+    if page.picture is not None:
+        page.picture.savefig(out / f"{name}.png", dpi=130)
+        lines += [f"![{page.title}]({name}.png)", ""]
+    about = ", ".join(f"{key}: {value}" for key, value in facts.items() if key != "command")
+    text = "\n".join([*lines, about]) + "\n"
+    record = {"facts": facts, "figures": {key: list(value) for key, value in page.figures.items()}}
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return text

@@ -1,0 +1,28 @@
+"""The recipes' pictures, as matplotlib figures that read at phone width."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from bench.architectures.pictures import COLOURS, GREY, MARKERS, PALE, WIDTH_INCHES
+from minirm.metrics import Interval
+
+
+def series(points: Mapping[str, Mapping[float, Interval]], xlabel: str, ylabel: str, columns: int = 2) -> Figure:
+    """Return a line with intervals for each name, over places that are the same for all."""
+    figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
+    axes = figure.subplots()
+    spread = (max(max(line) for line in points.values()) - min(min(line) for line in points.values())) / 60
+    for n, (name, line) in enumerate(points.items()):
+        places = [place + (n - (len(points) - 1) / 2) * spread for place in line]  # side by side, so that all are seen
+        middle = [value.estimate for value in line.values()]
+        reach = [[v.estimate - v.low for v in line.values()], [v.high - v.estimate for v in line.values()]]
+        style = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
+        axes.errorbar(places, middle, yerr=reach, label=name, capsize=2, linewidth=1.4, markersize=5, **style)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xticks(sorted({place for line in points.values() for place in line}))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9.5, color=GREY)
+    axes.grid(color=PALE, linewidth=0.8)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,204 @@
+"""S1, BERT: an encoder reads prompt and response together, and low-rank adapters turn it to preferences.
+
+The document adapts bert-base-uncased. Without a checkpoint, a small encoder learns other preferences first, with all
+its weights, and is then adapted to those of the recipe: r = 8, α = 32, dropout 0.2, 8 epochs, rate falling to 0.
+On real data it begins with alpaca-pairs (one judge against one reference) and turns to alpaca-graded-pairs (another
+judge, other pairs), whose prompts are split 80/10/10; it begins with prompts of the training part alone. Without real
+data the known-truth world takes their place, another of its shortcuts first. With a checkpoint of BERT the same is
+
+    minirm train --from FOLDER --data FILE --lora.rank 8 --lora.alpha 32 --lora.dropout 0.2 --reward.epochs 8 …
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.architectures.figures import ACCURACY, NLL
+from bench.architectures.statistics import two_way_interval
+from bench.baselines import TfidfReward, length_rewards
+from bench.recipes.common import (
+    Page,
+    Setting,
+    at_most,
+    difference_in_words,
+    excerpt,
+    in_words,
+    measured,
+    pairs_file,
+    read_usable,
+    table,
+)
+from minirm.config import REWARD, DataConfig, LoraConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.evaluation_page import merged_history
+from minirm.journal import read_log
+from minirm.pictures import learning_curve
+from minirm.records import Comparison
+from minirm.splits import draw_validation, prompt_key
+from minirm.synthetic import World, WorldConfig
+
+PRETRAINING, DATA = "alpaca-pairs", "alpaca-graded-pairs"
+PARTS = ("train", "validation", "test")
+LORA = LoraConfig(rank=8, alpha=32.0, dropout=0.2)
+CONTEXT = 256
+"""Tokens of a prompt and its response; the longest in the document's data has 172."""
+BEST, BEGINNING = "BERT with adapters, best epoch", "BERT as it began"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything."""
+
+    layers: int = 2
+    width: int = 128
+    first_pairs: int = 3000
+    """That all weights learn from before."""
+    pairs: int = 3200
+    """Training, validation and test together."""
+    epochs: int = 8
+    rate: float = 1e-3
+    """The document has 5e-5, for a model of 110 million parameters that read books before."""
+    shown: int = 8
+
+    def scaled(self, times: int) -> "Plan":
+        """Return so many times as many pairs, and a model as many times as wide."""
+        return replace(self, width=self.width * times, first_pairs=self.first_pairs * times, pairs=self.pairs * times)
+
+
+PLAN = Plan()
+QUICK = Plan(layers=1, width=16, first_pairs=24, pairs=60, epochs=2, shown=2)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned before, and the three parts of the recipe's own pairs."""
+
+    name: str
+    first: list[Comparison]
+    training: list[Comparison]
+    validation: list[Comparison]
+    test: list[Comparison]
+
+
+def run(setting: Setting, plan: Plan) -> Page:
+    """Train the encoder twice, and return what each epoch brought and what it scores."""
+    data = read_data(setting, plan)
+    start = _train_first(setting, plan, data)
+    adapted = _adapt(setting, plan, data, start)
+    history = read_log(adapted, REWARD)
+    rewards = {
+        BEST: setting.scored(adapted, data.test),
+        BEGINNING: setting.scored(start, data.test),
+        "longer wins": length_rewards(data.test),
+        "TF-IDF + logistic regression": TfidfReward().fit(data.training).rewards(data.test),
+    }
+    found = {name: measured(data.test, [values]) for name, values in rewards.items()}
+    figures = {f"{name}, test {key}": two_way_interval(f[key]) for name, f in found.items() for key in (ACCURACY, NLL)}
+    del figures[f"longer wins, test {NLL}"]  # characters are no logits
+    lines = [*_about(plan, data), *_epochs(history), *_test(found), *_scored(data.test[: plan.shown], rewards[BEST])]
+    return Page("S1: BERT with low-rank adapters", lines, figures, learning_curve(merged_history(history)))
+
+
+def read_data(setting: Setting, plan: Plan) -> Data:
+    """Return real pairs where they are, the known-truth world's elsewhere; split 80/10/10 by prompt."""
+    if not (setting.shared / DATA).is_dir():
+        pairs = [one.comparison for one in World().sample(plan.pairs, "train")]
+        first = [
+            j.comparison for j in World(WorldConfig(shortcut="exclamation", seed=1)).sample(plan.first_pairs, "train")
+        ]
+        return Data("the known-truth world", first, *_split(pairs))
+    rows = read_usable(*(setting.shared / DATA / f"{part}.jsonl.gz" for part in PARTS))
+    prompts = len({prompt_key(row) for row in rows})
+    training, validation, test = _split(at_most(rows, per_prompt=math.ceil(plan.pairs / prompts))[: plan.pairs])
+    known = {prompt_key(row) for row in training}
+    others = read_usable(*(setting.shared / PRETRAINING / f"{part}.jsonl.gz" for part in PARTS))
+    allowed = [row for row in others if prompt_key(row) in known]
+    first = at_most(allowed, per_prompt=math.ceil(plan.first_pairs / len(known)))[: plan.first_pairs]
+    return Data(f"{PRETRAINING}, then {DATA}", first, training, validation, test)
+
+
+def _split(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison], list[Comparison]]:
+    """Return 80, 10 and 10 percent of the prompts with their rows."""
+    keys = {prompt_key(row) for row in rows}
+    test = draw_validation(keys, 0.1, seed=0)
+    validation = draw_validation(keys - test, 1 / 9, seed=0)
+    of_part = {"validation": validation, "test": test, "training": keys - test - validation}
+    training, held_out, last = (
+        [row for row in rows if prompt_key(row) in of_part[part]] for part in ("training", "validation", "test")
+    )
+    return training, held_out, last
+
+
+def _train_first(setting: Setting, plan: Plan, data: Data) -> Path:
+    config = RunConfig(
+        DataConfig((setting.keep("first.jsonl", pairs_file(data.first)),), validation_share=5.0),
+        ModelConfig(style="bert", layers=plan.layers, width=plan.width, heads=4, max_positions=CONTEXT),
+        PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT, share_prompt=False),
+        TrainConfig(epochs=0),
+        TrainConfig(epochs=1, learning_rate=1e-3, evaluate_every=0.5),
+        stage="reward",
+    )
+    return setting.trained(config, "s1 before")
+
+
+def _adapt(setting: Setting, plan: Plan, data: Data, start: Path) -> Path:
+    files = [setting.keep(name, pairs_file(rows)) for name, rows in _files(data).items()]
+    config = RunConfig(
+        DataConfig((files[0],), (files[1],)),
+        ModelConfig(style="bert", layers=plan.layers, width=plan.width, heads=4, max_positions=CONTEXT),
+        PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT, share_prompt=False),
+        TrainConfig(epochs=0),
+        TrainConfig(epochs=plan.epochs, learning_rate=plan.rate, schedule="linear", final_rate=0.0, warmup=0.0),
+        LORA,
+        "reward",
+        start,
+    )
+    return setting.trained(config, "s1 adapted")
+
+
+def _files(data: Data) -> dict[str, list[Comparison]]:
+    return {"training.jsonl": data.training, "validation.jsonl": data.validation}
+
+
+# ── The tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _about(plan: Plan, data: Data) -> list[str]:
+    sizes = f"{len(data.training):,} / {len(data.validation):,} / {len(data.test):,}"
+    return [
+        f"{data.name}: {len(data.first):,} pairs before, then {sizes} pairs for training, validation and test, split "
+        f"by prompt; {plan.layers} layers, D={plan.width}; r=8, α=32, dropout 0.2 on query and value, rate "
+        f"{plan.rate:g} falling linearly to 0; one seed. 95% intervals over prompts.",
+        "",
+    ]
+
+
+def _epochs(history: Sequence[dict]) -> list[str]:
+    """Return what each epoch brought, as the document's trainer prints it."""
+    steps = [entry for entry in history if entry["kind"] == "step"]
+    rows, before = [], 0
+    for epoch, entry in enumerate((e for e in history if e["kind"] == "evaluation"), start=1):
+        losses = [step["loss"] for step in steps if before < step["step"] <= entry["step"]]
+        before = entry["step"]
+        mean = sum(losses) / len(losses)
+        rows.append([f"{epoch}", f"{mean:.4f}", f"{entry['loss']:.4f}", f"{entry['accuracy']:.4f}"])
+    return ["## Each epoch", "", *table(["epoch", "training loss", "validation loss", "validation accuracy"], rows)]
+
+
+def _test(found: dict[str, dict]) -> list[str]:
+    rows = []
+    for name, figures in found.items():
+        apart = "" if name == BEST else difference_in_words(found[BEST][ACCURACY], figures[ACCURACY])
+        rows.append([name, in_words(figures[ACCURACY]), apart])
+    return ["## The test part", "", *table(["", "accuracy", "adapters minus this"], rows)]
+
+
+def _scored(test: Sequence[Comparison], rewards: Sequence[Sequence[float]]) -> list[str]:
+    """Return the document's table of test pairs with their rewards."""
+    rows = []
+    for comparison, (chosen, rejected) in zip(test, rewards, strict=False):
+        texts = [excerpt(text) for text in (comparison.prompt[-1].text, *comparison.responses)]
+        probability = 1 / (1 + math.exp(rejected - chosen))
+        rows.append([*texts, f"{chosen:+.3f}", f"{rejected:+.3f}", f"{probability:.2f}"])
+    header = ["prompt", "chosen", "rejected", "reward of chosen", "of rejected", "P(chosen is better)"]
+    return ["## Pairs of the test part, scored", "", *table(header, rows)]
