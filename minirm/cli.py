@@ -43,6 +43,7 @@ from minirm.evaluation_page import write_evaluation
 from minirm.files import Row, read_json_lines, read_rows
 from minirm.films import praise
 from minirm.hugging_face import export_run, read_start
+from minirm.memory import keep_freed_memory
 from minirm.records import read_comparisons
 from minirm.rewardbench import write_results
 from minirm.rlhf.follow import Follow, mean_rewards, reward_of
@@ -502,6 +503,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for what the user has to mend, 130 when stopped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=UNPAIRED)
+    keep_freed_memory()
     try:
         return _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:

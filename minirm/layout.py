@@ -14,7 +14,8 @@ An encoder sees both ways, so that a prompt's tokens depend on the response and 
 each response a row of its own, behind its own prompt.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -80,7 +81,11 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """Return the same layout with its tensors on `device`."""
-        return _moved(self, torch.device(device))
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Layout":
+        """Return the same layout with its tensors changed, all but `Level.steps`, which PyTorch wants on the host."""
+        return _mapped(self, change)
 
 
 def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int], past: Layout | None = None) -> Layout:
@@ -108,7 +113,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         ),
         types=None,
         reads=torch.from_numpy(starts[1:][list(reads)] - 1),
-        everywhere=_tile(spans, new),
+        everywhere=_tile(*_chains(spans, new, [parent - old for parent in parents])),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
         levels=levels,
         level_order=torch.from_numpy(np.argsort(level_order, kind="stable")),
@@ -116,6 +121,26 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         memory_rows=tuple(memory_rows),
         tokens=first_token + int(starts[-1]),
     )
+
+
+def _chains(
+    spans: list[np.ndarray], paths: list[np.ndarray], parents: list[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Join each segment with the one that continues it, if only one does: together they ask along one path."""
+    children = Counter(parents)
+    ends: dict[int, int] = {}  # last segment of a chain → its number
+    queries, keys = [], []
+    for segment, parent in enumerate(parents):
+        chain = ends.pop(parent, None) if children[parent] == 1 else None
+        if chain is None:
+            chain = len(queries)
+            queries.append(spans[segment])
+            keys.append(paths[segment])
+        else:
+            queries[chain] = np.concatenate([queries[chain], spans[segment]])
+            keys[chain] = paths[segment]
+        ends[segment] = chain
+    return queries, keys
 
 
 def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
@@ -214,13 +239,13 @@ def _tensor(parts: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts))
 
 
-def _moved(value: object, device: torch.device, name: str = "") -> object:
-    """Move the tensors of a tree of dataclasses and tuples; `steps` stays on the host, where PyTorch wants it."""
+def _mapped(value: object, change: Callable[[Tensor], Tensor], name: str = "") -> object:
+    """Change the tensors of a tree of dataclasses and tuples, but for those named `steps`."""
     if isinstance(value, Tensor):
-        return value if name == "steps" else value.to(device, non_blocking=True)
+        return value if name == "steps" else change(value)
     if isinstance(value, tuple) and value and not isinstance(value[0], int | np.ndarray):
-        return tuple(_moved(item, device) for item in value)
+        return tuple(_mapped(item, change) for item in value)
     if isinstance(value, Tile | Tiles | Level | Layout):
-        moved = {f.name: _moved(getattr(value, f.name), device, f.name) for f in fields(value)}
-        return type(value)(**moved)
+        changed = {f.name: _mapped(getattr(value, f.name), change, f.name) for f in fields(value)}
+        return type(value)(**changed)
     return value

@@ -102,5 +102,5 @@ class LanguageModelObjective:
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a language model; a target counts as hit with its probability."""
         surprise = model(batch)  # (S,)
-        cases = torch.tensor(float(len(surprise)), device=surprise.device)
+        cases = surprise.new_full((), len(surprise))
         return Outcome(surprise.sum(), (-surprise.detach()).exp().sum(), cases)

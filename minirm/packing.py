@@ -9,7 +9,7 @@ token i sees token j  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segme
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 
@@ -62,10 +62,17 @@ class PackedBatch:
     rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        """Return the batch with its tensors on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved |= {name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor | Layout)}
-        return PackedBatch(**moved)
+        """Return the batch with its tensors on `device`; from pinned memory, without waiting for them to arrive."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PackedBatch":
+        """Return the batch in memory from which a GPU can fetch it by itself."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        changed = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, layout=self.layout.mapped(change), **changed)
 
 
 def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:

@@ -144,14 +144,17 @@ class _Stages:
         return trainer.progress.best_loss if finished else None
 
     def _follow(self, trainer: Trainer, stage: str, journal: Journal) -> bool:
-        saved = time.monotonic()
+        saved, stop = time.monotonic(), False
         for event in trainer.run():
             journal.write(event)
             self.observer.event(stage, event)
             if isinstance(event, Evaluated) and stage == REWARD:
                 self._show_texts(trainer, journal)
-            stop = trainer.any_process(self.observer.should_stop())
+            stop = stop or trainer.any_process(self.observer.should_stop())
             if stop or isinstance(event, Evaluated) or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                trainer.settle()
+                if not trainer.is_settled:
+                    continue
                 if is_writer():
                     checkpoint.save_progress(self.folder, trainer, stage)
                 saved = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import numpy as np
+import torch
 
 from minirm.config import PackingConfig
 from minirm.packing import Encoded, PackedBatch, pack
@@ -129,7 +130,8 @@ class Stream:
         """Return one batch."""
         batch = [self.store[row] for row in rows]
         share_prompt = self.packing.share_prompt
-        return pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, rows=rows.tolist())
+        packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, rows=rows.tolist())
+        return packed.pinned() if torch.cuda.is_available() else packed
 
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
         """Yield the batches of a plan, packed one ahead in a thread of their own."""

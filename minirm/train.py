@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -61,9 +62,43 @@ class Progress:
     evaluations_without_gain: int = 0
 
 
+class OnItsWay:
+    """Numbers that are being copied to the host while it goes on."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.arrived = None
+        if numbers.is_cuda:
+            numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+        self.numbers = numbers
+
+    def wait(self) -> list[float]:
+        """Return the numbers when they are there; later work of the GPU is not waited for."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.numbers.tolist()
+
+
+@dataclass(frozen=True)
+class Launched:
+    """An optimizer step that a GPU may still be working on."""
+
+    figures: OnItsWay  # loss, hits, cases, comparisons, tokens, norm of the gradient
+    step: int
+    total: float  # weight that the loss is divided by
+    rate: float
+    rows: list[int]
+    began: float
+
+
 @dataclass
 class Trainer:
-    """Takes a model through one stage; `run` yields what happened, and may be left at any point."""
+    """Takes a model through one stage; `run` yields what happened, and may be left at any point.
+
+    A GPU is given the next step before the figures of the last one are read, so that it never waits for the host. What
+    is to be saved must therefore be *settled*: `settle` asks for it, `is_settled` says when it is.
+    """
 
     model: nn.Module
     objective: Objective
@@ -81,6 +116,10 @@ class Trainer:
         if self.config.compile:
             compile_mlps(self.model)
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.lag = 1 if self.device.type == "cuda" else 0  # steps whose figures are not read yet
+        self.in_flight: deque[Launched] = deque()
+        self.settling = False
+        self.last_read = 0.0
         self.window = self.config.accumulate * self.processes  # batches of one step
         self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.window)
         self.steps = max(1, round(self.config.epochs * self.steps_per_epoch)) if self.config.epochs else 0
@@ -94,18 +133,30 @@ class Trainer:
         """
         if self.progress.step == 0:
             torch.manual_seed(self.config.seed)
+        self.in_flight.clear()
         yield from self._evaluate_if_due()  # training may have been left between a step and its evaluation
         while self.progress.step < self.steps and not self._is_out_of_patience():
-            for step in self._rest_of_epoch():
-                yield step
+            for launched in self._rest_of_epoch():
+                self.in_flight.append(launched)
+                while len(self.in_flight) > (0 if self.settling or self._is_evaluation_due() else self.lag):
+                    yield self._read(self.in_flight.popleft())
                 yield from self._evaluate_if_due()
                 if self._is_out_of_patience():
                     return
 
+    def settle(self) -> None:
+        """Ask that no step be left in flight, now that its outcome is to be saved."""
+        self.settling = bool(self.in_flight)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every step that was taken has been told."""
+        return not self.in_flight
+
     def _is_out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_without_gain
 
-    def _rest_of_epoch(self) -> Iterator[Step]:
+    def _rest_of_epoch(self) -> Iterator[Launched]:
         plan = self.training.plan(self.progress.epoch)[self.progress.steps_in_epoch * self.window :]
         mine = [rows for i, rows in enumerate(plan) if i % self.processes == self.rank]
         batches = self.training.batches(mine)
@@ -114,11 +165,15 @@ class Trainer:
                 return
             count = len(range(start + self.rank, min(start + self.window, len(plan)), self.processes))
             self.progress.steps_in_epoch += 1
-            yield self.step(islice(batches, count))
+            yield self._launch(islice(batches, count))
         self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
 
     def step(self, window: Iterable[PackedBatch]) -> Step:
-        """Take one optimizer step on this process's batches of a window."""
+        """Take one optimizer step on this process's batches of a window, and wait for its figures."""
+        return self._read(self._launch(window))
+
+    def _launch(self, window: Iterable[PackedBatch]) -> Launched:
+        """Take one optimizer step without waiting for a GPU."""
         began = time.perf_counter()
         window = list(window)
         self.model.train()
@@ -132,25 +187,38 @@ class Trainer:
             outcome = self._forward(batch.to(self.device))
             self._check_finite(outcome.loss, number, batch)
             (outcome.loss / total).backward()
-            sums += _counted(outcome, batch).to(sums)
+            _add_up(sums, outcome, batch)
         norm = self._finish_gradients()
-        if not math.isfinite(norm):
-            raise InputError(self._not_finite("gradient norm", norm, 0, [row for b in window for row in b.rows]))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        loss, hits, cases, comparisons, tokens = self._sum_over_processes(sums).tolist()
+        figures = torch.cat([self._sum_over_processes(sums), norm[None].double()])
         self.progress.step += 1
+        rows = [row for batch in window for row in batch.rows]
+        return Launched(OnItsWay(figures), self.progress.step, total, rate, rows, began)
+
+    def _read(self, launched: Launched) -> Step:
+        """Return what a step did, as soon as it is known.
+
+        Raises:
+            InputError: its gradient is not finite.
+        """
+        loss, hits, cases, comparisons, tokens, norm = launched.figures.wait()
+        if not math.isfinite(norm):
+            raise InputError(self._not_finite("gradient norm", norm, launched.step, 0, launched.rows))
+        now = time.perf_counter()
+        seconds, self.last_read = now - max(launched.began, self.last_read), now
+        self.settling = self.settling and not self.is_settled
         return Step(
-            self.progress.step,
+            launched.step,
             self.steps,
-            loss / total,
+            loss / launched.total,
             hits / max(cases, 1),
             norm,
-            rate,
+            launched.rate,
             int(cases),
             int(comparisons),
             int(tokens),
-            time.perf_counter() - began,
+            seconds,
         )
 
     def _forward(self, batch: PackedBatch) -> Outcome:
@@ -158,7 +226,7 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
             return self.objective(self.model, batch)
 
-    def _finish_gradients(self) -> float:
+    def _finish_gradients(self) -> Tensor:
         """Add up the gradients of all processes, clip them, and return their norm before clipping."""
         if self.processes > 1:
             parameters = trained_weights(self.model).values()
@@ -168,7 +236,7 @@ class Trainer:
             flat = self._sum_over_processes(torch.cat([g.flatten() for g in gradients]))
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
-        return clip_gradients(self.model, self.config.clip).item()
+        return clip_gradients(self.model, self.config.clip)
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.processes > 1:
@@ -182,11 +250,11 @@ class Trainer:
 
     def _check_finite(self, loss: Tensor, number: int, batch: PackedBatch) -> None:
         if self.device.type == "cpu" and not math.isfinite(loss.item()):  # a GPU is not made to wait: see its gradient
-            raise InputError(self._not_finite("loss", loss.item(), number, batch.rows))
+            raise InputError(self._not_finite("loss", loss.item(), self.progress.step + 1, number, batch.rows))
 
-    def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> str:
+    def _not_finite(self, what: str, value: float, step: int, number: int, rows: Sequence[int]) -> str:
         named = ", ".join(map(str, rows[:16])) + (", …" if len(rows) > 16 else "")
-        where = f"step {self.progress.step + 1}, batch {number + 1} of its window, training rows {named}"
+        where = f"step {step}, batch {number + 1} of its window, training rows {named}"
         return f"{what} is {value} at {where}: learning_rate={self.config.learning_rate} may be too high"
 
     def evaluate(self) -> tuple[float, float]:
@@ -200,10 +268,15 @@ class Trainer:
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         weight = 0.0
         for batch in stream.batches(stream.plan(None)):
-            sums += _counted(self._forward(batch.to(self.device)), batch).to(sums)
+            _add_up(sums, self._forward(batch.to(self.device)), batch)
             weight += float(self.objective.row_weights(batch).sum())
         loss, hits, cases, _, _ = sums.tolist()
         return loss / max(weight, 1e-30), hits / max(cases, 1)
+
+    def _is_evaluation_due(self) -> bool:
+        step = self.progress.step
+        due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
+        return due and self.progress.evaluated_step != step
 
     def _evaluate_if_due(self) -> Iterator[Evaluated]:
         """Evaluate after every so many steps and after the last one, and keep the weights if they are the best.
@@ -211,10 +284,9 @@ class Trainer:
         Raises:
             InputError: the validation loss is not finite.
         """
-        step = self.progress.step
-        due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
-        if not due or self.progress.evaluated_step == step:
+        if not self._is_evaluation_due():
             return
+        step = self.progress.step
         loss, accuracy = self.evaluate()
         if not math.isfinite(loss):
             rate = f"learning_rate={self.config.learning_rate} may be too high"
@@ -233,11 +305,11 @@ class Trainer:
             self.model.load_state_dict(self.best_weights, strict=False)
 
 
-def _counted(outcome: Outcome, batch: PackedBatch) -> Tensor:
-    counts = [float(len(batch.rows)), float(len(batch.tokens))]
-    return torch.cat(
-        [torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases]).double().cpu(), torch.tensor(counts)]
-    )
+def _add_up(sums: Tensor, outcome: Outcome, batch: PackedBatch) -> None:
+    """Add a batch's loss, hits, cases, comparisons and tokens to sums (5,) where they lie."""
+    sums[:3] += torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases])
+    sums[3] += len(batch.rows)
+    sums[4] += len(batch.tokens)
 
 
 def compile_mlps(model: nn.Module) -> None:

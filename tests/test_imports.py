@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
-    ["errors", "disk"],
+    ["errors", "disk", "memory"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
     ["records", "layout", "films", "pictures", "report", "template"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],

@@ -124,10 +124,17 @@ def test_segments_of_very_different_length_lie_in_tiles_of_their_own():
 
 
 def test_the_triangle_is_the_mask_only_where_nothing_stands_before():
-    prompts, responses = lay_out([3, 4], [-1, -1], [0, 1]).everywhere.tiles, lay_out([3, 4], [-1, 0], [1]).everywhere
-    assert all(tile.causal and tile.mask() is None for tile in prompts)
+    prompts = lay_out([3, 4], [-1, -1], [0, 1]).everywhere
+    responses = lay_out([3, 4, 4], [-1, 0, 0], [1, 2]).everywhere
+    assert all(tile.causal and tile.mask() is None for tile in prompts.tiles)
     assert [tile.mask() is None for tile in responses.tiles] == [tile.causal for tile in responses.tiles]
     assert not all(tile.causal for tile in responses.tiles)
+
+
+def test_a_segment_that_alone_continues_another_asks_together_with_it():
+    chain, fork = lay_out([3, 4, 2], [-1, 0, 1], [2]).everywhere, lay_out([3, 4, 2], [-1, 0, 0], [1, 2]).everywhere
+    assert [tuple(tile.queries.shape) for tile in chain.tiles] == [(1, 9)] and chain.tiles[0].causal
+    assert sum(tile.queries.shape[0] for tile in fork.tiles) == 3
 
 
 @settings(max_examples=100, deadline=None)

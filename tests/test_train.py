@@ -210,6 +210,40 @@ def test_seconds_of_a_step_include_the_wait_for_its_batches(tmp_path):
     assert trainer.step(late()).seconds >= 0.2
 
 
+def without_time(event: Step | Evaluated) -> Step | Evaluated:
+    return replace(event, seconds=0.0) if isinstance(event, Step) else event
+
+
+def test_figures_that_are_read_a_step_late_are_the_same_and_in_order(tmp_path):
+    config = TrainConfig(epochs=2.0, evaluate_every=0.5)
+    at_once, late = (make_trainer(tmp_path / name, config) for name in ("at once", "late"))
+    late.lag = 1
+    told = [without_time(event) for event in late.run()]
+    assert told == [without_time(event) for event in at_once.run()]
+    assert sum(isinstance(event, Evaluated) for event in told) == 4
+
+
+def test_a_trainer_that_was_asked_to_settle_has_told_every_step(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig(epochs=3.0, evaluate_every=3.0))
+    trainer.lag, told = 1, []
+    for event in trainer.run():
+        told.append(event)
+        if len(told) == 3:
+            assert not trainer.is_settled and trainer.progress.step == 4
+            trainer.settle()
+        if len(told) > 3 and trainer.is_settled:
+            break
+    assert [event.step for event in told] == list(range(1, trainer.progress.step + 1))
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_its_own_step(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig(learning_rate=1e30, warmup=0.0))
+    trainer.lag = 1
+    trainer._check_finite = lambda *_: None  # a GPU's loss is not looked at before the next step
+    with pytest.raises(InputError, match=r"gradient norm is nan at step [23], batch 1"):
+        list(trainer.run())
+
+
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lion"])
 def test_every_optimizer_lowers_the_loss(tmp_path, name):
     rate = {"adamw": 1e-2, "adam": 1e-2, "sgd": 0.3, "lion": 3e-3}[name]
