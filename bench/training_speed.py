@@ -29,10 +29,11 @@ from bench.contenders import (
 )
 from bench.flops import best_matrix_rate, useful_flops
 from bench.memory import in_fresh_process, peak_bytes
+from bench.profile import time_by_kind
 from bench.speed_report import Aim, Row
 from bench.speed_setup import BF16, FP32, HH, PAIRS, RANKINGS, Settings
 from bench.texts import made_of_noise
-from bench.timing import interleaved, ratio, spread
+from bench.timing import Spread, interleaved, ratio, spread
 from minirm.config import ModelConfig
 from minirm.packing import tokenize
 from minirm.records import Comparison, read_comparisons
@@ -100,7 +101,7 @@ def ranking(settings: Settings) -> list[Row]:
 
 
 def arithmetic(settings: Settings) -> list[Row]:
-    """Useful arithmetic over the best rate of matrix products, in training."""
+    """Useful arithmetic over the best rate of matrix products, in training, and what takes the rest of the time."""
     corpus, rows = settings.corpus(HH), []
     for config, aim, precision in (
         (settings.model, Aim(0.6), FP32),
@@ -116,7 +117,16 @@ def arithmetic(settings: Settings) -> list[Row]:
         rows.append(Row(setting, "minirm, useful", spread([rate / 1e9 for rate in useful]), "GFLOP/s"))
         rows.append(Row(setting, "fastest matrix product", spread([rate / 1e9 for rate in fastest]), "GFLOP/s"))
         rows.append(Row(setting, "useful share of it", ratio(useful, fastest), "", aim=aim))
+        rows += held_by(setting, calls[MINIRM], rows[-1].value)
     return rows
+
+
+def held_by(setting: str, train: MinirmTraining, share: Spread) -> list[Row]:
+    """Return what holds the rest: the share of time of each kind of operation, and what products alone would reach."""
+    shares = time_by_kind(train.epoch)
+    rows = [Row(setting, f"time in {kind}", spread([part]), "") for kind, part in shares.items()]
+    alone = Spread(*(bound / shares["matrix products"] for bound in share))
+    return [*rows, Row(setting, "useful share if products were all that takes time", alone, "")]
 
 
 def memory(settings: Settings) -> list[Row]:
