@@ -17,6 +17,7 @@ each response a row of its own, behind its own prompt.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 
 import numpy as np
 import torch
@@ -100,47 +101,35 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
     paths = list(past.paths) if past else []
     old, first_token = len(paths), past.tokens if past else 0
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    for start, length, parent in zip(starts, lengths, parents, strict=False):
-        own = np.arange(first_token + start, first_token + start + length)
+    spans = np.split(np.arange(starts[-1]), starts[1:-1])
+    for span, parent in zip(spans, parents, strict=True):
+        own = first_token + span
         paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
     new = paths[old:]
-    spans = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=False)]
     levels, memory_rows = _levels(lengths, parents, starts, past)
-    level_order = np.concatenate([level.order for level in levels])
     return Layout(
-        positions=_tensor(
-            [np.arange(len(path) - length, len(path)) for path, length in zip(new, lengths, strict=True)]
-        ),
+        positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
         reads=torch.from_numpy(starts[1:][list(reads)] - 1),
-        everywhere=_tile(*_chains(spans, new, [parent - old for parent in parents])),
+        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
         levels=levels,
-        level_order=torch.from_numpy(np.argsort(level_order, kind="stable")),
+        level_order=torch.from_numpy(np.argsort(np.concatenate([level.order for level in levels]), kind="stable")),
         paths=tuple(paths),
         memory_rows=tuple(memory_rows),
         tokens=first_token + int(starts[-1]),
     )
 
 
-def _chains(
+def _joined(
     spans: list[np.ndarray], paths: list[np.ndarray], parents: list[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Join each segment with the one that continues it, if only one does: together they ask along one path."""
-    children = Counter(parents)
-    ends: dict[int, int] = {}  # last segment of a chain → its number
-    queries, keys = [], []
+    """Return queries and keys, a segment that alone continues another being joined to it: they ask along one path."""
+    children, queries = Counter(parents), dict(enumerate(spans))
     for segment, parent in enumerate(parents):
-        chain = ends.pop(parent, None) if children[parent] == 1 else None
-        if chain is None:
-            chain = len(queries)
-            queries.append(spans[segment])
-            keys.append(paths[segment])
-        else:
-            queries[chain] = np.concatenate([queries[chain], spans[segment]])
-            keys[chain] = paths[segment]
-        ends[segment] = chain
-    return queries, keys
+        if children[parent] == 1 and parent in queries:
+            queries[segment] = np.concatenate([queries.pop(parent), queries[segment]])
+    return list(queries.values()), [paths[segment] for segment in queries]
 
 
 def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
@@ -215,7 +204,7 @@ def _levels(
 ) -> tuple[tuple[Level, ...], list[int]]:
     """Group segments by their distance from what is computed, and number the rows of memory they leave behind."""
     rows = list(past.memory_rows) if past else []
-    old, next_row = len(rows), max(rows, default=0) + 1
+    old, next_row = len(rows), count(max(rows, default=0) + 1)
     depth = []
     for parent in parents:
         depth.append(depth[parent - old] + 1 if parent >= old else 0)
@@ -225,13 +214,11 @@ def _levels(
         members = sorted((s for s in range(len(lengths)) if depth[s] == d), key=lambda s: -lengths[s])
         sizes = np.array([lengths[s] for s in members])
         steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
-        first = starts[members]
-        order = np.concatenate([first[:size] + step for step, size in enumerate(steps)])
+        order = np.concatenate([starts[members[:size]] + step for step, size in enumerate(steps)])
         from_rows = [rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
         levels.append(Level(torch.from_numpy(order), torch.from_numpy(steps), torch.tensor(from_rows)))
         for s in members:
-            rows[old + s] = next_row
-            next_row += 1
+            rows[old + s] = next(next_row)
     return tuple(levels), rows
 
 
