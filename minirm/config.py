@@ -231,7 +231,8 @@ class TrainConfig:
     """Weight of the penalty that pulls a row's rewards to mean zero."""
     average_read: bool = False
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
-    model left it. For few comparisons, where a bag of words is hard to beat."""
+    model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is
+    hard to beat, and for what a response has in common with its prompt."""
     tie_width: float = 1.0
     """Rao–Kupper's η = log θ, in logits: two equal rewards tie with probability tanh(η/2)."""
     precision: Literal["float32", "bfloat16"] = "float32"

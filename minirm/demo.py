@@ -62,7 +62,7 @@ def demo_config(data: Path, seed: int) -> RunConfig:
         model=sized("tiny", layers=3, max_positions=256),
         packing=PackingConfig(tokens_per_batch=3072, max_tokens=256),
         language_model=TrainConfig(epochs=2.0, learning_rate=3e-3, seed=seed),
-        reward=TrainConfig(epochs=1.4, learning_rate=2e-3, seed=seed),
+        reward=TrainConfig(epochs=1.4, learning_rate=2e-3, average_read=True, seed=seed),
     )
 
 

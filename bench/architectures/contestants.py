@@ -120,6 +120,7 @@ CONTESTANTS = [
     Contestant("GRU", "own", {"backbone": "gru"}),
     Contestant("LSTM", "own", {"backbone": "lstm"}),
     Contestant("plain start", "change", build=partial(changed, change=plain_start)),
+    Contestant("average read", "change", build=partial(changed, change=Transformer.read_the_average)),
     Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm)),
     Contestant("rotary positions", "change", build=partial(changed, change=rotary)),
     Contestant("SwiGLU", "change", build=partial(changed, change=swiglu)),

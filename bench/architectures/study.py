@@ -298,6 +298,7 @@ STATEMENTS = [
     ("A from-scratch decoder with the same start, against GPT-2 at the same size", "plain start", GPT2),
     ("minirm's GPT-2 style, whose queries start equal to keys, against GPT-2", OWN_GPT2, GPT2),
     ("The start with queries equal to keys, against GPT-2's own start", OWN_GPT2, "plain start"),
+    ("A last layer that begins as the mean of all it sees", "average read", OWN_GPT2),
     ("RMSNorm instead of LayerNorm", "RMSNorm", OWN_GPT2),
     ("Rotary instead of learned positions", "rotary positions", OWN_GPT2),
     ("SwiGLU instead of GELU", "SwiGLU", OWN_GPT2),
