@@ -45,9 +45,9 @@ def pages(tmp_path_factory):
 
 def test_s1_shows_every_epoch_and_scores_pairs(pages):
     page, figures = pages("s1")
-    epochs = page.split("## Each epoch")[1].split("##")[0]
+    epochs = page.split("## Each epoch, first seed")[1].split("##")[0]
     assert epochs.count("\n| ") == 2 + s1.QUICK.epochs
-    assert page.split("scored\n")[1].count("\n| ") == 2 + s1.QUICK.shown
+    assert page.split("by the first seed\n")[1].count("\n| ") == 2 + s1.QUICK.shown
     assert set(figures) >= {f"{s1.BEST}, test accuracy", f"{s1.BEGINNING}, test accuracy", "longer wins, test accuracy"}
 
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.recipes import s1, s2, s3, s4
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--scale", type=int, default=1, help="so many times the comparisons, and the model's width")
+    parser.add_argument("--seeds", type=int, help="default: those of the plan")
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache/recipes"), help="finished trainings stay here")
@@ -39,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     recipe, began, facts = RECIPES[options.name], time.perf_counter(), machine()
     try:
         setting = Setting(options.shared, options.cache)
-        page = recipe.run(setting, recipe.QUICK if options.quick else recipe.PLAN.scaled(options.scale))
+        plan = recipe.QUICK if options.quick else recipe.PLAN.scaled(options.scale)
+        page = recipe.run(setting, plan if options.seeds is None else replace(plan, seeds=options.seeds))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,6 +88,16 @@ def read_usable(*paths: Path) -> list[Comparison]:
     return list(usable(read_comparisons(paths), Counter()))
 
 
+def short(comparisons: Sequence[Comparison], characters: int) -> list[Comparison]:
+    """Return the comparisons whose prompt is at most so long together with each response."""
+    kept = []
+    for comparison in comparisons:
+        prompt = sum(len(turn.text) for turn in comparison.prompt)
+        if prompt + max(map(len, comparison.responses)) <= characters:
+            kept.append(comparison)
+    return kept
+
+
 def pairs_file(comparisons: Sequence[Comparison]) -> str:
     """Return pairs of single-turn prompts as lines of {"prompt", "chosen", "rejected"}, with their margins."""
     lines = []

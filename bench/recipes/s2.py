@@ -36,7 +36,8 @@ GRADES = ("negligibly better", "slightly better", "better", "significantly bette
 NO_MARGIN = "no margin"
 MARGINS = {NO_MARGIN: (0.0, 0.0, 0.0, 0.0), "small": (0.0, 1 / 3, 2 / 3, 1.0), "large": (0.0, 1.0, 2.0, 3.0)}
 """By grade, in logits."""
-CONTEXT = 256
+CONTEXT, VOCABULARY = 256, 4096
+"""Tokens; of longer texts the prompt is cut from its left, then the response before its end."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Plan:
     """How much of everything."""
 
     layers: int = 2
-    width: int = 128
-    pairs: int = 2400
-    test: int = 1500
+    width: int = 64
+    pairs: int = 1200
+    test: int = 800
     seeds: int = 3
     rate: float = 3e-4
 
@@ -117,7 +118,12 @@ def _rated(one: Judged) -> Comparison:
 def _language_model(setting: Setting, plan: Plan, data: Data) -> Path:
     file = setting.keep("texts.jsonl", pairs_file([replace(row, margin=0.0) for row in data.training]))
     config = RunConfig(
-        DataConfig((file,), language_model_responses="all", language_model_tokens="all"),
+        DataConfig(
+            (file,),
+            vocab_size=VOCABULARY if data.name == DATA else None,
+            language_model_responses="all",
+            language_model_tokens="all",
+        ),
         _model(plan),
         PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT),
         TrainConfig(epochs=0.5, learning_rate=2e-3),

@@ -11,6 +11,7 @@ pairs are the last ones of the file.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -25,7 +26,8 @@ from minirm.synthetic import World, WorldConfig
 
 LORA, FULL = "LoRA r=16", "all weights"
 WORLD = WorldConfig(facts=0, noise=0.35, shortcut_strength=0.2)
-"""Films without facts: what must agree with the prompt are the title and the praise or blame asked for."""
+"""Films without facts: what must agree with the prompt are the title and the praise or blame asked for. Little noise
+and a weak shortcut, so that few pairs say much, and length says little."""
 BASE_WORLD = replace(WORLD, responses=4, seed=1)
 """Another draw, which the base reads."""
 CONTEXT = 512
@@ -35,12 +37,12 @@ CONTEXT = 512
 class Plan:
     """How much of everything."""
 
-    sizes: tuple[tuple[int, int], ...] = ((2, 64), (3, 96), (4, 128))
-    """Layers and width of each model."""
-    texts: int = 4000
+    sizes: tuple[tuple[int, int], ...] = ((1, 32), (2, 64), (3, 96))
+    """Layers and width of each model, the smallest first."""
+    texts: int = 2000
     """Comparisons of four responses that the base reads."""
-    pairs: int = 3000
-    test: int = 1500
+    pairs: int = 4000
+    test: int = 1000
     seeds: int = 3
     epochs: tuple[int, ...] = (0, 1, 2)
     """Of supervised fine-tuning."""
@@ -97,7 +99,7 @@ class _Study:
         ]
         return measured(self.test, rewards)[ACCURACY]
 
-    def _reward_model(self, size: tuple[int, int], way: str, epochs: int, seed: int):
+    def _reward_model(self, size: tuple[int, int], way: str, epochs: int, seed: int) -> Path:
         lora = LoraConfig(rank=16, alpha=32.0) if way == LORA else None
         rate = self.plan.rates[0 if way == LORA else 1]
         config = RunConfig(
@@ -112,18 +114,19 @@ class _Study:
         )
         return self.setting.trained(config, f"s3 {_name(size)} {way} after {epochs} epochs seed {seed}")
 
-    def _language_model(self, size: tuple[int, int], epochs: int, seed: int):
-        """Return the base, or a run that was fine-tuned from it."""
-        base = self._sft(size, self.base_file, TrainConfig(epochs=1, learning_rate=3e-3), None)
+    def _language_model(self, size: tuple[int, int], epochs: int, seed: int) -> Path:
+        """Return the base, or what it became after so many epochs of fine-tuning."""
         if not epochs:
-            return base
-        return self._sft(size, self.chosen_file, TrainConfig(epochs=epochs, learning_rate=1e-3, seed=seed), base)
+            return self._read(size, self.base_file, TrainConfig(epochs=1, learning_rate=3e-3), None, "base")
+        before = self._language_model(size, epochs - 1, seed)
+        training = TrainConfig(epochs=1, learning_rate=1e-3, seed=100 * epochs + seed)  # another order each epoch
+        return self._read(size, self.chosen_file, training, before, f"sft epoch {epochs} seed {seed}")
 
-    def _sft(self, size: tuple[int, int], file, training: TrainConfig, start):
+    def _read(self, size: tuple[int, int], file: Path, training: TrainConfig, start: Path | None, what: str) -> Path:
+        """Train a language model for one epoch: the base on every token, fine-tuning on what assistants said."""
         tokens = "all" if start is None else "assistant"
         data = DataConfig((file,), validation_share=5.0, language_model_responses="all", language_model_tokens=tokens)
         config = RunConfig(data, _model(size), _packing(), training, TrainConfig(seed=training.seed), None, "lm", start)
-        what = "base" if start is None else f"sft {training.epochs:g} epochs seed {training.seed}"
         return self.setting.trained(config, f"s3 {_name(size)} {what}")
 
 

@@ -28,6 +28,7 @@ from bench.architectures.figures import ACCURACY, NLL
 from bench.architectures.statistics import Resampled, two_way_interval
 from bench.recipes.common import Page, Setting, difference_in_words, in_words, measured, read_usable, table
 from bench.recipes.pictures import series
+from bench.recipes.s3 import WORLD
 from minirm.checkpoint import Start, read_start
 from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
 from minirm.objectives import RewardObjective
@@ -61,13 +62,13 @@ class Plan:
     """How much of everything."""
 
     layers: int = 2
-    width: int = 128
-    texts: int = 4000
+    width: int = 64
+    texts: int = 1500
     """Comparisons of four responses that the language model reads."""
-    prompts: int = 150
-    validation: int = 100
-    test: int = 250
-    epochs: int = 3
+    prompts: int = 120
+    validation: int = 60
+    test: int = 200
+    epochs: int = 2
     per_batch: int = 4
     """Prompts a step, grouped."""
     seeds: int = 3
@@ -255,7 +256,7 @@ def _about(plan: Plan, best: float) -> list[str]:
 
 
 def _world(responses: int) -> WorldConfig:
-    return WorldConfig(facts=0, responses=responses)
+    return replace(WORLD, responses=responses)
 
 
 def rankings(count: int, split: str) -> list[Judged]:
