@@ -61,7 +61,7 @@ def test_s3_fills_every_cell_of_its_table(pages):
     page, figures = pages("s3")
     assert len(figures) == len(s3.QUICK.sizes) * 2 * len(s3.QUICK.epochs)
     assert all(0 <= value <= 1 for value, _, _ in figures.values())
-    assert "1 minus 0" in page
+    assert "1 minus 0" in page and "one seed" in page
 
 
 def test_s4_compares_arms_and_optimizers(pages):

@@ -5,7 +5,8 @@ python -m bench recipes s2      Llama with a margin that grows with the rating
 python -m bench recipes s3      0, 1 and 2 epochs of supervised fine-tuning, three sizes, adapters or all weights
 python -m bench recipes s4      GPT-2 from rankings: comparisons of a prompt together or shuffled; optimizers
 
-Each takes 5 to 25 minutes with one thread. Finished trainings are kept in --cache: the same command goes on from there.
+Each takes 3 to 15 minutes of one core, most of it s3 with three seeds. Finished trainings are kept in --cache: the same
+command goes on from there, and with more --seeds only what is new is trained.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     facts = {"command": " ".join(["python -m bench recipes", *argv]), **facts}
-    facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
+    facts["minutes of this call, what an earlier one finished not counted"] = round(
+        (time.perf_counter() - began) / 60, 1
+    )
     print(write_page(page, f"recipe-{options.name}", facts, options.out))
     return 0

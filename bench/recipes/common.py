@@ -146,6 +146,13 @@ def mean_of(figures: Sequence[Resampled]) -> Resampled:
     return Resampled(np.mean([f.whole for f in figures], axis=0), np.mean([f.without for f in figures], axis=0))
 
 
+def about_intervals(seeds: int) -> str:
+    """Return over what the intervals of a page are."""
+    if seeds == 1:
+        return "95% intervals over prompts alone: with one seed nothing is known of another training."
+    return f"{seeds} seeds; 95% intervals over prompts and seeds."
+
+
 def in_words(figure: Resampled) -> str:
     """Return "0.812 [0.797, 0.827]"."""
     return with_interval(two_way_interval(figure))

@@ -20,6 +20,7 @@ from bench.baselines import TfidfReward, length_rewards
 from bench.recipes.common import (
     Page,
     Setting,
+    about_intervals,
     at_most,
     difference_in_words,
     excerpt,
@@ -177,8 +178,7 @@ def _about(plan: Plan, data: Data) -> list[str]:
     return [
         f"{data.name}: {len(data.first):,} pairs before, then {sizes} pairs for training, validation and test, split "
         f"by prompt; {plan.layers} layers, D={plan.width}; r=8, α=32, dropout 0.2 on query and value, rate "
-        f"{plan.rate:g} falling linearly to 0; {plan.seeds} seeds of the adaptation. 95% intervals over prompts and "
-        "seeds.",
+        f"{plan.rate:g} falling linearly to 0; {about_intervals(plan.seeds)}",
         "",
     ]
 

@@ -18,6 +18,7 @@ from bench.architectures.statistics import Resampled, two_way_interval
 from bench.recipes.common import (
     Page,
     Setting,
+    about_intervals,
     at_most,
     difference_in_words,
     in_words,
@@ -173,9 +174,8 @@ def _about(plan: Plan, data: Data) -> list[str]:
     edges = ", ".join(f"{edge:.3g}" for edge in data.edges)
     return [
         f"{data.name}: {len(data.training):,} training and {len(data.test):,} test pairs, no prompt in both; Llama "
-        f"style, {plan.layers} layers, D={plan.width}, one epoch, rate {plan.rate:g}; {plan.seeds} seeds from one "
-        f"language model; grades divided at ratings of {edges}. 95% intervals over prompts and seeds; a difference "
-        "whose interval holds 0 is not resolved.",
+        f"style, {plan.layers} layers, D={plan.width}, one epoch, rate {plan.rate:g}, all from one "
+        f"language model; grades divided at ratings of {edges}. {about_intervals(plan.seeds)}",
         "",
     ]
 

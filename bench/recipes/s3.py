@@ -17,7 +17,17 @@ from matplotlib.figure import Figure
 
 from bench.architectures.figures import ACCURACY
 from bench.architectures.statistics import Resampled, two_way_interval
-from bench.recipes.common import Page, Setting, difference_in_words, in_words, mean_of, measured, read_usable, table
+from bench.recipes.common import (
+    Page,
+    Setting,
+    about_intervals,
+    difference_in_words,
+    in_words,
+    mean_of,
+    measured,
+    read_usable,
+    table,
+)
 from bench.recipes.pictures import series
 from minirm.config import DataConfig, LoraConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
 from minirm.dialogue import Turn, render_dialogue
@@ -68,7 +78,7 @@ def run(setting: Setting, plan: Plan) -> Page:
         found[cell] = study.accuracy(*cell)
         print(f"cell {done} of {len(cells)}: {cell}: {in_words(found[cell])}", flush=True)
     best = World(WORLD).best_possible_accuracy(World(WORLD).sample(plan.test, "test"))
-    figures = {f"{_name(size)}, {way}, {epochs} epochs": figure for (size, way, epochs), figure in found.items()}
+    figures = {f"{_name(size)}, {way}, SFT epochs: {epochs}": figure for (size, way, epochs), figure in found.items()}
     return Page(
         "S3: supervised fine-tuning before the reward model (LMFlow)",
         [*_about(plan, best), *_accuracies(plan, found), *_epochs(plan, found), *_sizes(plan, found)],
@@ -185,15 +195,14 @@ Found = dict[tuple[tuple[int, int], str, int], Resampled]
 def _about(plan: Plan, best: float) -> list[str]:
     return [
         f"Known-truth world without facts: a base that read {4 * plan.texts:,} texts, {plan.pairs:,} training pairs, "
-        f"{plan.test:,} test pairs, one epoch of reward modelling; {plan.seeds} seeds of fine-tuning and reward model, "
-        f"one base per size. The best possible accuracy is {best:.3f}. 95% intervals over prompts and seeds; a "
-        "difference whose interval holds 0 is not resolved.",
+        f"{plan.test:,} test pairs, one epoch of reward modelling, one base per size. The best possible accuracy is "
+        f"{best:.3f}. {about_intervals(plan.seeds)}",
         "",
     ]
 
 
 def _accuracies(plan: Plan, found: Found) -> list[str]:
-    header = ["model", "learns", *(f"{epochs} epochs of SFT" for epochs in plan.epochs)]
+    header = ["model", "learns", *(f"SFT epochs: {epochs}" for epochs in plan.epochs)]
     rows = [
         [_name(size), way, *(in_words(found[size, way, epochs]) for epochs in plan.epochs)]
         for size in plan.sizes
@@ -220,7 +229,10 @@ def _sizes(plan: Plan, found: Found) -> list[str]:
     """Return what size changed: each model minus the smallest."""
     first, *others = plan.sizes
     rows = [
-        [f"{way}, {e} epochs", *(difference_in_words(found[size, way, e], found[first, way, e]) for size in others)]
+        [
+            f"{way}, SFT epochs: {e}",
+            *(difference_in_words(found[size, way, e], found[first, way, e]) for size in others),
+        ]
         for way in (LORA, FULL)
         for e in plan.epochs
     ]

@@ -10,6 +10,9 @@ side by side, at the same number of epochs and the same weight for every pair:
     shuffled, as many elements    every pair by itself, PROMPTS pairs a step, so about 19 times as many steps
 
 All begin with the same language model, which read other texts of the world. Then four optimizers on grouped rankings.
+The document's own run, with the loss of every batch and texts with their scores in TensorBoard, is
+
+    minirm train --data ranking.csv --out RUN --reward.optimizer adam
 """
 
 import csv
@@ -26,7 +29,16 @@ import torch
 
 from bench.architectures.figures import ACCURACY, NLL
 from bench.architectures.statistics import Resampled, two_way_interval
-from bench.recipes.common import Page, Setting, difference_in_words, in_words, measured, read_usable, table
+from bench.recipes.common import (
+    Page,
+    Setting,
+    about_intervals,
+    difference_in_words,
+    in_words,
+    measured,
+    read_usable,
+    table,
+)
 from bench.recipes.pictures import series
 from bench.recipes.s3 import WORLD
 from minirm.checkpoint import Start, read_start
@@ -246,8 +258,8 @@ def _about(plan: Plan, best: float) -> list[str]:
         f"Known-truth world without facts: {plan.prompts} training prompts, {plan.validation} for validation, "
         f"{plan.test} for test, each with {FEWEST} to {MOST} ranked responses, read from CSV; {plan.layers} layers, "
         f"D={plan.width}, GPT-2 style, all from one language model; {plan.epochs} epochs, constant rate, betas "
-        f"(0.9, 0.95), {plan.per_batch} prompts a step; {plan.seeds} seeds; rates chosen on validation with the first "
-        f"seed. The best possible test accuracy is {best:.3f}. 95% intervals over prompts and seeds.",
+        f"(0.9, 0.95), {plan.per_batch} prompts a step; rates chosen on validation with the first seed. The best "
+        f"possible test accuracy is {best:.3f}. {about_intervals(plan.seeds)}",
         "",
     ]
 
