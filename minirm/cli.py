@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -439,7 +440,7 @@ class TrainTokenizer:
 class Ppo:
     """Let a language model learn from a reward by PPO, near the model that it was, and show what it wrote and writes.
 
-    It can't be resumed; Ctrl-C leaves nothing behind.
+    Stopped by Ctrl-C or a crash, the same command goes on.
     """
 
     policy: Positional[Path]
@@ -454,13 +455,14 @@ class Ppo:
 
     def run(self) -> int:
         """Train, and print a table of prompts and outputs before and after."""
-        checkpoint.check_folder(self.out)
         reward = reward_of(load(self.reward)) if self.reward else lambda prompts, texts: list(map(praise, texts))
         follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials)
-        console = _console()
+        console, began, first = _console(), time.monotonic(), 0
         for one in follow.run():
-            tokens = f"{one.tokens:.0f} tokens a response"
-            console.print(f"{one.iteration}: reward {one.reward:.3f}, {one.kl_nats:.2f} nats away, {tokens}")
+            first, iterations = first or one.iteration, self.dials.iterations
+            left = (time.monotonic() - began) / (one.iteration - first + 1) * (iterations - one.iteration)
+            figures = f"reward {one.reward:.3f}, {one.kl_nats:.2f} nats away, {one.tokens:.0f} tokens a response"
+            console.print(f"{one.iteration} of {iterations}: {figures}, about {left:,.0f} s left")
         table = Table("prompt", "before", "reward", "after", "reward")
         for one in follow.judged[:SHOWN_SAMPLES]:
             rewards = (f"{reward:.3f}" for reward in (one.reward_before, one.reward_after))

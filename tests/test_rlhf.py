@@ -15,8 +15,9 @@ from minirm.errors import InputError
 from minirm.films import praise
 from minirm.journal import Observer
 from minirm.language_model import LanguageModel
+from minirm.rlhf import follow
 from minirm.rlhf.best_of_n import best_of_n
-from minirm.rlhf.ppo import Policy, PPOConfig, gather, generalised_advantages, improve, surrogate_loss
+from minirm.rlhf.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
 from minirm.rlhf.sampling import sample
 from minirm.run import train_run
 from minirm.tokenizer import Tokenizer
@@ -155,7 +156,7 @@ def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near():
     runs = {}
     for kl_weight in (0.0, 5.0):
         config = replace(QUICK, kl_weight=kl_weight)
-        runs[kl_weight] = list(improve(a_model(width=32), BARE, PROMPTS, vowels, config))
+        runs[kl_weight] = list(PPO(a_model(width=32), BARE, PROMPTS, vowels, config).run())
     free, held = runs[0.0][-1], runs[5.0][-1]
     assert runs[0.0][0].reward < 0.1 and runs[0.0][0].kl_nats == pytest.approx(0, abs=1e-5)
     assert free.reward > 0.7
@@ -164,8 +165,19 @@ def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near():
 
 def test_the_same_seed_learns_the_same():
     config = replace(QUICK, iterations=3)
-    runs = [list(improve(a_model(), BARE, PROMPTS, vowels, config)) for _ in range(2)]
+    runs = [list(PPO(a_model(), BARE, PROMPTS, vowels, config).run()) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
+    config = replace(QUICK, iterations=4)
+    whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))
+    expected, two = list(whole.run()), left.run()
+    begun = [next(two), next(two)]
+    resumed.restore({name: tensor.clone() for name, tensor in left.state().items()})
+    assert begun + list(resumed.run()) == expected
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_praise_is_the_share_of_opinions_that_are_favourable():
@@ -199,3 +211,29 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
+
+
+def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_path, capsys, refused, monkeypatch):
+    file = write_lines(tmp_path / "chats.jsonl", chats(30))
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    assert train_run(replace(a_config(file), stage="lm"), tuned, Observer()) is not None
+    few = ["--iterations", 3, "--prompts-per-iteration", 8, "--max-new-tokens", 8]
+    command = [str(word) for word in ["ppo", tuned, "--data", file, "--out", out, *few]]
+    monkeypatch.setattr(follow, "SECONDS_BETWEEN_SAVES", -1.0)
+    learn, calls = PPO._learn, []
+
+    def interrupted(self, experience):
+        calls.append(self.done)
+        if self.done == 2:
+            raise KeyboardInterrupt
+        learn(self, experience)
+
+    monkeypatch.setattr(PPO, "_learn", interrupted)
+    assert main(command) == 130 and {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
+    assert "2 of 3" in capsys.readouterr().out
+    monkeypatch.setattr(PPO, "_learn", learn)
+    assert refused(*command, "--seed", 7) == f"{out / 'ppo.json'}: was begun with seed=0, not seed=7"
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("3 of 3") and not {"ppo.json", "ppo.safetensors"} & {path.name for path in out.iterdir()}
+    assert load_language_model(out)

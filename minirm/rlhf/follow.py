@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,22 @@ from minirm.checkpoint import (
     TOKENIZER,
     WEIGHTS,
     load_language_model,
+    read_json,
+    read_tensors,
     write_json,
     write_tensors,
 )
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.records import Comparison
-from minirm.rlhf.ppo import Iteration, PPOConfig, improve
+from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
 from minirm.rlhf.sampling import Dialogue, Reward, sample
 from minirm.scoring import RewardScorer
 
 SAMPLES = "samples.jsonl"
+UNFINISHED, STATE = "ppo.json", "ppo.safetensors"
+"""What a run was begun with, and where it stands; both are gone when it is finished."""
+SECONDS_BETWEEN_SAVES = 30
 
 
 @dataclass(frozen=True)
@@ -54,23 +60,48 @@ class Follow:
     def run(self) -> Iterator[Iteration]:
         """Train, and write the policy as a run folder of its own, with samples.jsonl beside it.
 
+        A run that was stopped goes on from the last state that it saved, at most half a minute before.
+
         Raises:
-            InputError: the folder is not empty, or the policy is no language model.
+            InputError: the folder holds something else than the beginning of this run, or the policy is no language
+                model.
         """
-        if self.out.is_dir() and any(self.out.iterdir()):
-            raise InputError(f"{self.out}: is not empty; name another folder")
+        self._begin_or_go_on()
         model, tokenizer = load_language_model(self.policy)
         options = {"max_new_tokens": self.config.max_new_tokens, "seed": self.config.seed}
         before = [one.response for one in sample(model, tokenizer, self.shown, **options)]
-        yield from improve(model, tokenizer, self.prompts, self.reward, self.config)
+        ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
+        if (self.out / STATE).is_file():
+            ppo.restore(read_tensors(self.out / STATE))
+        saved = time.monotonic()
+        for iteration in ppo.run():
+            yield iteration
+            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                write_tensors(self.out / STATE, ppo.state())
+                saved = time.monotonic()
         after = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         rewards = self.reward(self.shown, before), self.reward(self.shown, after)
         texts = [prompt[-1].text if prompt else "" for prompt in self.shown]
         self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
         self._write(model.state_dict())
+        for name in (STATE, UNFINISHED):
+            (self.out / name).unlink(missing_ok=True)
+
+    def _begin_or_go_on(self) -> None:
+        path, dials = self.out / UNFINISHED, {"policy": str(self.policy), **vars(self.config)}
+        if path.is_file():
+            begun = read_json(path)
+            changed = [name for name in dials if begun.get(name) != dials[name]]
+            if changed:
+                name = changed[0]
+                raise InputError(f"{path}: was begun with {name}={begun.get(name)}, not {name}={dials[name]}")
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise InputError(f"{self.out}: is not empty; name another folder")
+        else:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_json(path, dials)
 
     def _write(self, weights: dict) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         for name in (CONFIG, TOKENIZER, DATA, PROMPTS):
             shutil.copy(self.policy / name, self.out / name)
         write_tensors(self.out / WEIGHTS, weights)

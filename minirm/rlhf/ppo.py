@@ -66,7 +66,7 @@ class PPOConfig:
 
 @dataclass(frozen=True)
 class Iteration:
-    """What an iteration found, before it learned from it."""
+    """What an iteration found, before the policy learned from it."""
 
     iteration: int  # counted from 1
     reward: float  # mean
@@ -107,36 +107,76 @@ class Experience:
         return Experience([self.samples[row] for row in rows], *tensors)
 
 
-def improve(
-    language_model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Dialogue], reward: Reward, config: PPOConfig
-) -> Iterator[Iteration]:
-    """Train the language model itself by PPO, and yield what each iteration found.
+class PPO:
+    """Trains a language model itself, and holds all that going on needs.
 
     Args:
         language_model: the policy; a copy of it as it comes is π₀.
         prompts: at least one; drawn from anew in each iteration.
         reward: prompts and responses → numbers.
     """
-    policy, first = Policy(language_model).eval(), copy.deepcopy(language_model).eval().requires_grad_(False)
-    policy.to(language_model.backbone.embedding.weight.device)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
-    rng = np.random.default_rng(config.seed)
-    for iteration in range(1, config.iterations + 1):
-        drawn = [prompts[i] for i in rng.integers(len(prompts), size=config.prompts_per_iteration)]
-        seed, most = config.seed + iteration, config.max_new_tokens
-        samples = sample(language_model, tokenizer, drawn, max_new_tokens=most, seed=seed)
-        rewards = torch.tensor(reward(drawn, [one.response for one in samples]))
-        experience, kl_nats = gather(policy, first, samples, rewards, config)
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Dialogue],
+        reward: Reward,
+        config: PPOConfig,
+    ) -> None:
+        self.tokenizer, self.prompts, self.reward, self.config = tokenizer, prompts, reward, config
+        self.policy = Policy(language_model).eval().to(language_model.backbone.embedding.weight.device)
+        self.first = copy.deepcopy(language_model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
+        self.done = 0  # iterations
+
+    def run(self) -> Iterator[Iteration]:
+        """Yield what each iteration found, when the policy has learned from it."""
+        while self.done < self.config.iterations:
+            rng = np.random.default_rng([self.config.seed, self.done])
+            experience, found = self._explore(rng)
+            for _ in range(self.config.epochs):
+                order = rng.permutation(len(experience.samples))
+                for start in range(0, len(order), self.config.batch):
+                    self._learn(experience.part(order[start : start + self.config.batch].tolist()))
+            self.done += 1
+            yield found
+
+    def _explore(self, rng: np.random.Generator) -> tuple[Experience, Iteration]:
+        config = self.config
+        drawn = [self.prompts[i] for i in rng.integers(len(self.prompts), size=config.prompts_per_iteration)]
+        seed, most = config.seed + self.done + 1, config.max_new_tokens
+        samples = sample(self.policy.language_model, self.tokenizer, drawn, max_new_tokens=most, seed=seed)
+        rewards = torch.tensor(self.reward(drawn, [one.response for one in samples]))
+        experience, kl_nats = gather(self.policy, self.first, samples, rewards, config)
         tokens = experience.mask.sum(1).double().mean().item()
-        yield Iteration(iteration, rewards.mean().item(), kl_nats.mean().item(), tokens)
-        for _ in range(config.epochs):
-            order = rng.permutation(len(samples))
-            for start in range(0, len(order), config.batch):
-                loss = surrogate_loss(policy, experience.part(order[start : start + config.batch].tolist()), config)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-                optimizer.step()
+        return experience, Iteration(self.done + 1, rewards.mean().item(), kl_nats.mean().item(), tokens)
+
+    def _learn(self, experience: Experience) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        surrogate_loss(self.policy, experience, self.config).backward()
+        nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the policy, the optimizer's moments and the iterations done."""
+        tensors = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
+        moments = self.optimizer.state_dict()["state"]
+        tensors |= {f"adam.{n}.{key}": value for n, state in moments.items() for key, value in state.items()}
+        return {**tensors, "done": torch.tensor(self.done)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to where `state` was asked for; π₀ stays what it is."""
+        parts = {name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+                 for name in ("policy.", "adam.")}  # fmt: skip
+        self.policy.load_state_dict(parts["policy."])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["adam."].items():
+            number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.done = int(tensors["done"])
 
 
 @torch.no_grad()
