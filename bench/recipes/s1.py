@@ -40,6 +40,7 @@ from minirm.splits import draw_validation, prompt_key
 from minirm.synthetic import World, WorldConfig
 
 PRETRAINING, DATA = "alpaca-graded-pairs", "alpaca-pairs"
+WORLD = "the known-truth world"
 PARTS = ("train", "validation", "test")
 LORA = LoraConfig(rank=8, alpha=32.0, dropout=0.2)
 CONTEXT, CHARACTERS = 256, 600
@@ -100,7 +101,7 @@ def run(setting: Setting, plan: Plan) -> Page:
     found = {name: measured(data.test, values) for name, values in rewards.items()}
     figures = {f"{name}, test {key}": two_way_interval(f[key]) for name, f in found.items() for key in (ACCURACY, NLL)}
     del figures[f"longer wins, test {NLL}"]  # characters are no logits
-    lines = [*_about(plan, data), *_epochs(history), *_test(found), *_scored(data.test[: plan.shown], best[0])]
+    lines = [*_about(plan, data), *_epochs(history), *_test(found), *_scored(data, plan.shown, best[0])]
     return Page("S1: BERT with low-rank adapters", lines, figures, learning_curve(merged_history(history)))
 
 
@@ -111,7 +112,7 @@ def read_data(setting: Setting, plan: Plan) -> Data:
         first = [
             j.comparison for j in World(WorldConfig(shortcut="exclamation", seed=1)).sample(plan.first_pairs, "train")
         ]
-        return Data("the known-truth world", first, *_split(pairs))
+        return Data(WORLD, first, *_split(pairs))
     rows = _read(setting.shared / DATA)
     prompts = len({prompt_key(row) for row in rows})
     training, validation, test = _split(at_most(rows, per_prompt=math.ceil(plan.pairs / prompts))[: plan.pairs])
@@ -207,11 +208,12 @@ def _test(found: dict[str, dict]) -> list[str]:
     return ["## The test part", "", *table(["", "accuracy", "adapters minus this"], rows)]
 
 
-def _scored(test: Sequence[Comparison], rewards: Sequence[Sequence[float]]) -> list[str]:
-    """Return the document's table of test pairs with their rewards."""
+def _scored(data: Data, shown: int, rewards: Sequence[Sequence[float]]) -> list[str]:
+    """Return the document's table of test pairs with their rewards; other people's texts stay out of the page."""
+    show = excerpt if data.name == WORLD else (lambda text: f"{len(text):,} characters")
     rows = []
-    for comparison, (chosen, rejected) in zip(test, rewards, strict=False):
-        texts = [excerpt(text) for text in (comparison.prompt[-1].text, *comparison.responses)]
+    for comparison, (chosen, rejected) in zip(data.test[:shown], rewards, strict=False):
+        texts = [show(text) for text in (comparison.prompt[-1].text, *comparison.responses)]
         probability = 1 / (1 + math.exp(rejected - chosen))
         rows.append([*texts, f"{chosen:+.3f}", f"{rejected:+.3f}", f"{probability:.2f}"])
     header = ["prompt", "chosen", "rejected", "reward of chosen", "of rejected", "P(chosen is better)"]
