@@ -46,6 +46,8 @@ class Recipe:
     language_model: TrainConfig
     reward: TrainConfig
     vocab_size: int = 4096
+    around_shared: bool = False
+    """Train on all pairs of a prompt that share a response as one comparison; see `around_shared_response`."""
     seeds: int = 1
     """Models, from nothing each, that differ in their seed; what they say is their mean reward."""
 
@@ -60,11 +62,12 @@ RECIPES = {
         seeds=8,
     ),
     "alpaca-pairs": Recipe(
-        sized("tiny", max_positions=512, dropout=0.2),
-        PackingConfig(tokens_per_batch=8192, max_tokens=512),
-        TrainConfig(epochs=0.05, learning_rate=2e-3),
-        TrainConfig(epochs=0.3, learning_rate=3e-4, average_read=True),
-        seeds=3,
+        sized("tiny", layers=1, width=256, max_positions=512, dropout=0.4),
+        PackingConfig(tokens_per_batch=16384, max_tokens=512),
+        TrainConfig(epochs=0.0),
+        TrainConfig(epochs=1.0, learning_rate=1e-3, average_read=True),
+        around_shared=True,
+        seeds=6,
     ),
     "alpaca-rankings": Recipe(
         sized("tiny", max_positions=512, dropout=0.2),
@@ -73,6 +76,32 @@ RECIPES = {
         TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True),
     ),
 }
+
+
+def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
+    """Return the pairs of each prompt that share a response as one comparison, and the others as they are.
+
+    The shared response scores ½, what was preferred to it 1, and what it was preferred to 0: the judgements stay, and
+    each of them implies that the former are better than the latter. A response is then read once, not in every pair.
+    """
+    by_prompt: dict[bytes, list[Comparison]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(prompt_key(pair), []).append(pair)
+    merged = []
+    for rows in by_prompt.values():
+        [(shared, count)] = Counter(text for pair in rows for text in set(pair.responses)).most_common(1)
+        scores = {shared: 0.5}
+        for pair in rows:
+            scored = dict(zip(pair.responses, pair.scores, strict=True))
+            against = scored.pop(shared, None)
+            if against is None or count == 1 or len(scored) != 1:
+                merged.append(pair)
+                continue
+            [(other, score)] = scored.items()
+            scores.setdefault(other, float(score > against))
+        if len(scores) > 1:
+            merged.append(replace(rows[0], responses=tuple(scores), scores=tuple(scores.values())))
+    return merged
 
 
 class Teller(Observer):
@@ -89,7 +118,8 @@ def train_and_score(
     """Train both stages from nothing on `training`, and return the rewards of `test`."""
     with tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder:
         file = Path(folder) / "training.jsonl"
-        file.write_text("".join(json.dumps(to_json(row)) + "\n" for row in training), encoding="utf-8")
+        rows = around_shared_response(training) if recipe.around_shared else training
+        file.write_text("".join(json.dumps(to_json(row)) + "\n" for row in rows), encoding="utf-8")
         vocab_size = recipe.vocab_size
         config = RunConfig(
             DataConfig((file,), validation_share=2.0, vocab_size=vocab_size, language_model_responses="all"),

@@ -9,7 +9,7 @@ side by side, at the same number of epochs and the same weight for every pair:
     shuffled, as many pairs       every pair by itself, as many pairs a step as grouped has on average, so as many steps
     shuffled, as many elements    every pair by itself, PROMPTS pairs a step, so about 19 times as many steps
 
-All begin with the same language model, which read other texts of the world. Then four optimizers on grouped rankings.
+All begin with the same language model, which read other texts of the world, and its last layer as an average. Then four optimizers on grouped rankings.
 The document's own run, with the loss of every batch and texts with their scores in TensorBoard, is
 
     minirm train --data ranking.csv --out RUN --reward.optimizer adam
@@ -61,10 +61,10 @@ EVALUATIONS_PER_EPOCH = 2
 GROUPED, SAME_PAIRS, SAME_ELEMENTS = "grouped", "shuffled, as many pairs", "shuffled, as many elements"
 ARMS = (GROUPED, SAME_PAIRS, SAME_ELEMENTS)
 RATES = {
-    "adam": (3e-4, 1e-3, 3e-3),
-    "adamw": (3e-4, 1e-3, 3e-3),
-    "sgd": (0.03, 0.1, 0.3),
-    "lion": (3e-5, 1e-4, 3e-4),
+    "adam": (5e-4, 2e-3, 8e-3),
+    "adamw": (5e-4, 2e-3, 8e-3),
+    "sgd": (0.05, 0.2, 0.8),
+    "lion": (5e-5, 2e-4, 8e-4),
 }
 """What is tried on the validation part, for each optimizer alike: three rates."""
 
@@ -77,11 +77,11 @@ class Plan:
     width: int = 64
     texts: int = 1500
     """Comparisons of four responses that the language model reads."""
-    prompts: int = 120
+    prompts: int = 240
     validation: int = 60
     test: int = 200
     epochs: int = 2
-    per_batch: int = 4
+    per_batch: int = 2
     """Prompts a step, grouped."""
     seeds: int = 3
     rates: int = 3
@@ -307,6 +307,7 @@ def train(plan: Plan, start: Path, way: Way, parts: dict[str, list[Comparison]],
     torch.manual_seed(seed)
     model = RewardModel(begun.model)
     begun.take_over(model)
+    model.backbone.read_the_average()
     config = TrainConfig(
         epochs=plan.epochs,
         optimizer=way.optimizer,

@@ -1,0 +1,41 @@
+"""The bench of real preferences: pairs that share a response as one comparison."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.preferences import around_shared_response
+from minirm.records import Comparison, Turn
+
+
+def a_pair(prompt: str, better: str, worse: str) -> Comparison:
+    return Comparison((Turn("user", prompt),), (better, worse), (1.0, 0.0))
+
+
+def test_the_shared_response_stands_between_what_beat_it_and_what_it_beat():
+    pairs = [a_pair("p", "a", "reference"), a_pair("p", "reference", "b"), a_pair("p", "c", "reference")]
+    [merged] = around_shared_response([*pairs, pairs[0]])
+    scores = dict(zip(merged.responses, merged.scores, strict=True))
+    assert scores == {"reference": 0.5, "a": 1.0, "b": 0.0, "c": 1.0}
+    assert merged.prompt == pairs[0].prompt
+
+
+def test_pairs_that_share_no_response_stay():
+    alone = [a_pair("p", "a", "b"), a_pair("q", "a", "b"), a_pair("p", "c", "d")]
+    assert Counter(around_shared_response(alone)) == Counter(alone)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pq"), st.sampled_from("abcdef"), st.booleans()), min_size=2))
+def test_no_judgement_is_turned_round_and_none_is_lost(judged):
+    verdicts = {(prompt, other): wins for prompt, other, wins in judged}
+    pairs = [
+        a_pair(prompt, other, "reference") if wins else a_pair(prompt, "reference", other)
+        for (prompt, other), wins in verdicts.items()
+    ]
+    found = set()
+    for row in around_shared_response(pairs):
+        scores = dict(zip(row.responses, row.scores, strict=True))
+        [turn] = row.prompt
+        found |= {(turn.text, o, s > scores["reference"]) for o, s in scores.items() if o != "reference"}
+    assert found == {(prompt, other, wins) for (prompt, other), wins in verdicts.items()}
