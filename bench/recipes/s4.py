@@ -9,8 +9,9 @@ side by side, at the same number of epochs and the same weight for every pair:
     shuffled, as many pairs       every pair by itself, as many pairs a step as grouped has on average, so as many steps
     shuffled, as many elements    every pair by itself, PROMPTS pairs a step, so about 19 times as many steps
 
-All begin with the same language model, which read other texts of the world, and its last layer as an average. Then four optimizers on grouped rankings.
-The document's own run, with the loss of every batch and texts with their scores in TensorBoard, is
+All begin with the same language model, which read other texts of the world, its last layer as an average. Then four
+optimizers on grouped rankings. The document's own run, with the loss of every batch and texts with their scores in
+TensorBoard, is
 
     minirm train --data ranking.csv --out RUN --reward.optimizer adam
 """
