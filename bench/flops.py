@@ -35,6 +35,17 @@ def useful_flops(config: ModelConfig, batch: Iterable[Encoded], *, backward: boo
     return total * (3 if backward else 1)
 
 
+def flops_of_rows(config: ModelConfig, lengths: Iterable[int], *, backward: bool = True) -> int:
+    """Return the same for rows of these lengths, each read for itself without a pad, every layer at every token."""
+    total = 0
+    for length in lengths:
+        total += config.layers * (
+            length * (_keys_values(config) + _rest(config)) + 4 * config.width * _triangle(length)
+        )
+        total += 2 * config.width  # the head
+    return total * (3 if backward else 1)
+
+
 def _triangle(length: int) -> int:
     return length * (length + 1) // 2
 

@@ -27,12 +27,12 @@ from bench.contenders import (
     contender,
     peak_of_training,
 )
-from bench.flops import best_matrix_rate, useful_flops
+from bench.flops import best_matrix_rate, flops_of_rows, useful_flops
 from bench.memory import in_fresh_process, peak_bytes
 from bench.profile import time_by_kind
 from bench.speed_report import Aim, Row
 from bench.speed_setup import BF16, FP32, HH, PAIRS, RANKINGS, Settings
-from bench.texts import made_of_noise
+from bench.texts import made_of_noise, sequences
 from bench.timing import Spread, interleaved, ratio, spread
 from minirm.config import ModelConfig
 from minirm.packing import tokenize
@@ -94,7 +94,10 @@ def ranking(settings: Settings) -> list[Row]:
     entrants = [(name, FP32) for name in (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER)]
     setting = f"{corpus.name}, K = 9, 2 prompts a step"
     aims = {(EACH_PAIR, FP32): Aim(18)}
-    return race(setting, work, entrants, settings.fewer_rounds, unit="comparisons/s", per_comparison=36, aims=aims)
+    rows = race(setting, work, entrants, settings.fewer_rounds, unit="comparisons/s", per_comparison=36, aims=aims)
+    separate = [len(row) for item in work.encoded for row in sequences(item) for _ in range(8)]  # each is in 8 pairs
+    needed = flops_of_rows(work.model, separate) / useful_flops(work.model, work.encoded)
+    return [*rows, Row(setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
 
 
 # ── How far from the limit ────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 pytest.importorskip("transformers")
 
 from bench.contenders import NO_PADDING_ALONE, TRAINING, Ideas, MinirmTraining, Work
-from bench.flops import useful_flops
+from bench.flops import flops_of_rows, useful_flops
 from bench.peers import (
     each_pair,
     fast_tokenizer,
@@ -50,8 +50,11 @@ def work_of(lengths: list[tuple[int, list[int]]], corpus, per_step: int) -> Work
 # ── Useful arithmetic ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flops_on_demand(config: ModelConfig, encoded: Encoded) -> int:
-    """Count what the rewards ask for, token by token, each hidden state and each key and value once."""
+def flops_on_demand(config: ModelConfig, encoded: Encoded, *, everywhere: bool = False) -> int:
+    """Count what the rewards ask for, token by token, each hidden state and each key and value once.
+
+    Everywhere: the last layer is asked at every token, not only where a reward is read.
+    """
     paths = [
         [("prompt", i) for i in range(len(encoded.prompt))] + [(k, i) for i in range(len(response))]
         for k, response in enumerate(encoded.responses)
@@ -78,7 +81,8 @@ def flops_on_demand(config: ModelConfig, encoded: Encoded) -> int:
         total += (2 if config.style == "gpt2" else 3) * 2 * D * config.inner_width
 
     for path in paths:
-        ask_for("hidden", config.layers - 1, path[-1])
+        for token in path if everywhere else path[-1:]:
+            ask_for("hidden", config.layers - 1, token)
         total += 2 * D
     return total
 
@@ -90,6 +94,16 @@ def test_useful_flops_are_what_the_rewards_ask_for(style, batch):
     expected = sum(flops_on_demand(ARCHITECTURES[style], encoded) for encoded in batch)
     assert useful_flops(ARCHITECTURES[style], batch, backward=False) == expected
     assert useful_flops(ARCHITECTURES[style], batch) == 3 * expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(batch=encoded_batches())
+def test_flops_of_rows_are_those_of_each_sequence_alone_with_no_layer_cut_short(batch):
+    config, rows = ARCHITECTURES["gpt2"], [row for encoded in batch for row in sequences(encoded)]
+    alone = [Encoded(row[:1], (row[1:],), (0.0,)) for row in rows]
+    expected = sum(flops_on_demand(config, encoded, everywhere=True) for encoded in alone)
+    assert flops_of_rows(config, map(len, rows), backward=False) == expected
+    assert flops_of_rows(config, map(len, rows)) == 3 * expected
 
 
 # ── The same rewards ──────────────────────────────────────────────────────────────────────────────────────────────────
