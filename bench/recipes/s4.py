@@ -62,9 +62,9 @@ EVALUATIONS_PER_EPOCH = 2
 GROUPED, SAME_PAIRS, SAME_ELEMENTS = "grouped", "shuffled, as many pairs", "shuffled, as many elements"
 ARMS = (GROUPED, SAME_PAIRS, SAME_ELEMENTS)
 RATES = {
-    "adam": (5e-4, 2e-3, 8e-3),
-    "adamw": (5e-4, 2e-3, 8e-3),
-    "sgd": (0.05, 0.2, 0.8),
+    "adam": (1.25e-4, 5e-4, 2e-3),
+    "adamw": (1.25e-4, 5e-4, 2e-3),
+    "sgd": (0.0125, 0.05, 0.2),
     "lion": (5e-5, 2e-4, 8e-4),
 }
 """What is tried on the validation part, for each optimizer alike: three rates."""
