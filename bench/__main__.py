@@ -3,8 +3,6 @@
 import importlib
 import sys
 
-from minirm.memory import keep_freed_memory
-
 NAMES = {
     "architectures": "which architecture makes a better reward model, and at what price",
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
@@ -25,7 +23,6 @@ def main() -> int:
         for known, what in NAMES.items():
             print(f"  {known:13} {what}")
         return 0 if name in ("", "-h", "--help") else 2
-    keep_freed_memory()  # for everyone who is measured, as minirm's command line does for itself
     try:
         return importlib.import_module(f"bench.{name}").main(sys.argv[2:]) or 0
     except ModuleNotFoundError as missing:

@@ -1,7 +1,8 @@
 """What needs no neural network: a reward model that does not beat these has learned nothing worth its training.
 
 Two scorers, both turning comparisons into one list of rewards per comparison, as `minirm.evaluate.evaluate` takes them:
-the length of a response, and a linear function of its words. And the grouped folds in which they are measured.
+the length of a response, and a linear function of its words. Beside them an oracle, told who wrote a response. And the
+grouped folds in which they are measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,6 +78,44 @@ class TfidfReward:
             return words
         lengths = np.array([[np.log1p(len(response))] for response in responses])
         return hstack([words, csr_matrix(lengths)], format="csr")
+
+
+class WriterReward:
+    """Logistic regression on who wrote a response, and on log(1 + characters): an oracle, since no other is told who.
+
+    It bounds what can be had from a writer's manner and from length alone, without a look at what is said.
+    """
+
+    def __init__(self):
+        _require_scikit_learn()
+        from sklearn.linear_model import LogisticRegression
+
+        self._regression = LogisticRegression(fit_intercept=False, max_iter=1000, C=10.0)
+
+    def fit(self, comparisons: Sequence[Comparison], writers: Sequence[Sequence[str]]) -> "WriterReward":
+        """Learn from pairs, the writers of each pair's responses being named in their order; return self."""
+        self._names = {name: n for n, name in enumerate(sorted({name for pair in writers for name in pair}))}
+        features = self._features(comparisons, writers).reshape(len(comparisons), 2, -1)
+        scores = np.array([comparison.scores for comparison in comparisons])
+        differences = features[:, 0] - features[:, 1]
+        first_is_better = scores[:, 0] > scores[:, 1]
+        both_ways = np.concatenate([differences, -differences])  # two classes, as the solver wants them
+        self._regression.fit(both_ways, np.concatenate([first_is_better, ~first_is_better]))
+        return self
+
+    def rewards(self, comparisons: Sequence[Comparison], writers: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return one reward per response, in logits, one list per pair."""
+        return (self._features(comparisons, writers) @ self._regression.coef_[0]).reshape(-1, 2).tolist()
+
+    def _features(self, comparisons: Sequence[Comparison], writers: Sequence[Sequence[str]]) -> np.ndarray:
+        """Return (responses, writers + 1); a writer that was not learned from is nobody."""
+        names = [name for pair in writers for name in pair]
+        features = np.zeros((len(names), len(self._names) + 1))
+        for row, name in enumerate(names):
+            if name in self._names:
+                features[row, self._names[name]] = 1
+        features[:, -1] = np.log1p([len(response) for response in _responses(comparisons)])
+        return features
 
 
 def first_user_turn(comparison: Comparison) -> str:

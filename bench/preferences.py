@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.baselines import TfidfReward, first_user_turn, group_folds, length_rewards
+from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_folds, length_rewards
 from bench.timing import machine
 from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, sized
+from minirm.files import read_rows
 from minirm.journal import Observer
 from minirm.metrics import bootstrap_interval, paired_interval
 from minirm.pairs import pair_table
@@ -34,6 +35,7 @@ from minirm.survey import usable
 from minirm.train import Evaluated, Step
 
 RESULTS = Path(__file__).parent / "results"
+ORACLE = "oracle: who wrote it, and log length"
 Scored = tuple[list[Comparison], dict[str, list[list[float]]]]
 
 
@@ -166,7 +168,19 @@ def train_test(data: Path, name: str, recipe: Recipe) -> tuple[Scored, list[Hash
         part: list(usable(read_comparisons([data / name / f"{part}.jsonl.gz"]), Counter()))
         for part in ("train", "test")
     }
-    return (parts["test"], measure(parts["train"], parts["test"], recipe)), [prompt_key(row) for row in parts["test"]]
+    rewards = measure(parts["train"], parts["test"], recipe)
+    if name == "alpaca-pairs":
+        writers = {part: who_wrote(data / name / f"{part}.jsonl.gz", rows) for part, rows in parts.items()}
+        oracle = WriterReward().fit(parts["train"], writers["train"])
+        rewards[ORACLE] = oracle.rewards(parts["test"], writers["test"])
+    return (parts["test"], rewards), [prompt_key(row) for row in parts["test"]]
+
+
+def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Return who wrote each response of the comparisons of a file, in their order."""
+    fields = [row.fields for row in read_rows([file])]
+    names = {(f["prompt"], f[side]): f[f"{side}_model"] for f in fields for side in ("chosen", "rejected")}
+    return [[names[row.prompt[-1].text, text] for text in row.responses] for row in comparisons]
 
 
 def summarise(scored: Scored, keys: Sequence[Hashable]) -> dict[str, dict]:
@@ -178,7 +192,7 @@ def summarise(scored: Scored, keys: Sequence[Hashable]) -> dict[str, dict]:
         numbers = np.unique([hash(keys[c]) for c in pairs.comparison], return_inverse=True)[1]
         right[name], prompt = (np.sign(pairs.reward_difference) + 1) / 2, numbers
         shorter = pairs.length_difference < 0
-    plain = max((n for n in right if not n.startswith("minirm")), key=lambda n: right[n].mean())
+    plain = max((n for n in right if not n.startswith("minirm") and n != ORACLE), key=lambda n: right[n].mean())
     table = {}
     for name, values in right.items():
         table[name] = {"pairs": len(values), "accuracy": list(bootstrap_interval(values, prompt))}

@@ -11,8 +11,10 @@ their place. Results go to bench/results/speed.json, speed.md and speed.png. The
 What is timed. Training: whole optimizer steps (batches made, forward, backward, clipping, AdamW) over the same
 comparisons, everyone once a round, in an order that rotates. minirm runs its own `Trainer`, its loader one batch ahead;
 TRL runs its own `train()`, from the beginning of its epoch to the end of its last step, nothing logged or saved; the
-plain loops are bench/peers.py's. Scoring: from texts to a list of floats, tokenizing included. First of all, for each
-corpus, the peers' GPT-2 gets minirm's weights, and must give minirm's rewards to 1e-4, or nothing is timed.
+plain loops are bench/peers.py's. Memory is handed back to the system as glibc does it by itself, for minirm too; what
+keeping it changes for everyone is in a section of its own. Scoring: from texts to a list of floats, tokenizing
+included. First of all, for each corpus, the peers' GPT-2 gets minirm's weights, and must give minirm's rewards to 1e-4,
+or nothing is timed.
 """
 
 import argparse
@@ -28,13 +30,14 @@ from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import FULL, QUICK, Settings
 from bench.timing import machine
-from bench.training_speed import arithmetic, growth, ideas, loader, memory, ranking, training
+from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, training
 from minirm.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
 
 SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "training": training,
+    "kept": kept,
     "ranking": ranking,
     "scoring": scoring,
     "arithmetic": arithmetic,

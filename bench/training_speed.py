@@ -35,6 +35,7 @@ from bench.speed_setup import BF16, FP32, HH, PAIRS, RANKINGS, Settings
 from bench.texts import made_of_noise, sequences
 from bench.timing import Spread, interleaved, ratio, spread
 from minirm.config import ModelConfig
+from minirm.memory import keep_freed_memory
 from minirm.packing import tokenize
 from minirm.records import Comparison, read_comparisons
 
@@ -85,6 +86,19 @@ def training(settings: Settings) -> list[Row]:
     fewer = [(name, FP32) for name in (MINIRM, SORTED, RANDOM, TRL)]
     half = settings.work(short_prompts, per_step=settings.per_step // 2, steps=2)
     return rows + race(f"{short_prompts.name}, {half.per_step} pairs a step", half, fewer, settings.fewer_rounds)
+
+
+def kept(settings: Settings) -> list[Row]:
+    """The same where every process keeps its freed memory, as minirm's command line does for itself."""
+    return in_fresh_process(_training_with_memory_kept, settings, torch.get_num_threads())
+
+
+def _training_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    corpus = settings.corpus(HH)
+    entrants = [(name, precision) for precision in (FP32, BF16) for name in (MINIRM, SORTED, TRL)]
+    return race(corpus.name, settings.work(corpus), entrants, settings.fewer_rounds)
 
 
 def ranking(settings: Settings) -> list[Row]:

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.baselines import PAIRS_PER_COMPARISON, TfidfReward, first_user_turn, group_folds, length_rewards
+from bench.baselines import (
+    PAIRS_PER_COMPARISON,
+    TfidfReward,
+    WriterReward,
+    first_user_turn,
+    group_folds,
+    length_rewards,
+)
 from minirm.errors import InputError
 from minirm.pairs import pair_table
 from minirm.records import Comparison, Turn, read_comparisons
@@ -28,6 +35,15 @@ def accuracy(comparisons: list[Comparison], rewards: list[list[float]]) -> float
 
 def test_the_longer_response_gets_the_higher_reward():
     assert length_rewards([pair("four", "to"), pair("", "é")]) == [[4.0, 2.0], [0.0, 1.0]]
+
+
+def test_the_oracle_learns_who_writes_better_and_what_length_adds():
+    pytest.importorskip("sklearn")
+    pairs = [pair("same", "text"), pair("text", "same"), pair("a longer one", "short")] * 10
+    writers = [["good", "bad"], ["good", "bad"], ["good", "good"]] * 10
+    oracle = WriterReward().fit(pairs, writers)
+    first, second = oracle.rewards([pair("one", "two"), pair("a long answer", "no")], [["bad", "good"], ["x", "x"]])
+    assert first[0] < first[1] and second[0] > second[1]
 
 
 def test_words_of_better_responses_are_learned():
