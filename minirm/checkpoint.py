@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minirm.config import ModelConfig, PackingConfig, check_fit, config_from_json, require
+from minirm.config import ModelConfig, PackingConfig, check_fit, require
+from minirm.config_json import config_from_json
 from minirm.disk import write_whole
 from minirm.errors import InputError, shorten
 from minirm.language_model import LanguageModel

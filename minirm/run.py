@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import nn
 
 from minirm import checkpoint
-from minirm.config import LANGUAGE_MODEL, REWARD, RunConfig, TrainConfig, to_json
+from minirm.config import LANGUAGE_MODEL, REWARD, RunConfig, TrainConfig
+from minirm.config_json import config_from_json, to_json
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, evaluate
@@ -177,7 +178,7 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / checkpoint.CONFIG
     values = checkpoint.read_json(path)
     parts = {f.name: values[f.name] for f in dataclasses.fields(RunConfig) if f.name in values}
-    return checkpoint.config_from_json(RunConfig, parts, str(path))
+    return config_from_json(RunConfig, parts, str(path))
 
 
 def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:

@@ -8,7 +8,8 @@ import torch
 
 import minirm
 from minirm.checkpoint import check_folder, load_run, read_json, read_tensors, write_json, write_tensors
-from minirm.config import ModelConfig, PackingConfig, TrainConfig, config_from_json, to_json
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
+from minirm.config_json import config_from_json, to_json
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.run import read_config

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import minirm
-from minirm.cli import COMMANDS, main
+from minirm.cli import main
+from minirm.commands import COMMANDS
 from minirm.train import Step
 from minirm.watcher import Watcher
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines

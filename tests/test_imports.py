@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
     ["errors", "disk", "memory"],
+    ["config_json"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
     ["records", "layout", "films", "pictures", "report", "template"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
@@ -28,6 +29,9 @@ FLOORS = [
     ["rlhf.follow"],
     ["demo"],
     ["watcher"],
+    ["commands.console", "commands.options"],
+    [f"commands.{name}" for name in ("demo", "train", "eval", "score", "export", "data", "tokenizer", "ppo")],
+    ["commands"],
     ["cli"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -7,7 +7,8 @@ model computes.
 import typing
 from dataclasses import dataclass
 
-from minirm.config import KINDS, ModelConfig, RopeScaling, Style
+from minirm.config import ModelConfig, RopeScaling, Style
+from minirm.config_json import KINDS
 from minirm.errors import InputError, field_error, shorten
 
 

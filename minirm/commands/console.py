@@ -1,0 +1,29 @@
+"""What the commands share: their console, how an evaluation looks on it, and the status of one that was stopped."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from minirm.evaluate import Evaluation, as_table
+from minirm.run import is_writer
+
+STOPPED = 130
+"""Exit status of what SIGINT ends: 128 and the signal's number."""
+UNPAIRED = "backslashreplace"
+"""How half a surrogate pair is written: as JSON spells it."""
+WIDTH_IN_A_PIPE = 120
+
+
+def new_console() -> Console:
+    """Return a console that prints text as it is; file names are no markup."""
+    width = None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
+    return Console(width=width, markup=False, emoji=False, highlight=False, quiet=not is_writer())
+
+
+def print_evaluation(console: Console, evaluation: Evaluation, name: str) -> None:
+    """Print an evaluation as a table under the name of what was evaluated."""
+    table = Table("", "value", "95% interval", "", title=name)
+    for row in as_table(evaluation):
+        table.add_row(*map(str, row))
+    console.print(table)

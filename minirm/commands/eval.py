@@ -1,0 +1,62 @@
+"""minirm eval: how often a run agrees with a file's labels."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from minirm import checkpoint
+from minirm.commands.console import new_console, print_evaluation
+from minirm.errors import InputError, name_paths
+from minirm.evaluate import evaluate
+from minirm.evaluation_page import write_evaluation
+from minirm.records import read_comparisons
+from minirm.rewardbench import write_results
+from minirm.scoring import load, swap_prompts
+from minirm.survey import usable
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run on files of comparisons."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's folder, or a reward model in Hugging Face's layout."""
+    data: tuple[Path, ...]
+    """Files or folders of comparisons."""
+    format: str | None = None
+    """Format of the files; by default it is recognised by content."""
+    out: Path | None = None
+    """Folder for metrics.json and a page with pictures, report.html; with --format rewardbench also for its files."""
+
+    def run(self) -> int:
+        """Score the files, and print the evaluation."""
+        if self.out is not None:
+            checkpoint.check_folder(self.out)
+            if (self.out / checkpoint.CONFIG).exists():
+                raise InputError(f"{self.out}: is a run folder, whose own report would be lost; name another folder")
+        scorer = load(self.run_folder)
+        counts: Counter[str] = Counter()
+        comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
+        if not comparisons:
+            raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
+        rewards, known = scorer.score_comparisons(comparisons), scorer.run.training_prompts
+        evaluation = evaluate(
+            comparisons,
+            rewards,
+            swapped_rewards=scorer.score_comparisons(swap_prompts(comparisons)),
+            training_prompts=None if known is None else checkpoint.prompt_set(known),
+        )
+        console = new_console()
+        print_evaluation(console, evaluation, name_paths(self.data))
+        for name, count in sorted(counts.items()):
+            console.print(f"{name}: {count:,}")
+        if self.out is not None:
+            title = f"{self.run_folder} on {name_paths(self.data)}"
+            write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
+            if self.format == "rewardbench":
+                write_results(self.out, comparisons, rewards, model=str(self.run_folder))
+            console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
+        return 0

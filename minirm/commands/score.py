@@ -1,0 +1,78 @@
+"""minirm score: texts in, rewards out, line by line."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from minirm import checkpoint
+from minirm.commands.console import UNPAIRED
+from minirm.disk import write_whole
+from minirm.errors import InputError
+from minirm.files import Row, read_json_lines, read_rows
+from minirm.scoring import RewardScorer, load
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score responses: to one prompt given here, or in a file or pipe of JSON Lines.
+
+    A line holds "response", or "responses" as a list, and mostly "prompt", as text or as a list of messages; or it is
+    any record that training accepts. It comes back with "reward" or "rewards" added, in the order in which it came.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's folder, or a reward model in Hugging Face's layout."""
+    prompt: str | None = None
+    """The prompt of every --response."""
+    response: UseAppendAction[tuple[str, ...]] = ()
+    """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
+    file: str | None = None
+    """What to score: JSON Lines, JSON or CSV, .gz too; - is JSON Lines from standard input."""
+    out: Path | None = None
+    """File to write, complete or not at all. By default standard output."""
+    normalise: bool = False
+    """Subtract the mean and divide by the spread that rewards had on the run's validation part."""
+
+    def run(self) -> int:
+        """Score, and write a line for each response or record."""
+        if (self.file is None) == (not self.response):
+            raise InputError("score needs either --response, with or without --prompt, or --file")
+        if self.file is not None and self.prompt is not None:
+            raise InputError("--prompt goes with --response; with --file, each line holds its own prompt")
+        if self.out is not None:
+            checkpoint.check_file(self.out)
+        scorer = load(self.run_folder)
+        if self.file is None:
+            rewards = scorer.score([self.prompt] * len(self.response), self.response, normalise=self.normalise)
+            lines: Iterable[str] = (f"{reward:.6f}" for reward in rewards)
+        else:
+            lines = self._scored_lines(scorer)
+        if self.out is None:
+            _write_lines(lines, sys.stdout)
+        else:
+            write_whole(self.out, lambda path: _write_file(lines, path))
+        return 0
+
+    def _scored_lines(self, scorer: RewardScorer) -> Iterator[str]:
+        for record in scorer.score_rows(_rows(self.file), normalise=self.normalise):
+            yield json.dumps(record, ensure_ascii=False)
+
+
+def _rows(file: str) -> Iterator[Row]:
+    return read_json_lines(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
+
+
+def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
+    for line in lines:
+        stream.write(line + "\n")
+    stream.flush()
+
+
+def _write_file(lines: Iterable[str], path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors=UNPAIRED) as stream:
+        _write_lines(lines, stream)
