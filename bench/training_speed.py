@@ -118,7 +118,13 @@ def ranking(settings: Settings) -> list[Row]:
 
 
 def arithmetic(settings: Settings) -> list[Row]:
-    """Useful arithmetic over the best rate of matrix products, in training, and what takes the rest of the time."""
+    """Useful arithmetic over the best rate of matrix products, freed memory kept, and what takes the rest of the time."""
+    return in_fresh_process(_arithmetic_with_memory_kept, settings, torch.get_num_threads())
+
+
+def _arithmetic_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
     corpus, rows = settings.corpus(HH), []
     for config, aim, precision in (
         (settings.model, Aim(0.6), FP32),

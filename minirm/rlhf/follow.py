@@ -66,8 +66,8 @@ class Follow:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
                 model.
         """
-        self._begin_or_go_on()
         model, tokenizer = load_language_model(self.policy)
+        self._begin_or_go_on()
         options = {"max_new_tokens": self.config.max_new_tokens, "seed": self.config.seed}
         before = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
