@@ -257,6 +257,10 @@ class TrainConfig:
         require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 
+REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width")
+"""What a language-model stage has no use for."""
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters: which matrices get one, and of what size; see lora.py."""
@@ -333,6 +337,11 @@ class RunConfig:
             learns, "language_model_tokens=all must be assistant for backbone=torch_decoder: its prompts are memory"
         )
         self._check_average_read()
+        for name in REWARD_ONLY:
+            value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
+            require(
+                value == unset, f"language_model.{name}={value} must be {unset}: it is a matter of the reward stage"
+            )
         for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
             value, loss = getattr(self.reward, name), self.reward.loss
             known = loss == "all_pairs" or value == unset

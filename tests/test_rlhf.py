@@ -219,7 +219,9 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
     assert train_run(replace(a_config(file), stage="lm"), tuned, Observer()) is not None
     few = ["--iterations", 3, "--prompts-per-iteration", 8, "--max-new-tokens", 8]
     command = [str(word) for word in ["ppo", tuned, "--data", file, "--out", out, *few]]
-    assert "missing" in refused("ppo", tmp_path / "nowhere", "--data", file, "--out", out) and not out.exists()
+    assert (
+        "no such run folder" in refused("ppo", tmp_path / "nowhere", "--data", file, "--out", out) and not out.exists()
+    )
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_SAVES", -1.0)
     learn, calls = PPO._learn, []
 

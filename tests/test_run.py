@@ -342,3 +342,10 @@ def test_an_average_read_is_refused_where_there_is_none_to_begin_with(file):
         replace(config, model=replace(config.model, backbone="gru"), reward=replace(config.reward, average_read=True))
     with pytest.raises(InputError, match="average_read=True must be False for lora"):
         replace(config, lora=LoraConfig(), reward=replace(config.reward, average_read=True))
+
+
+@pytest.mark.parametrize(("field", "value"), [("average_read", True), ("centering", 0.1), ("loss", "plackett_luce")])
+def test_what_a_language_model_has_no_use_for_is_refused(file, field, value):
+    config = a_config(file)
+    with pytest.raises(InputError, match=f"^language_model.{field}={value} must be .*: the reward stage alone"):
+        replace(config, language_model=replace(config.language_model, **{field: value}))
