@@ -118,7 +118,7 @@ def ranking(settings: Settings) -> list[Row]:
 
 
 def arithmetic(settings: Settings) -> list[Row]:
-    """Useful arithmetic over the best rate of matrix products, freed memory kept, and what takes the rest of the time."""
+    """Useful arithmetic over the best rate of matrix products, freed memory kept, and what takes the rest."""
     return in_fresh_process(_arithmetic_with_memory_kept, settings, torch.get_num_threads())
 
 
