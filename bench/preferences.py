@@ -178,7 +178,7 @@ def train_test(data: Path, name: str, recipe: Recipe) -> tuple[Scored, list[Hash
 
 def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Return who wrote each response of the comparisons of a file, in their order."""
-    fields = [row.fields for row in read_rows([file])]
+    fields = [row.fields for row in read_rows(file)]
     names = {(f["prompt"], f[side]): f[f"{side}_model"] for f in fields for side in ("chosen", "rejected")}
     return [[names[row.prompt[-1].text, text] for text in row.responses] for row in comparisons]
 

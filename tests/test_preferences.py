@@ -1,12 +1,13 @@
 """The bench of real preferences: pairs that share a response as one comparison."""
 
+import json
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.preferences import around_shared_response
-from minirm.records import Comparison, Turn
+from bench.preferences import around_shared_response, who_wrote
+from minirm.records import Comparison, Turn, read_comparisons
 
 
 def a_pair(prompt: str, better: str, worse: str) -> Comparison:
@@ -39,3 +40,13 @@ def test_no_judgement_is_turned_round_and_none_is_lost(judged):
         [turn] = row.prompt
         found |= {(turn.text, o, s > scores["reference"]) for o, s in scores.items() if o != "reference"}
     assert found == {(prompt, other, wins) for (prompt, other), wins in verdicts.items()}
+
+
+def test_who_wrote_a_response_is_read_beside_the_pairs(tmp_path):
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "chosen_model": "A", "rejected_model": "B"},
+        {"prompt": "q", "chosen": "b", "rejected": "a", "chosen_model": "C", "rejected_model": "A"},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert who_wrote(file, list(read_comparisons([file]))) == [["A", "B"], ["C", "A"]]
