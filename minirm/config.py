@@ -340,7 +340,7 @@ class RunConfig:
         for name in REWARD_ONLY:
             value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
             require(
-                value == unset, f"language_model.{name}={value} must be {unset}: it is a matter of the reward stage"
+                value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it"
             )
         for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
             value, loss = getattr(self.reward, name), self.reward.loss
