@@ -339,9 +339,7 @@ class RunConfig:
         self._check_average_read()
         for name in REWARD_ONLY:
             value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
-            require(
-                value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it"
-            )
+            require(value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it")
         for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
             value, loss = getattr(self.reward, name), self.reward.loss
             known = loss == "all_pairs" or value == unset
