@@ -32,6 +32,7 @@ from minirm.disk import write_whole
 from minirm.errors import InputError, shorten
 from minirm.language_model import LanguageModel
 from minirm.lora import trained_weights
+from minirm.optimizers import optimizer_tensors, restore_optimizer
 from minirm.reward_model import RewardModel
 from minirm.template import Template
 from minirm.tokenizer import Tokenizer
@@ -296,8 +297,7 @@ def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
     """Write all that going on needs: weights, best weights, optimizer, random state, place in the data."""
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
-    for number, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
     tensors["random"] = torch.get_rng_state()
     progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
     progress["best_loss"] = progress["best_loss"] if trainer.best_weights else None
@@ -330,15 +330,10 @@ def restore_progress(folder: Path, trainer: Trainer) -> None:
     path = folder / STATE
     tensors = read_tensors(path)
     _, progress = _progress(tensors, path)
-    best = _part(tensors, "best.")
-    load_weights(trainer.model, _part(tensors, "model."), path)
+    best = tensors_under("best.", tensors)
+    load_weights(trainer.model, tensors_under("model.", tensors), path)
     trainer.progress, trainer.best_weights = progress, best
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _part(tensors, "optimizer.").items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    groups = trainer.optimizer.state_dict()["param_groups"]
-    trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    restore_optimizer(trainer.optimizer, tensors_under("optimizer.", tensors))
     torch.set_rng_state(tensors["random"])
 
 
@@ -356,5 +351,6 @@ def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, Progress]:
     return stage, config_from_json(Progress, values, f"{path}: progress")
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -185,15 +185,15 @@ class Trainer:
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
         for number, batch in enumerate(window):
             outcome = self._forward(batch.to(self.device))
-            self._check_finite(outcome.loss, number, batch)
+            self._check_finite("loss", outcome.loss, number, batch.rows)
             (outcome.loss / total).backward()
             _add_up(sums, outcome, batch)
-        norm = self._finish_gradients()
+        norm, rows = self._finish_gradients(), [row for batch in window for row in batch.rows]
+        self._check_finite("gradient norm", norm, 0, rows)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.cat([self._sum_over_processes(sums), norm[None].double()])
         self.progress.step += 1
-        rows = [row for batch in window for row in batch.rows]
         return Launched(OnItsWay(figures), self.progress.step, total, rate, rows, began)
 
     def _read(self, launched: Launched) -> Step:
@@ -248,9 +248,10 @@ class Trainer:
         """Return whether one of the processes wants it, so that all of them stop after the same step."""
         return self._sum_over_processes(torch.tensor(float(wants))).item() > 0
 
-    def _check_finite(self, loss: Tensor, number: int, batch: PackedBatch) -> None:
-        if self.device.type == "cpu" and not math.isfinite(loss.item()):  # a GPU is not made to wait: see its gradient
-            raise InputError(self._not_finite("loss", loss.item(), self.progress.step + 1, number, batch.rows))
+    def _check_finite(self, what: str, value: Tensor, number: int, rows: Sequence[int]) -> None:
+        """Look at once on a CPU; a GPU is not made to wait: `_read` looks at the gradient when it is there."""
+        if self.device.type == "cpu" and not math.isfinite(value.item()):
+            raise InputError(self._not_finite(what, value.item(), self.progress.step + 1, number, rows))
 
     def _not_finite(self, what: str, value: float, step: int, number: int, rows: Sequence[int]) -> str:
         named = ", ".join(map(str, rows[:16])) + (", …" if len(rows) > 16 else "")

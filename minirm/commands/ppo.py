@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
+from minirm import checkpoint
 from minirm.commands.console import new_console
 from minirm.errors import InputError, name_paths
 from minirm.films import praise
@@ -30,7 +31,7 @@ class Ppo:
     policy: Positional[Path]
     """Run of minirm train --stage lm."""
     out: Path
-    """Folder for the policy, a run folder as well; must be empty or absent."""
+    """Folder for the policy, a run folder as well; empty, absent, or where this command was stopped."""
     reward: Path | None = None
     """Run of a reward model. By default, what share of a film review's opinions is praise."""
     data: tuple[Path, ...] = ()
@@ -39,8 +40,10 @@ class Ppo:
 
     def run(self) -> int:
         """Train, and print a table of prompts and outputs before and after."""
+        checkpoint.check_folder(self.out)
         reward = reward_of(load(self.reward)) if self.reward else lambda prompts, texts: list(map(praise, texts))
-        follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials)
+        inputs = {"reward": str(self.reward), "data": name_paths(self.data)}
+        follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs)
         console, began, first = new_console(), time.monotonic(), 0
         for one in follow.run():
             first, iterations = first or one.iteration, self.dials.iterations

@@ -55,6 +55,8 @@ class Follow:
     """Prompts that it does not learn from, for before and after."""
     reward: Reward
     config: PPOConfig
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Where reward and prompts come from: a run that was begun with others is not gone on with."""
     judged: list[Judged] = field(default_factory=list)
 
     def run(self) -> Iterator[Iteration]:
@@ -72,7 +74,7 @@ class Follow:
         before = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
         if (self.out / STATE).is_file():
-            ppo.restore(read_tensors(self.out / STATE))
+            self._restore(ppo)
         saved = time.monotonic()
         for iteration in ppo.run():
             yield iteration
@@ -87,8 +89,15 @@ class Follow:
         for name in (STATE, UNFINISHED):
             (self.out / name).unlink(missing_ok=True)
 
+    def _restore(self, ppo: PPO) -> None:
+        path = self.out / STATE
+        try:
+            ppo.restore(read_tensors(path))
+        except (KeyError, RuntimeError):
+            raise InputError(f"{path}: holds another model than {self.policy}: begin anew in another folder") from None
+
     def _begin_or_go_on(self) -> None:
-        path, dials = self.out / UNFINISHED, {"policy": str(self.policy), **vars(self.config)}
+        path, dials = self.out / UNFINISHED, {"policy": str(self.policy), **self.inputs, **vars(self.config)}
         if path.is_file():
             begun = read_json(path)
             changed = [name for name in dials if begun.get(name) != dials[name]]

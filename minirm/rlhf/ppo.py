@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minirm.checkpoint import tensors_under
 from minirm.config import require
 from minirm.language_model import LanguageModel
+from minirm.optimizers import optimizer_tensors, restore_optimizer
 from minirm.packing import PackedBatch, pack
 from minirm.rlhf.sampling import Dialogue, Reward, Sample, sample
 from minirm.shaping import kl_penalty, whiten
@@ -161,21 +163,13 @@ class PPO:
     def state(self) -> dict[str, Tensor]:
         """Return the policy, the optimizer's moments and the iterations done."""
         tensors = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
-        moments = self.optimizer.state_dict()["state"]
-        tensors |= {f"adam.{n}.{key}": value for n, state in moments.items() for key, value in state.items()}
+        tensors |= {f"adam.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
         return {**tensors, "done": torch.tensor(self.done)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go back to where `state` was asked for; π₀ stays what it is."""
-        parts = {name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
-                 for name in ("policy.", "adam.")}  # fmt: skip
-        self.policy.load_state_dict(parts["policy."])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["adam."].items():
-            number, key = name.split(".")
-            moments.setdefault(int(number), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.policy.load_state_dict(tensors_under("policy.", tensors))
+        restore_optimizer(self.optimizer, tensors_under("adam.", tensors))
         self.done = int(tensors["done"])
 
 
