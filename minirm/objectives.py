@@ -47,7 +47,7 @@ class RewardObjective:
         losses = preference_losses(rewards, batch, self.config)
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
-        hits, cases = _count_hits(rewards.detach(), batch)
+        hits, cases = count_hits(rewards.detach(), batch)
         return Outcome((self.row_weights(batch) * losses).sum(), hits, cases)
 
 
@@ -81,7 +81,7 @@ def _rao_kupper_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) 
     return losses.masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1)
 
 
-def _count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Return how many pairs are in the right order, equal rewards counting ½, and how many there are."""
     scores = batch.scores.masked_fill(~batch.mask, torch.nan)
     better = scores[:, :, None] > scores[:, None, :]  # (B, K, K)

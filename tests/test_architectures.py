@@ -34,12 +34,15 @@ from bench.architectures.contestants import (
 )
 from bench.architectures.costs import flops, matched_width, parameters
 from bench.architectures.gpt2 import HuggingFaceGPT2
+from bench.architectures.heads import EachHeadsObjective
 from bench.architectures.rows import rows_of_paths
 from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, disjoint_pairs
-from minirm.config import ModelConfig
+from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
+from minirm.objectives import RewardObjective
 from minirm.packing import Encoded, pack
 from minirm.records import Comparison, Turn
+from minirm.reward_model import RewardModel
 from minirm.synthetic import World, WorldConfig
 from minirm.template import OWN
 from minirm.tokenizer import Tokenizer
@@ -159,8 +162,8 @@ def test_an_ensemble_is_right_where_most_of_the_reward_is():
     test = TestSet([comparison] * 2, [0, 1])
     rewards = [[[3.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]]
     found = figures.ensemble(figures.Scored(test, rewards, [[1.0, 1.0]] * 2))
-    assert (found["one seed"], found["ensemble"]) == (0.5, 0.5)
-    assert found["area, small difference of mean reward"] == pytest.approx((0 + 0.5) / 2)  # 1 is surer than −½
+    assert (found["one member"].whole, found["together"].whole) == (0.5, 0.5)
+    assert found[f"area: {figures.SMALL}"].whole == pytest.approx((0 + 0.5) / 2)  # 1 is surer than −½
 
 
 def test_alone_right_and_alone_wrong_are_counted_by_pair():
@@ -210,6 +213,45 @@ def test_hugging_faces_gpt2_with_the_same_weights_gives_minirms_hidden_states():
     for only_reads in (True, False):
         pair = [model(packed.tokens, packed.layout, only_reads=only_reads)[0] for model in (theirs, ours)]
         torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
+
+
+def test_each_head_is_a_reward_model_on_the_same_backbone_and_the_reward_their_mean():
+    torch.manual_seed(0)
+    many, packed = find_contestant("five heads").reward_model(SHAPE).double(), pack(batch())
+    alone = []
+    for weight in many.head.weight.detach():
+        one = RewardModel(SHAPE, many.backbone).double()
+        one.head.weight.data.copy_(weight[None])
+        alone.append(one(packed))
+    torch.testing.assert_close(many.of_each(packed), torch.stack(alone))
+    torch.testing.assert_close(many(packed), torch.stack(alone).mean(0))
+    many.only = 2
+    torch.testing.assert_close(many(packed), alone[2])
+
+
+def test_a_head_learns_from_each_comparison_as_often_as_its_resample_holds_it():
+    torch.manual_seed(0)
+    many, config = find_contestant("five heads").reward_model(SHAPE).double(), TrainConfig(seed=3)
+    objective, packed = EachHeadsObjective(config), pack(batch(), rows=[7, 2])
+    times = objective.times((7, 2), 5)
+    assert times.tolist() == objective.times((2, 7), 5).flip(1).tolist()  # of the comparison, not of its place
+    many.train()
+    loss = objective(many, packed).loss
+    rewards = many.of_each(packed)
+    naive = 0.0
+    for head, count in zip(rewards, times, strict=True):
+        pairs = [(0, 0, 1), (0, 0, 2), (0, 1, 2), (1, 1, 0)]  # row, better, worse
+        losses = [-torch.nn.functional.logsigmoid(head[b, i] - head[b, j]) for b, i, j in pairs]
+        naive = naive + (count[0] * sum(losses[:3]) / 3 + count[1] * losses[3]) / 5
+    torch.testing.assert_close(loss, naive)
+    many.eval()
+    torch.testing.assert_close(objective(many, packed).loss, RewardObjective(config)(many, packed).loss)
+
+
+def test_a_resample_is_as_long_as_the_data_on_average():
+    times = EachHeadsObjective(TrainConfig()).times(tuple(range(4000)), 5)
+    assert times.mean().item() == pytest.approx(1.0, abs=0.03)
+    assert times.var().item() == pytest.approx(1.0, abs=0.05)
 
 
 CAUSAL = [c for c in CONTESTANTS if c.is_network and c.kind != "training" and not c.bidirectional]
@@ -334,7 +376,7 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
         curve=(8, 16),
         width=8,
         widths=(8, 16),
-        contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "pairs", "longer wins"),
+        contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "pairs", "five heads", "longer wins"),
         rounds=1,
     )
     monkeypatch.setitem(plan.PLANS, "quick", tiny)
@@ -343,8 +385,10 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     command_line += ["--backbone", f"{EXAMPLE}:Convolution"]
     assert command.main(command_line) == 0
     assert "must see its own path" not in capsys.readouterr().out
-    table = json.loads((out / "architectures-quick.json").read_text())["table"]
-    assert len(table[WORLD]) == 6
+    written = json.loads((out / "architectures-quick.json").read_text())
+    table = written["table"]
+    assert len(table[WORLD]) == 7
+    assert set(written["ensembles"]) == set(table[WORLD]) - {"longer wins"}
     assert {path.suffix for path in out.iterdir()} == {".html", ".md", ".json", ".png"}
     assert "not resolved" in (out / "architectures-quick.md").read_text()
     assert list((cache / "tensorboard").rglob("events*"))

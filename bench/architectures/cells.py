@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 
 from bench.architectures.contestants import LONGER, Contestant, find_contestant, fingerprint
-from bench.architectures.subjects import Sources, Subject, disjoint_pairs
+from bench.architectures.heads import ManyHeads
+from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.language_model import LanguageModel
-from minirm.objectives import LanguageModelObjective, RewardObjective
+from minirm.objectives import LanguageModelObjective
 from minirm.packing import fit, tokenize
 from minirm.records import Comparison
 from minirm.reward_model import RewardModel
@@ -143,12 +144,26 @@ def _train(contestant: Contestant, cell: Cell, subject: Subject, tokenizer: Toke
             store = _store(contestant, comparisons, tokenizer, packing, Path(folder) / name)
             streams[name] = Stream(store, packing, cell.seed, contestant.bidirectional)
         before = _language_model_stage(contestant, cell, model, streams)
-        history = _reward_stage(cell, model, streams, before)
+        history = _reward_stage(contestant, cell, model, streams, before)
     rewards = {
         name: _rounded(score_comparisons(model, tokenizer, scoring, rows)) for name, rows in subject.sets.items()
     }
+    if isinstance(model, ManyHeads):
+        history["heads"] = _heads_rewards(model, tokenizer, scoring, subject.sets[AS_TRAINED])
     counts = {"parameters": sum(p.numel() for p in model.parameters()), "comparisons": len(training)}
     return {**counts, **history, "rewards": rewards}
+
+
+def _heads_rewards(
+    model: ManyHeads, tokenizer: Tokenizer, packing: PackingConfig, rows: Sequence[Comparison]
+) -> list[list[list[float]]]:
+    """Return the rewards by each head alone."""
+    found = []
+    for head in range(model.head.out_features):
+        model.only = head
+        found.append(_rounded(score_comparisons(model, tokenizer, packing, rows)))
+    model.only = None
+    return found
 
 
 @lru_cache(maxsize=2)
@@ -198,12 +213,14 @@ def _language_model_stage(contestant: Contestant, cell: Cell, model: RewardModel
     return sum(event.seconds for event in trainer.run() if isinstance(event, Step))
 
 
-def _reward_stage(cell: Cell, model: RewardModel, streams: dict[str, Stream], seconds_before: float) -> dict:
+def _reward_stage(
+    contestant: Contestant, cell: Cell, model: RewardModel, streams: dict[str, Stream], seconds_before: float
+) -> dict:
     """Train on preferences, put the weights of the best evaluation into the model, and return what happened."""
     config = TrainConfig(
         epochs=cell.epochs, learning_rate=cell.learning_rate, evaluate_every=cell.epochs / EVALUATIONS, seed=cell.seed
     )
-    trainer = Trainer(model, RewardObjective(config), streams["training"], streams["validation"], config)
+    trainer = Trainer(model, contestant.objective(config), streams["training"], streams["validation"], config)
     seconds, pairs, tokens, history = seconds_before, 0, 0, []
     for event in trainer.run():
         if isinstance(event, Step):

@@ -10,12 +10,14 @@ from pathlib import Path
 from torch import nn
 
 from bench.architectures.gpt2 import HuggingFaceGPT2
+from bench.architectures.heads import EachHeadsObjective, ManyHeads
 from minirm.backbones import Backbone
 from minirm.backbones.transformer import Transformer
-from minirm.config import ModelConfig
+from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.hugging_face.reading import build_reward_model, read_model
 from minirm.layers import RotaryPositions, build_mlp, build_norm
+from minirm.objectives import RewardObjective
 from minirm.packing import Encoded, PackedBatch, pack
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
@@ -42,6 +44,8 @@ class Contestant:
     """Folder of a checkpoint that it starts from."""
     as_pairs: bool = False
     """Trained on disjoint pairs of each prompt's responses instead of on all of them together."""
+    heads: int = 1
+    """More than one: an ensemble on one backbone, whose reward is their mean."""
 
     @property
     def is_network(self) -> bool:
@@ -58,11 +62,17 @@ class Contestant:
         if self.pretrained is not None:
             return build_reward_model(read_model(self.pretrained))
         config = replace(config, **self.fields)
+        if self.heads > 1:
+            return ManyHeads(config, self.heads)
         return RewardModel(config, None if self.build is None else self.build(config))
 
     def tokenizer(self, shared: Tokenizer) -> Tokenizer:
         """Return the tokenizer that all share, or a checkpoint's own."""
         return shared if self.pretrained is None else read_model(self.pretrained).tokenizer
+
+    def objective(self, config: TrainConfig) -> RewardObjective:
+        """Return what its reward stage minimises."""
+        return RewardObjective(config) if self.heads == 1 else EachHeadsObjective(config)
 
     def pack(self, batch: Sequence[Encoded]) -> PackedBatch:
         """Return a batch as it reads it."""
@@ -109,6 +119,7 @@ def changed(config: ModelConfig, change: Callable[[Transformer], None]) -> Trans
 GPT2 = "GPT-2 (Hugging Face)"
 OWN_GPT2 = "GPT-2 style"
 LONGER = "longer wins"
+HEADS = "five heads"
 PRETRAINED = "pretrained "
 """What the name of one begins with, before its folder."""
 CONTESTANTS = [
@@ -126,6 +137,7 @@ CONTESTANTS = [
     Contestant("SwiGLU", "change", build=partial(changed, change=swiglu)),
     Contestant("language model first", "training", language_model_epochs=0.5),
     Contestant("pairs", "training", as_pairs=True),
+    Contestant(HEADS, "training", heads=5),
     Contestant(LONGER, "plain"),
     Contestant("TF-IDF + logistic regression", "plain"),
 ]

@@ -12,7 +12,6 @@ from bench.architectures.contestants import Contestant
 from bench.memory import peak_bytes
 from bench.timing import Spread, interleaved, spread
 from minirm.config import ModelConfig, TrainConfig
-from minirm.objectives import RewardObjective
 from minirm.optimizers import build_optimizer, clip_gradients
 from minirm.packing import Encoded, PackedBatch
 from minirm.reward_model import RewardModel
@@ -62,7 +61,7 @@ def measure(
     """
     models = {name: contestant.reward_model(config) for name, (contestant, config, _) in shapes.items()}
     batches = {name: [contestant.pack(batch) for batch in sample] for name, (contestant, _, sample) in shapes.items()}
-    steps = {name: _training(models[name], batches[name]) for name in shapes}
+    steps = {name: _training(contestant, models[name], batches[name]) for name, (contestant, _, _) in shapes.items()}
     training = interleaved(steps, rounds)
     scoring = interleaved({name: _scoring(models[name], batches[name]) for name in shapes}, rounds)
     costs = {}
@@ -74,14 +73,14 @@ def measure(
             per_batch * flops(contestant, config, sample),
             spread(np.array(training[name]) / comparisons),
             spread(np.array(scoring[name]) / comparisons),
-            peak_bytes(_training(models[name], batches[name][-1:]), "cpu"),
+            peak_bytes(_training(contestant, models[name], batches[name][-1:]), "cpu"),
         )
     return costs
 
 
-def _training(model: RewardModel, batches: Sequence[PackedBatch]) -> Callable[[], None]:
+def _training(contestant: Contestant, model: RewardModel, batches: Sequence[PackedBatch]) -> Callable[[], None]:
     config = TrainConfig()
-    objective, optimizer = RewardObjective(config), build_optimizer(model, config)
+    objective, optimizer = contestant.objective(config), build_optimizer(model, config)
 
     def train() -> None:
         model.train()

@@ -140,21 +140,50 @@ def _true_difference(scored: Scored) -> NDArray:
     return pair_table(scored.test.comparisons, [list(one.utilities) for one in scored.test.judged]).reward_difference
 
 
+SMALL, DISAGREEMENT = "small difference of mean reward", "disagreement"
 DOUBTS: dict[str, Callable[[NDArray], NDArray]] = {
-    "small difference of mean reward": lambda difference: -np.abs(difference.mean(0)),
-    "disagreement of the seeds": lambda difference: (0.5 * (1 + np.tanh(difference / 2))).std(0),
+    SMALL: lambda difference: -np.abs(difference.mean(0)),
+    DISAGREEMENT: lambda difference: (0.5 * (1 + np.tanh(difference / 2))).std(0),
     "chance": lambda difference: np.zeros(difference.shape[1]),
 }
-"""Measures of doubt, from the rewards' differences (S, pairs) → (pairs,); the second is the spread of σ(difference)."""
+"""Measures of doubt, from the rewards' differences of S members, (S, pairs) → (pairs,).
+
+The second is the spread of σ(difference)."""
 
 
-def ensemble(scored: Scored) -> dict[str, float]:
-    """Return the accuracy of the mean reward of all seeds, and the area under risk–coverage by each doubt."""
-    difference = scored.difference
+def ensemble(scored: Scored) -> dict[str, Resampled]:
+    """Return the accuracy of the members' mean reward, and the area under risk–coverage by each doubt; (1,) each.
+
+    Args:
+        scored: the rewards of the ensemble's members, in the place of seeds.
+    """
+    difference, group = scored.difference, scored.pair_group
     right = (np.sign(difference.mean(0)) + 1) / 2
-    areas = {f"area, {name}": area_under_risk_coverage(doubt(difference), 1 - right) for name, doubt in DOUBTS.items()}
-    known = area_under_risk_coverage(1 - right, 1 - right)
-    return {"one seed": float(scored.right.mean()), "ensemble": float(right.mean()), **areas, "area, knowing": known}
+
+    def area(doubt: NDArray) -> Resampled:
+        return resample(lambda keep: [area_under_risk_coverage(doubt[keep], 1 - right[keep])], group)
+
+    one = resample(lambda keep: [scored.right[:, keep].mean()], group)
+    together = resample(lambda keep: [right[keep].mean()], group)
+    areas = {name: area(measure(difference)) for name, measure in DOUBTS.items()}
+    return {
+        "one member": one,
+        "together": together,
+        "together − one": together - one,
+        **{f"area: {name}": found for name, found in areas.items()},
+        "area: knowing": area(1 - right),
+        "disagreement − small difference": areas[DISAGREEMENT] - areas[SMALL],
+    }
+
+
+def joined(each: Sequence[dict[str, Resampled]]) -> dict[str, Resampled]:
+    """Return the figures of several ensembles as those of as many seeds."""
+    return {
+        name: Resampled(
+            np.concatenate([one[name].whole for one in each]), np.concatenate([one[name].without for one in each], 1)
+        )
+        for name in each[0]
+    }
 
 
 def only_this_one(all_right: dict[str, NDArray]) -> dict[str, tuple[float, float]]:

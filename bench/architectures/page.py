@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from bench.architectures import pictures
+from bench.architectures.contestants import HEADS
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
@@ -208,11 +209,14 @@ def _mistakes(study: Study) -> list[Table]:
 def _doubt(study: Study) -> list[Table | Picture | str]:
     found = study.ensembles()
     columns = list(next(iter(found.values())))
-    rows = [(name, *(values[column] for column in columns)) for name, values in found.items()]
+    shown = lambda column, value: (difference_words if "−" in column else with_interval)(value)  # noqa: E731
+    rows = [(name, *(shown(column, values[column]) for column in columns)) for name, values in found.items()]
     words = (
-        "Accuracy of one seed (mean) and of the mean reward of all seeds, and the area under its risk–coverage curve, "
-        "pairs being judged in order of doubt: lower finds the mistakes better; chance is the share of mistakes, "
-        "knowing is who is told them."
+        f"Members are the {study.setup.plan.seeds} seeds of a contestant; those of “{HEADS}” are the heads of one "
+        "model, mean over its seeds. Accuracy of one member (mean) and of the members' mean reward, and the area under "
+        "the latter's risk–coverage curve, pairs being judged in order of doubt: lower finds the mistakes better. "
+        "Disagreement is the spread of σ(difference) over the members; chance is the share of mistakes; knowing is "
+        "who is told them. Where the last column lies above 0, disagreement says less than a small difference does."
     )
     best = study.ranking()[0]
     curve = pictures.risk_over_coverage(study.scored[study.main, best][AS_TRAINED], best)

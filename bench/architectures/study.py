@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.architectures.cells import Cell, read_result
-from bench.architectures.contestants import GPT2, LONGER, OWN_GPT2, Contestant
+from bench.architectures.contestants import GPT2, HEADS, LONGER, OWN_GPT2, Contestant
 from bench.architectures.costs import Cost
 from bench.architectures.figures import (
     ACCURACY,
@@ -20,6 +20,7 @@ from bench.architectures.figures import (
     by_attribute,
     ensemble,
     figures,
+    joined,
     only_this_one,
 )
 from bench.architectures.plan import Setup, tuned_on, tuning_cells
@@ -189,14 +190,22 @@ class Study:
         found = {name: views[AS_TRAINED] for (subject, name), views in self.scored.items() if subject == self.main}
         return {name: by_attribute(scored) for name, scored in found.items() if scored.test.judged}
 
-    def ensembles(self) -> dict[str, dict[str, float]]:
-        """Return by network what the mean of its seeds is worth, and which doubt finds its mistakes."""
-        names = [contestant.name for contestant in self.setup.networks]
-        return {
-            name: ensemble(self.scored[self.main, name][AS_TRAINED])
-            for name in names
-            if (self.main, name) in self.scored
-        }
+    def ensembles(self) -> dict[str, dict[str, Interval]]:
+        """Return by network what an ensemble of its seeds, or its heads, is worth, and what finds its mistakes."""
+        networks = [contestant for contestant in self.setup.networks if (self.main, contestant.name) in self.scored]
+        found = {contestant.name: self._ensemble(contestant) for contestant in networks}
+        return {name: {figure: two_way_interval(one) for figure, one in each.items()} for name, each in found.items()}
+
+    def _ensemble(self, contestant: Contestant) -> dict[str, Resampled]:
+        scored = self.scored[self.main, contestant.name][AS_TRAINED]
+        if contestant.heads == 1:
+            return ensemble(scored)
+        of_each_seed = []
+        for seed, temperatures in enumerate(scored.temperatures):
+            folds = [self.result(cell)["heads"] for cell in self.table[self.main, contestant.name, seed]]
+            heads = [[row for fold in folds for row in fold[head]] for head in range(contestant.heads)]
+            of_each_seed.append(ensemble(Scored(scored.test, heads, [temperatures] * contestant.heads)))
+        return joined(of_each_seed)
 
     def ranking(self) -> list[str]:
         """Return the networks of the main subject that stand for an architecture, the most accurate first."""
@@ -308,6 +317,7 @@ STATEMENTS = [
     ("GRU instead of attention", "GRU", OWN_GPT2),
     ("LSTM instead of attention", "LSTM", OWN_GPT2),
     ("A language-model stage first", "language model first", OWN_GPT2),
+    ("Five heads on one backbone, each on its own resample, instead of one head", HEADS, OWN_GPT2),
     ("Rankings of all K responses, against disjoint pairs of the same responses", OWN_GPT2, "pairs"),
 ]
 """A question, and the two contestants whose difference answers it."""
