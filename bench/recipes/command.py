@@ -5,7 +5,7 @@ python -m bench recipes s2      Llama with a margin that grows with the rating
 python -m bench recipes s3      0, 1 and 2 epochs of supervised fine-tuning, three sizes, adapters or all weights
 python -m bench recipes s4      GPT-2 from rankings: comparisons of a prompt together or shuffled; optimizers
 
-Each takes 2 to 8 minutes of one core. Finished trainings are kept in --cache: the same
+Each takes 2 to 10 minutes of one core. Finished trainings are kept in --cache: the same
 command goes on from there, and with more --seeds only what is new is trained.
 """
 
