@@ -370,6 +370,7 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
         plan.PLANS["quick"],
         sources={"world_training": 24, "world_validation": 8, "world_test": 12},
         seeds=2,
+        main_seeds=3,
         rates=(1e-3,),
         comparisons=16,
         epochs=1.0,

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, command: list[str]) -> int:
     require_transformers()
     plan = PLANS[options.plan]
-    plan = replace(plan, seeds=plan.seeds if options.seeds is None else options.seeds)
+    if options.seeds is not None:
+        plan = replace(plan, seeds=options.seeds, main_seeds=options.seeds)
     contestants = find_contestants(options.contestants or plan.contestants, options.backbone, options.pretrained)
     if not conforms(contestants, options.backbone):
         return 2

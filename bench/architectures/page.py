@@ -61,7 +61,8 @@ def _comparison(study: Study) -> list[str | Table]:
     rates = [(name, subject, f"{rate:g}") for (name, subject), rate in study.rates.items()]
     return [
         f"Every network was trained from nothing, by the same loop, on the same texts, tokenizer and order of batches, "
-        f"from {plan.seeds} seeds. Widths were chosen so that {facts_of_match(study)}. "
+        f"from {plan.main_seeds} seeds on {study.main} and {plan.seeds} in its curves and elsewhere. "
+        f"Widths were chosen so that {facts_of_match(study)}. "
         f"Each had one training of one seed, judged on validation, for each of the learning rates "
         f"{_listed(plan.rates)}; the weights that "
         "are tested are those of its best evaluation on validation. A comparison is a prompt with its K responses "
@@ -212,7 +213,7 @@ def _doubt(study: Study) -> list[Table | Picture | str]:
     shown = lambda column, value: (difference_words if "−" in column else with_interval)(value)  # noqa: E731
     rows = [(name, *(shown(column, values[column]) for column in columns)) for name, values in found.items()]
     words = (
-        f"Members are the {study.setup.plan.seeds} seeds of a contestant; those of “{HEADS}” are the heads of one "
+        f"Members are the {study.setup.plan.main_seeds} seeds of a contestant; those of “{HEADS}” are the heads of one "
         "model, mean over its seeds. Accuracy of one member (mean) and of the members' mean reward, and the area under "
         "the latter's risk–coverage curve, pairs being judged in order of doubt: lower finds the mistakes better. "
         "Disagreement is the spread of σ(difference) over the members; chance is the share of mistakes; knowing is "

@@ -22,6 +22,9 @@ class Plan:
     sources: dict = field(default_factory=dict)
     """Sizes that differ from the defaults of `Sources`."""
     seeds: int = 3
+    """Of curves and of all subjects but the main one …"""
+    main_seeds: int = 5
+    """… whose table answers the questions."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     """Learning rates that each contestant may try once, on validation."""
     subjects: tuple[str, ...] = (*WORLDS, "hh-harmless")
@@ -77,6 +80,7 @@ PLANS = {
         widths=(64,),
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "Llama style", "GRU", "longer wins",
                      "TF-IDF + logistic regression"),
+        main_seeds=3,
         rounds=3,
     ),
     "default": Plan("default"),
@@ -123,6 +127,11 @@ class Setup:
         """The subject of the main table and of the curves."""
         return WORLD if WORLD in self.subjects else self.subjects[0]
 
+    def seeds(self, contestant: Contestant, subject: str) -> range:
+        """Return the seeds of a contestant in the table of a subject; what is not trained by steps has one."""
+        trained = self.plan.main_seeds if subject == self.main else self.plan.seeds
+        return range(trained if contestant.is_network else 1)
+
     def cell(self, contestant: Contestant, subject: str, *, width: int | None = None, **fields: object) -> Cell:
         """Return a contestant's cell on a subject."""
         template, reference = self.plan.template(subject), width or self.plan.width
@@ -154,9 +163,8 @@ def table_cells(setup: Setup, rates: dict[tuple[str, str], float]) -> dict[tuple
     cells = {}
     for subject in setup.subjects:
         for contestant in setup.on(subject):
-            seeds = range(setup.plan.seeds) if contestant.is_network else [0]
             rate = rates.get((contestant.name, tuned_on(subject)), 0.0)
-            for seed in seeds:
+            for seed in setup.seeds(contestant, subject):
                 cells[subject, contestant.name, seed] = [
                     setup.cell(contestant, subject, learning_rate=rate, seed=seed, fold=fold)
                     for fold in range(FOLDS.get(subject, 1))

@@ -94,7 +94,7 @@ class Study:
         return [f"{c.subject}, {c.contestant}, seed {c.seed}: {why}" for c, why in failed.items() if why]
 
     def _scored(self, subject: str, contestant: Contestant) -> dict[str, Scored]:
-        seeds = range(self.setup.plan.seeds) if contestant.is_network else [0]
+        seeds = self.setup.seeds(contestant, subject)
         folds = [[self.result(cell) for cell in self.table[subject, contestant.name, seed]] for seed in seeds]
         for results in folds:
             for result in results:
@@ -163,7 +163,7 @@ class Study:
         """
         per_comparison = self.costs[contestant].training.median
         scaled = []
-        for seed in range(self.setup.plan.seeds):
+        for seed in range(self.setup.plan.main_seeds):
             result = self.result(self.table[self.main, contestant, seed][0])
             if "failed" not in result:
                 quiet = result["comparisons"] * result["history"][-1]["epoch"] * per_comparison
