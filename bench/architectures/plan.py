@@ -41,7 +41,7 @@ class Plan:
     """Names; none: all."""
     rounds: int = 7
     """Of the timing."""
-    real_epochs: float = 2.0
+    real_epochs: float = 1.0
     """Passes over subjects that are no world."""
 
     def epochs_for(self, comparisons: int) -> float:
@@ -63,7 +63,7 @@ class Plan:
             width=self.width,
             heads=4,
             vocab_size=None if is_world else 2048,
-            comparisons_per_batch=COMPARISONS_PER_BATCH.get(subject, 4 if is_world else 16),
+            comparisons_per_batch=COMPARISONS_PER_BATCH.get(subject, 4 if is_world else 8),
             max_tokens=128 if is_world else 256,
         )
 
