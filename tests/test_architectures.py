@@ -137,6 +137,7 @@ def test_true_utilities_reach_the_best_possible_accuracy_on_average_and_correlat
     utilities = [list(one.utilities) for one in test.judged]
     found = figures.figures(figures.Scored(test, [utilities] * 2, [[1.0] * 40] * 2))
     assert found[figures.RANK].whole == pytest.approx([1.0, 1.0])
+    assert found[figures.RANK_OVERALL].whole == pytest.approx([1.0, 1.0])
     assert found[figures.REGRET].whole == pytest.approx([0.0, 0.0])
     way = two_way_interval(found[figures.WAY])
     assert way.low < 1 < way.high
@@ -147,6 +148,14 @@ def test_true_utilities_reach_the_best_possible_accuracy_on_average_and_correlat
         for p in [1 / (1 + np.exp(-(one.utilities[i] - one.utilities[j]) / 0.7))]
     ]
     assert best_possible(test).mean() == pytest.approx(np.mean(naive))
+
+
+def test_the_rank_correlation_compares_no_responses_of_different_prompts():
+    test = known_truth()
+    shifted = [[u + 100 * (-1) ** n for u in one.utilities] for n, one in enumerate(test.judged)]
+    found = figures.figures(figures.Scored(test, [shifted], [[1.0] * 40]))
+    assert found[figures.RANK].whole == pytest.approx(1.0)
+    assert found[figures.RANK_OVERALL].whole < 0.7
 
 
 def test_pairs_decided_by_one_attribute_are_judged_against_the_truth():

@@ -13,7 +13,8 @@ from minirm import metrics
 from minirm.pairs import PairTable, Rewards, pair_table
 
 ACCURACY, NLL, ECE, ECE_TEMPERED = "accuracy", "NLL", "ECE", "ECE, tempered"
-REGRET, WAY, RANK = "best-of-K regret", "part of the way", "rank correlation"
+REGRET, WAY = "best-of-K regret", "part of the way"
+RANK, RANK_OVERALL = "rank correlation", "rank correlation over all prompts"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def figures(scored: Scored) -> dict[str, Resampled]:
     if scored.test.judged:
         best = best_possible(scored.test)
         found[WAY] = resample(lambda keep: (right[:, keep].mean(1) - 0.5) / (best[keep].mean() - 0.5), pair_group)
-        found[RANK] = rank_correlation(scored)
+        within = rank_correlation_within(scored)
+        found[RANK] = resample(lambda keep: np.nanmean(within[:, keep], 1), scored.group)
+        found[RANK_OVERALL] = rank_correlation_overall(scored)
     return found
 
 
@@ -100,8 +103,16 @@ def best_of_k_regret(scored: Scored) -> NDArray:
     return np.stack([metrics.best_of_k_regret(_rectangle(rewards)[0], worth, mask) for rewards in scored.rewards])
 
 
-def rank_correlation(scored: Scored) -> Resampled:
-    """Return Spearman's correlation of reward and true utility over all responses."""
+def rank_correlation_within(scored: Scored) -> NDArray:
+    """Return (S, B) Spearman's correlation of reward and true utility over each prompt's responses; NaN: all alike."""
+    utilities = [one.utilities for one in scored.test.judged]
+    return np.array(
+        [[metrics.spearman(*pair) for pair in zip(rows, utilities, strict=True)] for rows in scored.rewards]
+    )
+
+
+def rank_correlation_overall(scored: Scored) -> Resampled:
+    """Return Spearman's correlation over the responses of all prompts, between which no training compares."""
     utilities = np.concatenate([one.utilities for one in scored.test.judged])
     rewards = [np.concatenate(seed) for seed in scored.rewards]
     counts = [len(one.utilities) for one in scored.test.judged]

@@ -16,6 +16,7 @@ from bench.architectures.figures import (
     ECE_TEMPERED,
     NLL,
     RANK,
+    RANK_OVERALL,
     REGRET,
     WAY,
 )
@@ -26,11 +27,12 @@ from minirm.disk import write_whole
 from minirm.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
 
 TITLE = "Which architecture makes a better reward model"
-QUALITY = (WAY, RANK, NLL, ECE, ECE_TEMPERED, REGRET)
+QUALITY = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
 QUALITY_WORDS = (
     "Below: the part of the way from chance to the best possible accuracy; Spearman's correlation of reward and true "
-    "utility; negative log-likelihood in nats; expected calibration error before and after a temperature fitted on "
-    "validation; utility (score, where no truth is known) lost by taking the response of highest reward."
+    "utility, mean over prompts, and over the responses of all prompts, between which no training compares; negative "
+    "log-likelihood in nats; expected calibration error before and after a temperature fitted on validation; utility "
+    "(score, where no truth is known) lost by taking the response of highest reward."
 )
 
 
