@@ -339,11 +339,12 @@ def test_widths_match_the_baseline_as_nearly_as_their_steps_allow():
         assert matched_width(gru, config, gpt2, match, sample) == min(gaps, key=gaps.__getitem__)
 
 
-def test_operations_of_a_packed_gru_are_its_matrix_products():
-    gru = find_contestant("GRU")
+@pytest.mark.parametrize(("name", "gates"), [("GRU", 3), ("LSTM", 4)])
+def test_operations_of_a_packed_recurrent_network_are_its_matrix_products(name, gates):
     tokens, width = sum(e.tokens for e in batch()), SHAPE.width
-    expected = SHAPE.layers * tokens * 2 * 2 * 3 * width * width + 5 * 2 * width  # input and memory; head of 5 rewards
-    assert flops(gru, SHAPE, [batch()]) * 2 == pytest.approx(expected)
+    products = 2 * SHAPE.layers * tokens * 2 * gates * width * width  # of input and of memory
+    heads = 5 * 2 * width  # 5 rewards
+    assert flops(find_contestant(name), SHAPE, [batch()]) * 2 == pytest.approx(products + heads)
 
 
 # ── Cells and the whole ───────────────────────────────────────────────────────────────────────────────────────────────

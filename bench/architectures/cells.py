@@ -62,7 +62,7 @@ class Cell:
     """The same for all, so that all take as many steps; one who cuts comparisons into pairs takes more of those."""
     max_tokens: int
     file: str = ""
-    """What a user's file held."""
+    """What files held that do not belong to the bench: the subject's, a user's backbone, a checkpoint."""
 
     def path(self, cache: Path, sources: Sources) -> Path:
         """Return where its result lies."""
@@ -249,4 +249,4 @@ def _rounded(rewards: list[list[float]]) -> list[list[float]]:
 
 def cell_for(contestant: Contestant, template: Cell, **fields: object) -> Cell:
     """Return a cell like another one, for this contestant."""
-    return replace(template, contestant=contestant.name, file=fingerprint(contestant), **fields)
+    return replace(template, contestant=contestant.name, file=template.file + fingerprint(contestant), **fields)

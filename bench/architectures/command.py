@@ -3,10 +3,12 @@
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -84,18 +86,34 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
         return 2
     if options.check:
         return 0
-    began = time.perf_counter()
+    began, before = time.perf_counter(), machine()
     setup = set_up(plan, contestants, options)
     study = run(setup, options)
-    facts = {"command": " ".join(command), **machine(), "workers": options.workers, "threads": options.threads}
+    at_work = {"workers": options.workers, "threads of each": options.threads}
+    facts = {"command": " ".join(command), **before, **versions(), **at_work}
     facts["processor minutes of all trainings"] = round(study.seconds_of_computing() / 60, 1)
     facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
-    name = "architectures" if plan.name == "default" else f"architectures-{plan.name}"
+    name = _report_name(options)
     options.out.mkdir(parents=True, exist_ok=True)
     print(page.write(study, options.out, name, facts))
     page.write_tensorboard(study, options.cache / "tensorboard")
     print(f"{options.out / name}.html; tensorboard --logdir {options.cache / 'tensorboard'}")
     return 0
+
+
+def _report_name(options: argparse.Namespace) -> str:
+    """Return the name of the report's files: what differs from the default is in it, so that none replaces another."""
+    parts = [options.plan, options.match, *options.subjects, *(Path(file).stem for file in options.data)]
+    named = [part for part in parts if part not in ("default", "parameters")]
+    words = "".join(letter if letter.isalnum() else " " for letter in " ".join(named)).split()
+    return "-".join(["architectures", *words])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what takes part, beside PyTorch's."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS)
+    found = {name: metadata.version(name) for name in ("transformers", "scikit-learn", "numpy")}
+    return {**found, "commit": git.stdout.strip()}
 
 
 def conforms(contestants: Sequence[Contestant], backbones: Sequence[str]) -> bool:
@@ -158,12 +176,14 @@ def _matched_passes(setup: Setup, cache: Path) -> dict[str, float]:
     return known
 
 
-def _sample(setup: Setup, contestant: Contestant, subject: str, width: int) -> tuple[ModelConfig, list[list[Encoded]]]:
-    """Return a contestant's shape at a width, and a few batches of the subject as it meets them."""
+def _sample(
+    setup: Setup, contestant: Contestant, subject: str, width: int, *, as_pairs: bool = False
+) -> tuple[ModelConfig, list[list[Encoded]]]:
+    """Return a contestant's shape at a width, and a few batches of the subject."""
     cell = replace(setup.plan.template(subject), width=width)
     loaded, tokenizer = prepared(setup.sources, subject, 0, cell.vocab_size)
     rows = loaded.validation[:SAMPLE]
-    rows = disjoint_pairs(rows) if contestant.as_pairs else rows
+    rows = disjoint_pairs(rows) if as_pairs else rows
     texts = tokenize(rows, contestant.tokenizer(tokenizer))
     encoded = sorted((truncate(row, cell.max_tokens) for row in texts), key=lambda row: row.tokens)
     size = SAMPLE_BATCH * len(rows) // min(SAMPLE, len(loaded.validation))
@@ -175,9 +195,10 @@ def measure_costs(setup: Setup) -> dict[str, costs.Cost]:
     shapes = {}
     for contestant in setup.networks:
         if contestant in setup.on(setup.main):
-            config, sample = _sample(setup, contestant, setup.main, setup.plan.width)
+            config, scored = _sample(setup, contestant, setup.main, setup.plan.width)
+            _, trained = _sample(setup, contestant, setup.main, setup.plan.width, as_pairs=contestant.as_pairs)
             width = setup.cell(contestant, setup.main).width
-            shapes[contestant.name] = (contestant, replace(config, width=width), sample)
+            shapes[contestant.name] = (contestant, replace(config, width=width), trained, scored)
     validation = prepared(setup.sources, setup.main, 0, setup.plan.template(setup.main).vocab_size)[0].validation
     return costs.measure(shapes, min(SAMPLE, len(validation)), setup.plan.rounds)
 

@@ -1,16 +1,16 @@
 """Who takes part: minirm's backbones, single changes of one, the GPT-2 baseline, a user's own, and no network."""
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from bench.architectures.gpt2 import HuggingFaceGPT2
 from bench.architectures.heads import EachHeadsObjective, ManyHeads
+from bench.architectures.subjects import digest
 from minirm.backbones import Backbone
 from minirm.backbones.transformer import Transformer
 from minirm.config import ModelConfig, TrainConfig
@@ -46,6 +46,8 @@ class Contestant:
     """Trained on disjoint pairs of each prompt's responses instead of on all of them together."""
     heads: int = 1
     """More than one: an ensemble on one backbone, whose reward is their mean."""
+    about: str = ""
+    """What it is, for the report."""
 
     @property
     def is_network(self) -> bool:
@@ -122,25 +124,58 @@ LONGER = "longer wins"
 HEADS = "five heads"
 PRETRAINED = "pretrained "
 """What the name of one begins with, before its folder."""
+# fmt: off
 CONTESTANTS = [
-    Contestant(GPT2, "baseline", build=HuggingFaceGPT2),
-    Contestant(OWN_GPT2, "own"),
-    Contestant("Llama style", "own", {"style": "llama"}),
-    Contestant("BERT style", "own", {"style": "bert"}),
-    Contestant("PyTorch decoder", "own", {"backbone": "torch_decoder"}),
-    Contestant("GRU", "own", {"backbone": "gru"}),
-    Contestant("LSTM", "own", {"backbone": "lstm"}),
-    Contestant("plain start", "change", build=partial(changed, change=plain_start)),
-    Contestant("average read", "change", build=partial(changed, change=Transformer.read_the_average)),
-    Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm)),
-    Contestant("rotary positions", "change", build=partial(changed, change=rotary)),
-    Contestant("SwiGLU", "change", build=partial(changed, change=swiglu)),
-    Contestant("language model first", "training", language_model_epochs=0.5),
-    Contestant("pairs", "training", as_pairs=True),
-    Contestant(HEADS, "training", heads=5),
-    Contestant(LONGER, "plain"),
-    Contestant("TF-IDF + logistic regression", "plain"),
+    Contestant(
+        GPT2, "baseline", build=HuggingFaceGPT2,
+        about="GPT2Model of transformers, a linear head on the last token, a padded row for each response",
+    ),
+    Contestant(OWN_GPT2, "own", about="minirm's decoder; its queries start equal to its keys"),
+    Contestant(
+        "Llama style", "own", {"style": "llama"},
+        about="the same with RMSNorm, rotary positions, SwiGLU and no biases",
+    ),
+    Contestant(
+        "BERT style", "own", {"style": "bert"},
+        about="an encoder: sees both ways, is read at its first token, reads the prompt anew for each response; "
+        "queries start equal to keys",
+    ),
+    Contestant(
+        "PyTorch decoder", "own", {"backbone": "torch_decoder"},
+        about="nn.TransformerDecoder over the response, its memory being the prompt's embeddings, over which no layer "
+        "runs; queries start equal to keys",
+    ),
+    Contestant("GRU", "own", {"backbone": "gru"}, about="its memory of the prompt is forked for each response"),
+    Contestant("LSTM", "own", {"backbone": "lstm"}, about="likewise"),
+    Contestant(
+        "plain start", "change", build=partial(changed, change=plain_start),
+        about=f"{OWN_GPT2}, queries and keys drawn apart, as GPT-2 draws them",
+    ),
+    Contestant(
+        "average read", "change", build=partial(changed, change=Transformer.read_the_average),
+        about=f"{OWN_GPT2}, whose last layer begins as the mean of all it sees",
+    ),
+    Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm), about=f"{OWN_GPT2} with RMSNorm"),
+    Contestant(
+        "rotary positions", "change", build=partial(changed, change=rotary), about=f"{OWN_GPT2} with rotary positions"
+    ),
+    Contestant("SwiGLU", "change", build=partial(changed, change=swiglu), about=f"{OWN_GPT2} with SwiGLU"),
+    Contestant(
+        "language model first", "training", language_model_epochs=0.5,
+        about=f"{OWN_GPT2} after half a pass of next tokens over all prompts and responses, at one rate, untuned",
+    ),
+    Contestant(
+        "pairs", "training", as_pairs=True,
+        about=f"{OWN_GPT2} trained on K/2 pairs of each prompt that share no response: as many responses, fewer pairs",
+    ),
+    Contestant(
+        HEADS, "training", heads=5,
+        about=f"{OWN_GPT2} with five heads, each trained on its own resample; its reward is their mean",
+    ),
+    Contestant(LONGER, "plain", about="the longer response wins"),
+    Contestant("TF-IDF + logistic regression", "plain", about="on words and pairs of words, and log length"),
 ]
+# fmt: on
 
 
 def find_contestants(
@@ -205,13 +240,5 @@ def load_pretrained(folder: str) -> Contestant:
 def fingerprint(contestant: Contestant) -> str:
     """Return what a user's file or checkpoint is, in short: a changed one is trained anew. "" for all others."""
     if contestant.pretrained is not None:
-        return _digest(tuple(sorted(contestant.pretrained.glob("*.*"))))
-    return _digest((Path(contestant.name.rpartition(":")[0]),)) if contestant.kind == "yours" else ""
-
-
-@lru_cache
-def _digest(files: tuple[Path, ...]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+        return digest(tuple(sorted(contestant.pretrained.glob("*.*"))))
+    return digest((Path(contestant.name.rpartition(":")[0]),)) if contestant.kind == "yours" else ""

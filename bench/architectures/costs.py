@@ -1,6 +1,7 @@
 """What a contestant costs: parameters, floating-point operations, time in training and in scoring, memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,35 +43,51 @@ def parameters(contestant: Contestant, config: ModelConfig) -> int:
 def flops(contestant: Contestant, config: ModelConfig, sample: Sequence[Sequence[Encoded]]) -> float:
     """Return the floating-point operations of scoring, per comparison of the sample's batches."""
     model = contestant.reward_model(config).eval()
-    # plain kernels: the counter does not know the CPU's fused attention
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _plain_kernels(), FlopCounterMode(display=False) as counter:
         for batch in sample:
             model(contestant.pack(batch))
     return counter.get_total_flops() / sum(map(len, sample))
 
 
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Compute without the CPU's fused attention and fused LSTM, which the counter does not know."""
+    fused, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = fused
+
+
+Sample = Sequence[Sequence[Encoded]]
+"""Batches of texts."""
+
+
 def measure(
-    shapes: dict[str, tuple[Contestant, ModelConfig, Sequence[Sequence[Encoded]]]], comparisons: int, rounds: int
+    shapes: dict[str, tuple[Contestant, ModelConfig, Sample, Sample]], comparisons: int, rounds: int
 ) -> dict[str, Cost]:
     """Return the costs of contestants, timed against one another.
 
     Args:
-        shapes: by name the contestant, its shape, and batches of the same texts as it is trained on.
+        shapes: by name the contestant, its shape, and batches of the same texts as it is trained on, and as it scores.
         comparisons: how many the batches hold, before any contestant cut them into pairs.
         rounds: how often each is timed.
     """
-    models = {name: contestant.reward_model(config) for name, (contestant, config, _) in shapes.items()}
-    batches = {name: [contestant.pack(batch) for batch in sample] for name, (contestant, _, sample) in shapes.items()}
-    steps = {name: _training(contestant, models[name], batches[name]) for name, (contestant, _, _) in shapes.items()}
+    models, batches, scored = {}, {}, {}
+    for name, (contestant, config, to_train, to_score) in shapes.items():
+        models[name] = contestant.reward_model(config)
+        batches[name] = [contestant.pack(batch) for batch in to_train]
+        scored[name] = [contestant.pack(batch) for batch in to_score]
+    steps = {name: _training(contestant, models[name], batches[name]) for name, (contestant, *_) in shapes.items()}
     training = interleaved(steps, rounds)
-    scoring = interleaved({name: _scoring(models[name], batches[name]) for name in shapes}, rounds)
+    scoring = interleaved({name: _scoring(models[name], scored[name]) for name in shapes}, rounds)
     costs = {}
-    for name, (contestant, config, sample) in shapes.items():
-        per_batch = sum(map(len, sample)) / comparisons  # above 1 for who cuts comparisons into pairs
+    for name, (contestant, config, _, sample) in shapes.items():
         costs[name] = Cost(
             models[name].config.width,
             sum(p.numel() for p in models[name].parameters()),
-            per_batch * flops(contestant, config, sample),
+            flops(contestant, config, sample),
             spread(np.array(training[name]) / comparisons),
             spread(np.array(scoring[name]) / comparisons),
             peak_bytes(_training(contestant, models[name], batches[name][-1:]), "cpu"),

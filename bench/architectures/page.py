@@ -1,6 +1,7 @@
 """Every number of a study → sections of tables and pictures; the same as HTML, Markdown, JSON and TensorBoard."""
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,8 +9,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from bench.architectures import pictures
-from bench.architectures.contestants import HEADS
+from bench.architectures import pictures, words
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
@@ -23,17 +23,12 @@ from bench.architectures.figures import (
 from bench.architectures.plan import tuned_on
 from bench.architectures.study import Study, difference_words, statements, verdict, with_interval
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
+from bench.timing import Spread
 from minirm.disk import write_whole
 from minirm.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
 
 TITLE = "Which architecture makes a better reward model"
-QUALITY = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
-QUALITY_WORDS = (
-    "Below: the part of the way from chance to the best possible accuracy; Spearman's correlation of reward and true "
-    "utility, mean over prompts, and over the responses of all prompts, between which no training compares; negative "
-    "log-likelihood in nats; expected calibration error before and after a temperature fitted on validation; utility "
-    "(score, where no truth is known) lost by taking the response of highest reward."
-)
+FIGURES = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
 
 
 def sections(study: Study, facts: dict) -> list[Section]:
@@ -42,13 +37,22 @@ def sections(study: Study, facts: dict) -> list[Section]:
         Section("What was compared", _comparison(study)),
         Section(
             f"How good: {study.main}",
-            [_views(study, study.main), QUALITY_WORDS, _quality(study, study.main), *_truth_pictures(study)],
+            [
+                words.subject(study, study.main),
+                _views(study, study.main),
+                words.QUALITY,
+                _quality(study, study.main),
+                *_truth_pictures(study),
+            ],
         ),
-        Section("At what price", [_cost_words(study), _costs(study), *_cost_pictures(study)]),
+        Section("At what price", [words.costs(study), _costs(study), *_cost_pictures(study)]),
         *([Section("Questions and answers", [_statements(study)])] if statements(study) else []),
         Section("Curves", _curves(study)),
         *(
-            Section(f"How good: {subject}", [_views(study, subject), _quality(study, subject)])
+            Section(
+                f"How good: {subject}",
+                [words.subject(study, subject), _views(study, subject), _quality(study, subject)],
+            )
             for subject in study.setup.subjects
             if subject != study.main
         ),
@@ -59,35 +63,20 @@ def sections(study: Study, facts: dict) -> list[Section]:
 
 
 def _comparison(study: Study) -> list[str | Table]:
-    plan = study.setup.plan
-    rates = [(name, subject, f"{rate:g}") for (name, subject), rate in study.rates.items()]
+    about = [(contestant.name, contestant.about or contestant.kind) for contestant in study.setup.contestants]
     return [
-        f"Every network was trained from nothing, by the same loop, on the same texts, tokenizer and order of batches, "
-        f"from {plan.main_seeds} seeds on {study.main} and {plan.seeds} in its curves and elsewhere. "
-        f"Widths were chosen so that {facts_of_match(study)}. "
-        f"Each had one training of one seed, judged on validation, for each of the learning rates "
-        f"{_listed(plan.rates)}; the weights that "
-        "are tested are those of its best evaluation on validation. A comparison is a prompt with its K responses "
-        "(the worlds: 8).",
-        "Intervals are 95%, over prompts and seeds (the grouped jackknife over prompts, and the variance over seeds, "
-        "with Student's t). Differences are paired by prompt and seed; one whose interval holds 0 is not resolved.",
-        Table(("contestant", "tuned on", "learning rate"), rates, "Learning rates that validation chose."),
+        words.comparison(study),
+        words.tuning(study),
+        words.INTERVALS,
+        Table(("contestant", "what it is"), about),
+        Table(("contestant", "tuned on", "learning rate", ""), _rates(study), "Learning rates that validation chose."),
         *(f"Failed: {line}" for line in study.failures()),
     ]
 
 
-def _listed(numbers: Sequence[float]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers)
-
-
-def facts_of_match(study: Study) -> str:
-    """Return in words what is equal between the contestants."""
-    return {
-        "parameters": "all have about as many parameters as the baseline",
-        "flops": "all need about as many operations for a comparison as the baseline",
-        "seconds": "all are the same; instead each trains for about as many seconds as the baseline",
-        "shape": "all are the same",
-    }[study.setup.match]
+def _rates(study: Study) -> list[tuple[str, str, str, str]]:
+    edges = {min(study.setup.plan.rates): "the lowest tried", max(study.setup.plan.rates): "the highest tried"}
+    return [(name, subject, f"{rate:g}", edges.get(rate, "")) for (name, subject), rate in study.rates.items()]
 
 
 def _names(study: Study, subject: str) -> list[str]:
@@ -110,7 +99,7 @@ def _views(study: Study, subject: str) -> Table:
 
 def _quality(study: Study, subject: str) -> Table:
     names = _names(study, subject)
-    measured = [figure for figure in QUALITY if any(figure in study.resampled[subject, name] for name in names)]
+    measured = [figure for figure in FIGURES if any(figure in study.resampled[subject, name] for name in names)]
     rows = [(name, *(with_interval(study.interval(subject, name, figure)) for figure in measured)) for name in names]
     return Table(("contestant", *measured), rows)
 
@@ -118,7 +107,8 @@ def _quality(study: Study, subject: str) -> Table:
 def _truth_pictures(study: Study) -> list[Picture]:
     shown = [
         Picture(
-            pictures.reliability(study), "Reliability, before temperature: on the dashed line a model knows itself."
+            pictures.reliability(study),
+            "Reliability, before temperature: on the dashed line it is right as often as it claims to be.",
         )
     ]
     if any(views[AS_TRAINED].test.judged for (subject, _), views in study.scored.items() if subject == study.main):
@@ -128,34 +118,30 @@ def _truth_pictures(study: Study) -> list[Picture]:
 
 def _costs(study: Study) -> Table:
     rows = []
+    shortest = study.shortest_training()
     for name, cost in study.costs.items():
-        until, whole = study.seconds_to_most(name) if study.histories(name) else (None, None)
-        pairs = study.pairs_per_comparison
+        trained = study.histories(name)
+        seconds = [f"{value:.1f}" for value in study.seconds_to_most(name)] if trained else ["–"] * 3
         rows.append(
             (
                 name,
                 cost.width,
                 cost.parameters,
                 f"{cost.flops / 1e6:.1f} M",
-                round(pairs / cost.training.median),
-                round(pairs / cost.scoring.median),
+                _per_second(study.pairs_trained_on(name), cost.training),
+                _per_second(study.pairs_per_comparison, cost.scoring),
                 f"{cost.peak_bytes / 1e6:.1f} MB",
-                "–" if until is None else f"{until:.1f}",
-                "–" if whole is None else f"{whole:.1f}",
+                *seconds,
+                study.accuracy_after(name, shortest) if trained else "–",
             )
         )
     columns = ("contestant", "width", "parameters", "operations", "pairs/s training", "pairs/s scoring", "peak memory",
-               "s to 90%", "s in all")  # fmt: skip
+               "s to 90%", "s to 90% of the way", "s in all", f"accuracy after {shortest:.1f} s")  # fmt: skip
     return Table(columns, rows)
 
 
-def _cost_words(study: Study) -> str:
-    return (
-        f"Operations: multiplications and additions of matrix products, forward, per comparison, which has "
-        f"{study.pairs_per_comparison:.3g} pairs. Speeds: median of one run in which all took turns. Peak memory: of "
-        "tensors in one training step. Seconds to 90% of the final accuracy on validation, and of the whole training, "
-        "language-model stage included, at these speeds."
-    )
+def _per_second(pairs: float, seconds: Spread) -> str:
+    return f"{pairs / seconds.median:,.0f} [{pairs / seconds.high:,.0f}, {pairs / seconds.low:,.0f}]"
 
 
 def _cost_pictures(study: Study) -> list[Picture]:
@@ -170,8 +156,14 @@ def _cost_pictures(study: Study) -> list[Picture]:
 
 
 def _statements(study: Study) -> Table:
-    columns = ("question", "difference in accuracy", "with prompts swapped", "seconds of training")
-    return Table(columns, statements(study), f"First minus second, on {study.main}.")
+    columns = (
+        "question",
+        "first − second",
+        "difference in accuracy",
+        "with prompts swapped",
+        "seconds, first / second",
+    )
+    return Table(columns, statements(study), f"On {study.main}; seconds are those of a whole training.")
 
 
 def _curves(study: Study) -> list[Picture | Table]:
@@ -180,7 +172,8 @@ def _curves(study: Study) -> list[Picture | Table]:
     shown: list[Picture | Table] = []
     if len(study.setup.plan.curve) > 1:
         figure = pictures.curves(by_comparisons, names, "training comparisons")
-        shown.append(Picture(figure, f"Accuracy against the number of comparisons, on {study.main}."))
+        caption = f"Accuracy on {study.main} against the number n of comparisons, in steps that grow as √n."
+        shown.append(Picture(figure, caption))
     if len(study.setup.plan.widths) > 1:
         figure = pictures.curves(by_width, names, f"width of {study.baseline}")
         shown.append(
@@ -198,7 +191,7 @@ def _mistakes(study: Study) -> list[Table]:
     alone = Table(
         ("contestant", "it alone is wrong", "it alone is right"),
         rows,
-        "Share of the pairs that this network gets wrong (right), and every other one right (wrong), by most seeds.",
+        "Share of the pairs that this one gets wrong (right), and every other here right (wrong), by most seeds.",
     )
     by_attribute = study.attributes()
     if not by_attribute:
@@ -214,17 +207,10 @@ def _doubt(study: Study) -> list[Table | Picture | str]:
     columns = list(next(iter(found.values())))
     shown = lambda column, value: (difference_words if "−" in column else with_interval)(value)  # noqa: E731
     rows = [(name, *(shown(column, values[column]) for column in columns)) for name, values in found.items()]
-    words = (
-        f"Members are the {study.setup.plan.main_seeds} seeds of a contestant; those of “{HEADS}” are the heads of one "
-        "model, mean over its seeds. Accuracy of one member (mean) and of the members' mean reward, and the area under "
-        "the latter's risk–coverage curve, pairs being judged in order of doubt: lower finds the mistakes better. "
-        "Disagreement is the spread of σ(difference) over the members; chance is the share of mistakes; knowing is "
-        "who is told them. Where the last column lies above 0, disagreement says less than a small difference does."
-    )
     best = study.ranking()[0]
     curve = pictures.risk_over_coverage(study.scored[study.main, best][AS_TRAINED], best)
     return [
-        words,
+        words.doubt(study),
         Table(("contestant", *columns), rows),
         Picture(curve, "Mistakes left when the doubtful pairs are set aside."),
     ]
@@ -296,7 +282,7 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
         "match": study.setup.match,
         "table": table,
         "costs": {name: asdict(cost) for name, cost in study.costs.items()},
-        "seconds": {name: study.seconds_to_most(name) for name in study.costs if study.histories(name)},
+        "seconds": {name: study.seconds_to_most(name)._asdict() for name in study.costs if study.histories(name)},
         "statements": statements(study),
         "by comparisons": study.points(study.curve),
         "by width": study.points(study.sizes),
@@ -310,6 +296,7 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
 
 def write_tensorboard(study: Study, folder: Path) -> None:
     """Write the validation curves of the main subject, a run for each seed; "Relative" shows seconds of training."""
+    shutil.rmtree(folder, ignore_errors=True)  # of earlier calls, which may have had other seeds
     begin = time.time()
     for name in study.costs:
         for seed, history in enumerate(study.histories(name)):

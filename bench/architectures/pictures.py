@@ -32,7 +32,7 @@ def accuracy_against_cost(study: Study) -> Figure:
     for n, name in enumerate(compared(study)):
         accuracy = study.interval(study.main, name, ACCURACY)
         if accuracy is not None:
-            seconds = study.seconds_to_most(name)[1]
+            seconds = study.seconds_to_most(name).whole
             _point(axes, seconds, accuracy, n, name)
     axes.set(xlabel="seconds of training", ylabel="accuracy")
     _logarithmic(axes)

@@ -1,7 +1,7 @@
 """Which cells are run: tuning first, then every contestant on every subject, then the curves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.architectures.cells import Cell, cell_for
 from bench.architectures.contestants import Contestant
@@ -134,7 +134,8 @@ class Setup:
 
     def cell(self, contestant: Contestant, subject: str, *, width: int | None = None, **fields: object) -> Cell:
         """Return a contestant's cell on a subject."""
-        template, reference = self.plan.template(subject), width or self.plan.width
+        template = replace(self.plan.template(subject), file=self.sources.digest(subject))
+        reference = width or self.plan.width
         fields["width"] = self.widths.get((contestant.name, subject, reference), reference)
         fields["epochs"] = fields.get("epochs", template.epochs) * self.passes.get(contestant.name, 1.0)
         return cell_for(contestant, template, **fields)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,17 @@ from bench.architectures.figures import (
     joined,
     only_this_one,
 )
-from bench.architectures.plan import Setup, tuned_on, tuning_cells
+from bench.architectures.plan import COMPARED, Setup, tuned_on, tuning_cells
 from bench.architectures.statistics import Resampled, is_resolved, two_way_interval
-from bench.architectures.subjects import AS_TRAINED, VALIDATION, Sources, Subject, TestSet
+from bench.architectures.subjects import (
+    AS_TRAINED,
+    VALIDATION,
+    Sources,
+    Subject,
+    TestSet,
+    best_possible,
+    disjoint_pairs,
+)
 from minirm.errors import InputError
 from minirm.metrics import Interval, fit_temperature
 from minirm.pairs import pair_table
@@ -34,6 +43,16 @@ OF_FINAL = 0.9
 """Part of its final accuracy that a training is timed to."""
 CALIBRATED = (0.05, 20.0)
 """Temperatures outside come from validation pairs that are all right, or no better than chance; they are cut here."""
+
+
+class Seconds(NamedTuple):
+    """Of training, mean over seeds, accuracies being those on validation."""
+
+    to_most: float
+    """To `OF_FINAL` of the final accuracy."""
+    to_most_of_the_way: float
+    """To `OF_FINAL` of the way from ½ to the final accuracy."""
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +69,7 @@ class Study:
 
     def result(self, cell: Cell) -> dict:
         """Return what a cell found."""
-        return read_result(cell, self.cache, self.setup.sources)
+        return _read(cell, self.cache, self.setup.sources)
 
     @property
     def main(self) -> str:
@@ -171,18 +190,45 @@ class Study:
                 scaled.append([{**entry, "seconds": scale * entry["seconds"]} for entry in result["history"]])
         return scaled
 
-    def seconds_to_most(self, contestant: str) -> tuple[float, float]:
-        """Return the mean seconds of training until `OF_FINAL` of the final accuracy on validation, and in all."""
-        until, whole = [], []
+    def seconds_to_most(self, contestant: str) -> Seconds:
+        """Return how long a training takes, mean over seeds."""
+        found = []
         for history in self.histories(contestant):
-            wanted = OF_FINAL * history[-1]["accuracy"]
-            until.append(next(entry["seconds"] for entry in history if entry["accuracy"] >= wanted))
-            whole.append(history[-1]["seconds"])
-        return float(np.mean(until)), float(np.mean(whole))
+            final = history[-1]["accuracy"]
+            wanted = OF_FINAL * final, min(final, 0.5 + OF_FINAL * (final - 0.5))  # below ½ there is no way
+            reached = [next(entry["seconds"] for entry in history if entry["accuracy"] >= one) for one in wanted]
+            found.append((*reached, history[-1]["seconds"]))
+        return Seconds(*np.mean(found, axis=0).tolist())
+
+    def pairs_trained_on(self, contestant: str) -> float:
+        """Return how many of a comparison's pairs a contestant learns from."""
+        if not next(c for c in self.setup.networks if c.name == contestant).as_pairs:
+            return self.pairs_per_comparison
+        rows = _load(self.setup.sources, self.main, 0).validation
+        return len(disjoint_pairs(rows)) / len(rows)
+
+    def shortest_training(self) -> float:
+        """Return the seconds of the fastest training."""
+        return min((self.seconds_to_most(name).whole for name in self.costs if self.histories(name)), default=0.0)
+
+    def accuracy_after(self, contestant: str, seconds: float) -> float:
+        """Return the accuracy on validation at the last evaluation by then, mean over seeds; ½ before the first."""
+        by_then = [[e["accuracy"] for e in h if e["seconds"] <= 1.001 * seconds] for h in self.histories(contestant)]
+        return float(np.mean([(accuracies or [0.5])[-1] for accuracies in by_then]))
+
+    def best_possible(self, subject: str) -> float:
+        """Return the accuracy as trained of one who knows every utility of a world."""
+        return float(best_possible(_load(self.setup.sources, subject, 0).tests[AS_TRAINED]).mean())
+
+    def best_at_the_end(self) -> tuple[int, int]:
+        """Return how many trainings of the tables were best at their last evaluation, and how many there were."""
+        results = [self.result(cell) for cell in _flat(self.table)]
+        trained = [result for result in results if "best_step" in result]
+        return sum(result["best_step"] == result["steps"] for result in trained), len(trained)
 
     def mistakes(self) -> dict[str, tuple[float, float]]:
-        """Return the share of the main subject's pairs that each network alone gets wrong, and right."""
-        names = [c.name for c in self.setup.networks if c.kind != "training" and (self.main, c.name) in self.scored]
+        """Return the share of the main subject's pairs that each architecture alone gets wrong, and right."""
+        names = [c.name for c in self.setup.networks if c.kind in COMPARED and (self.main, c.name) in self.scored]
         return only_this_one({name: self.scored[self.main, name][AS_TRAINED].right.mean(0) for name in names})
 
     def attributes(self) -> dict[str, dict[str, float]]:
@@ -218,6 +264,9 @@ class Study:
 def _load(sources: Sources, name: str, fold: int) -> Subject:
     """Return a subject; all are kept, as every table asks for them again."""
     return sources.load(name, fold)
+
+
+_read = lru_cache(maxsize=1024)(read_result)
 
 
 def _flat(cells: Mapping[object, list[Cell]]) -> list[Cell]:
@@ -271,13 +320,9 @@ def verdict(study: Study) -> str:
     """Return what was found in three sentences."""
     best, *others = study.ranking()
     accuracy, baseline = study.interval(study.main, best, ACCURACY), study.baseline
-    seconds = {name: study.seconds_to_most(name)[1] for name in (best, *others)}
-    behind = next((o for o in others if is_resolved(study.difference(study.main, best, o))), None)
-    lead = (
-        f"the next one that the data tell apart from it is {behind}"
-        if behind
-        else "the data tell no other apart from it"
-    )
+    seconds = {name: study.seconds_to_most(name).whole for name in (best, *others)}
+    alike = [other for other in others if not is_resolved(study.difference(study.main, best, other))]
+    lead = f"not told apart from it: {', '.join(alike)}" if alike else "it is told apart from every other"
     first = f"On {study.main}, {best} orders most pairs rightly, {with_interval(accuracy)}{_plain(study)}; {lead}."
     second = _against_baseline(study, best, baseline)
     fastest = min(seconds, key=seconds.__getitem__)
@@ -304,7 +349,7 @@ def _against_baseline(study: Study, best: str, baseline: str) -> str:
 
 
 STATEMENTS = [
-    ("A from-scratch decoder with the same start, against GPT-2 at the same size", "plain start", GPT2),
+    ("minirm's decoder with GPT-2's start of queries and keys, against GPT-2", "plain start", GPT2),
     ("minirm's GPT-2 style, whose queries start equal to keys, against GPT-2", OWN_GPT2, GPT2),
     ("The start with queries equal to keys, against GPT-2's own start", OWN_GPT2, "plain start"),
     ("A last layer that begins as the mean of all it sees", "average read", OWN_GPT2),
@@ -323,18 +368,17 @@ STATEMENTS = [
 """A question, and the two contestants whose difference answers it."""
 
 
-def statements(study: Study) -> list[tuple[str, str, str, str]]:
-    """Return each question that was measured, with the difference in accuracy, in swapped prompts, and in seconds."""
+def statements(study: Study) -> list[tuple[str, ...]]:
+    """Return each question that was measured, who was compared, and by how much they differ: see the page's columns."""
     rows = []
     for question, first, second in STATEMENTS:
         difference = study.difference(study.main, first, second)
         if difference is None:
             continue
         swapped = study.difference(study.main, first, second, "prompts swapped")
-        seconds = [study.seconds_to_most(name)[1] for name in (first, second)]
-        rows.append(
-            (question, difference_words(difference), difference_words(swapped), f"{seconds[0] / seconds[1]:.2f} ×")
-        )
+        seconds = [study.seconds_to_most(name).whole for name in (first, second)]
+        words = difference_words(difference), difference_words(swapped), f"{seconds[0] / seconds[1]:.2f} ×"
+        rows.append((question, f"{first} − {second}", *words))
     return rows
 
 

@@ -1,14 +1,17 @@
 """What is learned from and tested on: the known-truth world at several dials, real preferences, a user's file."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from bench.baselines import first_user_turn, group_folds
 from minirm.errors import InputError
+from minirm.films import read_prompt
 from minirm.pairs import pair_table
 from minirm.records import Comparison, read_comparisons
 from minirm.scoring import swap_prompts
@@ -43,7 +46,7 @@ class TestSet:
     __test__ = False  # no class of tests, whatever pytest makes of its name
     comparisons: list[Comparison]
     keys: list[Hashable]
-    """What related comparisons share; intervals are over these."""
+    """What related comparisons share: the film, the first human turn, the prompt; intervals are over these."""
     judged: list[Judged] = field(default_factory=list)
     noise: float = 1.0
     """τ of the labels, where the truth is known."""
@@ -83,6 +86,13 @@ class Sources:
         """Return whether a subject is there."""
         return name in WORLDS or self._path(name).exists()
 
+    def digest(self, name: str) -> str:
+        """Return what the files of a subject hold, in short, so that changed ones are learned anew; "" for a world."""
+        if name in WORLDS:
+            return ""
+        path = self._path(name)
+        return digest(tuple(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else (path,))
+
     def _path(self, name: str) -> Path:
         return self.data / name if name in FOLDS or name in TRAIN_TEST else Path(name)
 
@@ -109,7 +119,8 @@ class Sources:
         tests = {}
         for view, split in splits.items():
             judged = world.sample(self.world_test, split)
-            tests[view] = TestSet([j.comparison for j in judged], list(range(len(judged))), judged, world.config.noise)
+            films = [read_prompt(j.comparison.prompt[0].text).film.title for j in judged]
+            tests[view] = TestSet([j.comparison for j in judged], films, judged, world.config.noise)
         parts = {"train": self.world_training, "validation": self.world_validation}
         training, validation = ([j.comparison for j in world.sample(n, split)] for split, n in parts.items())
         return Subject(name, training, validation, tests)
@@ -160,6 +171,15 @@ def _tests(rows: list[Comparison], key: Callable[[Comparison], Hashable]) -> dic
 
 def _shuffled(rows: Sequence[Comparison]) -> list[Comparison]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+
+
+@lru_cache
+def digest(files: tuple[Path, ...]) -> str:
+    """Return 16 letters that another content of the files would change."""
+    found = hashlib.blake2b(digest_size=8)
+    for file in files:
+        found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def disjoint_pairs(comparisons: Sequence[Comparison]) -> list[Comparison]:
