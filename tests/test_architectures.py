@@ -36,7 +36,7 @@ from bench.architectures.costs import flops, matched_width, parameters
 from bench.architectures.gpt2 import HuggingFaceGPT2
 from bench.architectures.heads import EachHeadsObjective
 from bench.architectures.rows import rows_of_paths
-from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, disjoint_pairs
+from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, digest, disjoint_pairs
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.objectives import RewardObjective
@@ -367,6 +367,27 @@ def test_a_finished_cell_is_not_run_again_and_a_repeated_one_gives_the_same(tmp_
     assert again["rewards"] == first["rewards"]
     assert [entry["loss"] for entry in again["history"]] == [entry["loss"] for entry in first["history"]]
     assert len(again["rewards"][AS_TRAINED]) == 12
+
+
+def test_changed_comparisons_are_learned_anew(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    paths = set()
+    for text in ("one", "one", "two"):
+        file.write_text(text)
+        digest.cache_clear()
+        setup = plan.Setup(plan.PLANS["quick"], SMALL, [], [str(file)], {}, {}, "shape")
+        cell = setup.cell(find_contestant("GPT-2 style"), str(file), learning_rate=1e-3)
+        paths.add(cell.path(tmp_path, SMALL))
+    assert len(paths) == 2
+    world = setup.cell(find_contestant("GPT-2 style"), WORLD, learning_rate=1e-3)
+    assert world.file == ""
+
+
+def test_reports_of_other_choices_have_other_names():
+    arguments = [[], ["--quick"], ["--match", "flops"], ["--subjects", "world, much noise"], ["--data", "a/b.jsonl"]]
+    names = [command._report_name(command._parser().parse_args(one)) for one in arguments]
+    assert names == ["architectures", "architectures-quick", "architectures-flops",
+                     "architectures-world-much-noise", "architectures-b"]  # fmt: skip
 
 
 def test_a_training_that_diverges_is_kept_as_a_failure(tmp_path):
