@@ -34,12 +34,13 @@ FIGURES = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
 def sections(study: Study, facts: dict) -> list[Section]:
     """Return the report, from the table to everything that is needed to repeat it."""
     return [
-        Section("What was compared", _comparison(study)),
         Section(
             f"How good: {study.main}",
             [
+                words.comparison(study),
                 words.subject(study, study.main),
                 _views(study, study.main),
+                words.INTERVALS,
                 words.QUALITY,
                 _quality(study, study.main),
                 *_truth_pictures(study),
@@ -58,17 +59,16 @@ def sections(study: Study, facts: dict) -> list[Section]:
         ),
         Section("Who is wrong where", _mistakes(study)),
         Section("Ensembles and doubt", _doubt(study)),
+        Section("Who took part, and how they were tuned", _contestants(study)),
         Section("To repeat it", _repeat(study, facts)),
     ]
 
 
-def _comparison(study: Study) -> list[str | Table]:
+def _contestants(study: Study) -> list[str | Table]:
     about = [(contestant.name, contestant.about or contestant.kind) for contestant in study.setup.contestants]
     return [
-        words.comparison(study),
-        words.tuning(study),
-        words.INTERVALS,
         Table(("contestant", "what it is"), about),
+        words.tuning(study),
         Table(("contestant", "tuned on", "learning rate", ""), _rates(study), "Learning rates that validation chose."),
         *(f"Failed: {line}" for line in study.failures()),
     ]
