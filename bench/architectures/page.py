@@ -21,7 +21,7 @@ from bench.architectures.figures import (
     WAY,
 )
 from bench.architectures.plan import tuned_on
-from bench.architectures.study import Study, difference_words, statements, verdict, with_interval
+from bench.architectures.study import Study, difference_words, figure_in, statements, verdict, with_interval
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
 from bench.timing import Spread
 from minirm.disk import write_whole
@@ -42,7 +42,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
                 _views(study, study.main),
                 words.INTERVALS,
                 words.QUALITY,
-                _quality(study, study.main),
+                *(_quality(study, study.main, view) for view in study.views(study.main)),
                 *_truth_pictures(study),
             ],
         ),
@@ -97,11 +97,12 @@ def _views(study: Study, subject: str) -> Table:
     return Table(columns, rows, "Accuracy on held-out pairs.")
 
 
-def _quality(study: Study, subject: str) -> Table:
+def _quality(study: Study, subject: str, view: str = AS_TRAINED) -> Table:
     names = _names(study, subject)
-    measured = [figure for figure in FIGURES if any(figure in study.resampled[subject, name] for name in names)]
-    rows = [(name, *(with_interval(study.interval(subject, name, figure)) for figure in measured)) for name in names]
-    return Table(("contestant", *measured), rows)
+    called = {figure: figure_in(view, figure) for figure in FIGURES}
+    measured = [f for f in FIGURES if any(called[f] in study.resampled[subject, name] for name in names)]
+    rows = [(name, *(with_interval(study.interval(subject, name, called[f])) for f in measured)) for name in names]
+    return Table(("contestant", *measured), rows, f"{view[0].upper()}{view[1:]}.")
 
 
 def _truth_pictures(study: Study) -> list[Picture]:
@@ -132,7 +133,7 @@ def _costs(study: Study) -> Table:
                 _per_second(study.pairs_per_comparison, cost.scoring),
                 f"{cost.peak_bytes / 1e6:.1f} MB",
                 *seconds,
-                study.accuracy_after(name, shortest) if trained else "–",
+                with_interval(study.accuracy_after(name, shortest) if trained else None),
             )
         )
     columns = ("contestant", "width", "parameters", "operations", "pairs/s training", "pairs/s scoring", "peak memory",
@@ -186,20 +187,21 @@ def _curves(study: Study) -> list[Picture | Table]:
     return shown
 
 
-def _mistakes(study: Study) -> list[Table]:
+def _mistakes(study: Study) -> list[Table | Picture]:
     rows = [(name, f"{wrong:.2%}", f"{right:.2%}") for name, (wrong, right) in study.mistakes().items()]
     alone = Table(
         ("contestant", "it alone is wrong", "it alone is right"),
         rows,
         "Share of the pairs that this one gets wrong (right), and every other here right (wrong), by most seeds.",
     )
+    found = [alone, Picture(pictures.alone(study), alone.caption)]
     by_attribute = study.attributes()
     if not by_attribute:
-        return [alone]
+        return found
     attributes = sorted({attribute for found in by_attribute.values() for attribute in found})
     rows = [(name, *(found.get(attribute) for attribute in attributes)) for name, found in by_attribute.items()]
     caption = "Accuracy against the truth on pairs of which one attribute alone decides which response is better."
-    return [alone, Table(("contestant", *attributes), rows, caption)]
+    return [*found, Table(("contestant", *attributes), rows, caption)]
 
 
 def _doubt(study: Study) -> list[Table | Picture | str]:

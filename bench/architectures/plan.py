@@ -29,9 +29,11 @@ class Plan:
     """Learning rates that each contestant may try once, on validation."""
     subjects: tuple[str, ...] = (*WORLDS, "hh-harmless")
     comparisons: int = 3000
-    """Training comparisons of the main table …"""
+    """Training comparisons of the main world …"""
     epochs: float = 2.0
     """… and passes over them; fewer comparisons get more passes, see `epochs_for`."""
+    others: int = 1000
+    """Training comparisons of the other worlds."""
     curve: tuple[int, ...] = (250, 500, 750, 1000, 2000, 3000)
     """Training comparisons of the learning curve."""
     width: int = 64
@@ -51,13 +53,14 @@ class Plan:
     def template(self, subject: str) -> Cell:
         """Return the cell of a subject from which all others differ by contestant, width, rate and seed."""
         is_world = subject in WORLDS
+        comparisons = self.comparisons if subject == WORLD else min(self.others, self.comparisons)
         return Cell(
             subject=subject,
             fold=0,
             contestant="",
             seed=TUNING_SEED,
-            comparisons=self.comparisons if is_world else 0,
-            epochs=self.epochs if is_world else self.real_epochs,
+            comparisons=comparisons if is_world else 0,
+            epochs=self.epochs_for(comparisons) if is_world else self.real_epochs,
             learning_rate=0.0,
             layers=2,
             width=self.width,
@@ -89,6 +92,7 @@ PLANS = {
         sources={"world_training": 16000, "world_test": 1000, "most_training": 20000},
         seeds=5,
         comparisons=8000,
+        others=4000,
         rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
         subjects=(*WORLDS, "hh-harmless", "alpaca-pairs", "alpaca-rankings"),
         curve=(250, 500, 1000, 2000, 4000, 8000, 16000),

@@ -137,12 +137,19 @@ class Study:
 
     @cached_property
     def resampled(self) -> dict[tuple[str, str], dict[str, Resampled]]:
-        """By subject and contestant, every figure as trained, and the accuracy of the other views by their names."""
+        """By subject and contestant, every figure of every view, by the names of `figure_in`."""
         return {
-            key: _meaningful(key[1], figures(views[AS_TRAINED]))
-            | {view: accuracy_alone(scored) for view, scored in views.items() if view != AS_TRAINED}
-            for key, views in self.scored.items()
+            (subject, name): {
+                figure_in(view, figure): value
+                for view, scored in views.items()
+                for figure, value in _meaningful(name, figures(scored)).items()
+            }
+            for (subject, name), views in self.scored.items()
         }
+
+    def views(self, subject: str) -> list[str]:
+        """Return the test sets of a subject, as trained first."""
+        return list(_load(self.setup.sources, subject, 0).tests)
 
     def interval(self, subject: str, contestant: str, figure: str) -> Interval | None:
         """Return a figure with its interval; None where it was not measured."""
@@ -211,10 +218,12 @@ class Study:
         """Return the seconds of the fastest training."""
         return min((self.seconds_to_most(name).whole for name in self.costs if self.histories(name)), default=0.0)
 
-    def accuracy_after(self, contestant: str, seconds: float) -> float:
-        """Return the accuracy on validation at the last evaluation by then, mean over seeds; ½ before the first."""
+    def accuracy_after(self, contestant: str, seconds: float) -> Interval:
+        """Return the accuracy on validation at the last evaluation by then (½ before the first), with its interval over
+        seeds alone."""
         by_then = [[e["accuracy"] for e in h if e["seconds"] <= 1.001 * seconds] for h in self.histories(contestant)]
-        return float(np.mean([(accuracies or [0.5])[-1] for accuracies in by_then]))
+        last = np.array([(accuracies or [0.5])[-1] for accuracies in by_then])
+        return two_way_interval(Resampled(last, np.stack([last, last])))
 
     def best_possible(self, subject: str) -> float:
         """Return the accuracy as trained of one who knows every utility of a world."""
@@ -271,6 +280,13 @@ _read = lru_cache(maxsize=1024)(read_result)
 
 def _flat(cells: Mapping[object, list[Cell]]) -> list[Cell]:
     return [cell for several in cells.values() for cell in several]
+
+
+def figure_in(view: str, figure: str) -> str:
+    """Return how a figure of a view is called: as trained by its own name, other accuracies by that of the view."""
+    if view == AS_TRAINED:
+        return figure
+    return view if figure == ACCURACY else f"{figure}, {view}"
 
 
 def _meaningful(name: str, found: dict[str, Resampled]) -> dict[str, Resampled]:

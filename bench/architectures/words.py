@@ -72,14 +72,15 @@ def subject(study: Study, name: str) -> str:
     if name not in WORLDS:
         return OF_FILES
     noise, strength = WORLDS[name]["noise"], WORLDS[name]["shortcut_strength"]
+    trained = study.setup.plan.template(name).comparisons
     return (
-        "A world whose truth is known (minirm/synthetic.py): film reviews on request, judged by what was asked for, "
-        f"the right film and manners, with noise {noise:g} in the labels, the better response tending to be the "
-        f"longer one (strength {strength:g}). One who knows the truth is right in {study.best_possible(name):.3f} of "
-        "the test pairs, on average over the draws of labels. Shortcut reversed: the better response tends to be "
-        "the shorter one. Prompts swapped: the responses behind another request, which another of them suits; the "
-        "labels are the truth about that one, so a high figure is good. The start with queries equal to keys, and "
-        "the average read, were found on worlds of this kind."
+        f"{trained:,} comparisons of a world whose truth is known (minirm/synthetic.py): film reviews on request, "
+        f"judged by what was asked for, the right film and manners, with noise {noise:g} in the labels, the better "
+        f"response tending to be the longer one (strength {strength:g}). One who knows the truth is right in "
+        f"{study.best_possible(name):.3f} of the test pairs, on average over the draws of labels. Shortcut reversed: "
+        "the better response tends to be the shorter one. Prompts swapped: the responses behind another request, which "
+        "another of them suits; the labels are the truth about that one, so a high figure is good. The start with "
+        "queries equal to keys, and the average read, were found on worlds of this kind."
     )
 
 
