@@ -236,6 +236,9 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
     assert "2 of 3" in capsys.readouterr().out
     monkeypatch.setattr(PPO, "_learn", learn)
     assert refused(*command, "--seed", 7) == f"{out / 'ppo.json'}: was begun with seed=0, not seed=7"
+    other = write_lines(tmp_path / "others.jsonl", chats(30))
+    anew = refused(*["--data" if word == "--data" else str(other) if word == str(file) else word for word in command])
+    assert anew == f"{out / 'ppo.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
     assert said.startswith("3 of 3") and not {"ppo.json", "ppo.safetensors"} & {path.name for path in out.iterdir()}

@@ -221,10 +221,10 @@ def _reward_stage(
         epochs=cell.epochs, learning_rate=cell.learning_rate, evaluate_every=cell.epochs / EVALUATIONS, seed=cell.seed
     )
     trainer = Trainer(model, contestant.objective(config), streams["training"], streams["validation"], config)
-    seconds, pairs, tokens, history = seconds_before, 0, 0, []
+    seconds, history = seconds_before, []
     for event in trainer.run():
         if isinstance(event, Step):
-            seconds, pairs, tokens = seconds + event.seconds, pairs + event.cases, tokens + event.tokens
+            seconds += event.seconds
         else:
             entry = {"epoch": event.step / trainer.steps_per_epoch, "seconds": seconds}
             history.append({**entry, "loss": event.loss, "accuracy": event.accuracy})
@@ -233,11 +233,8 @@ def _reward_stage(
         "steps": trainer.steps,
         "best_step": trainer.progress.best_step,
         "validation_loss": trainer.progress.best_loss,
-        "pairs_seen": pairs,
-        "tokens_seen": tokens,
         "language_model_seconds": seconds_before,
         "seconds": seconds,
-        "tokens_per_second": tokens / (seconds - seconds_before),
         "history": history,
     }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,10 +111,14 @@ def _report_name(options: argparse.Namespace) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what takes part, beside PyTorch's."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS)
-    found = {name: metadata.version(name) for name in ("transformers", "scikit-learn", "numpy")}
-    return {**found, "commit": git.stdout.strip()}
+    """Return the versions of what is there and takes part, beside PyTorch's, and the commit where git knows it."""
+    installed = {package.name for package in metadata.distributions()}
+    found = {name: metadata.version(name) for name in ("transformers", "scikit-learn", "numpy") if name in installed}
+    if shutil.which("git"):
+        place = Path(__file__).parent
+        told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=place)
+        found["commit"] = told.stdout.strip() or "unknown"
+    return found
 
 
 def conforms(contestants: Sequence[Contestant], backbones: Sequence[str]) -> bool:

@@ -24,8 +24,8 @@ class Scored:
     test: TestSet
     rewards: Sequence[Rewards]
     """S of them."""
-    temperatures: Sequence[Sequence[float]]
-    """For each seed and comparison, what divides its rewards; fitted on validation."""
+    temperatures: Sequence[Sequence[float]] = ()
+    """For each seed and comparison, what divides its rewards, fitted on validation; only `figures` asks for them."""
 
     @cached_property
     def tables(self) -> list[PairTable]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from bench.architectures import pictures, words
+from bench.architectures.answers import difference_words, statements, verdict, with_interval
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
@@ -21,7 +22,7 @@ from bench.architectures.figures import (
     WAY,
 )
 from bench.architectures.plan import tuned_on
-from bench.architectures.study import Study, difference_words, figure_in, statements, verdict, with_interval
+from bench.architectures.study import Study, figure_in
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
 from bench.timing import Spread
 from minirm.disk import write_whole
