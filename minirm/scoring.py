@@ -21,6 +21,8 @@ from minirm.tokenizer import Tokenizer
 Prompt = str | Sequence[dict] | None
 ROWS_AT_ONCE = 256
 """Records that `score_rows` reads before it yields their rewards."""
+TOKENS_AT_ONCE = 2048
+"""On a CPU, a batch takes comparisons until their tokens reach this number: what so few need stays in its caches."""
 
 
 class RewardScorer:
@@ -176,9 +178,9 @@ def _cut_each(encoded: Encoded, max_tokens: int, *, keep_first: bool) -> Iterato
 def score_encoded(model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded]) -> list[list[float]]:
     """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time."""
     model.eval()
-    device = model.head.weight.device
+    device, budget = model.head.weight.device, packing.tokens_per_batch
     rewards: list[list[float]] = [[] for _ in encoded]
-    for rows, batch in _batches(encoded, packing):
+    for rows, batch in _batches(encoded, packing, min(budget, TOKENS_AT_ONCE) if device.type == "cpu" else budget):
         packed = pack(batch, share_prompt=packing.share_prompt, bidirectional=model.config.bidirectional)
         scored = model(packed.to(device)).tolist()
         for row, item, values in zip(rows, batch, scored, strict=True):
@@ -186,15 +188,17 @@ def score_encoded(model: RewardModel, packing: PackingConfig, encoded: Sequence[
     return rewards
 
 
-def _batches(encoded: Sequence[Encoded], packing: PackingConfig) -> Iterator[tuple[list[int], list[Encoded]]]:
-    """Yield comparisons of like length together; one that exceeds the budget alone is split among its responses."""
+def _batches(
+    encoded: Sequence[Encoded], packing: PackingConfig, most: int
+) -> Iterator[tuple[list[int], list[Encoded]]]:
+    """Yield comparisons of like length together, `most` tokens or a single one; beyond the budget it is split."""
     budget = packing.tokens_per_batch
     rows: list[int] = []
     batch: list[Encoded] = []
     tokens = 0
     for row in sorted(range(len(encoded)), key=lambda n: encoded[n].tokens):
         for part in _parts(encoded[row], budget if packing.share_prompt else 0):  # 0: each response is a part
-            if batch and tokens + part.tokens > budget:
+            if batch and tokens + part.tokens > most:
                 yield rows, batch
                 rows, batch, tokens = [], [], 0
             rows.append(row)
