@@ -48,8 +48,7 @@ def _rectangles(x: Tensor, indices: list[Tensor], head_width: int) -> list[Tenso
     """
     together = take_rows(x, torch.cat([index.flatten() for index in indices]))
     parts = together.split([index.numel() for index in indices])
-    pairs = zip(parts, indices, strict=True)
-    return [rearrange(part, "(n r) (h c) -> n h r c", n=len(index), c=head_width) for part, index in pairs]
+    return [rearrange(x, "(n r) (h c) -> n h r c", n=len(i), c=head_width) for x, i in zip(parts, indices, strict=True)]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tensor:
@@ -138,10 +137,9 @@ class Attention(nn.Module):
         Source: Trockman and Kolter, arXiv:2305.09828.
         """
         width, keys = self.widths[:2]
-        groups = width // keys
         nn.init.normal_(self.qkv.weight[width : width + keys], std=width**-0.5)
         key = rearrange(self.qkv.weight[width : width + keys], "(g c) d -> g c d", c=self.head_width)
-        self.qkv.weight[:width] = rearrange(key.repeat_interleave(groups, dim=0), "h c d -> (h c) d")
+        self.qkv.weight[:width] = rearrange(key.repeat_interleave(width // keys, dim=0), "h c d -> (h c) d")
 
     @torch.no_grad()
     def begin_as_average(self) -> None:

@@ -27,16 +27,18 @@ TILE_SLACK = 1.15
 """A tile may hold this many times the entries that are needed …"""
 TILE_ALLOWANCE = 30_000
 """… plus this many, since starting a kernel costs about as much."""
+SHORT_PATH = 0.5
+"""A path of at most so many times a segment's own tokens asks along with it."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """n segments of like length, as a rectangle for attention."""
 
-    queries: Tensor  # (n, R) which query; a pad repeats the segment's last one
+    queries: Tensor  # (n, R) which query, the segment's own ones last; a pad repeats the last one
     keys: Tensor  # (n, S) which tokens, path first; a pad repeats the last one
     visible: Tensor  # (n, R) how many keys, from the left, a query sees; (n, 1) where all of a row see the same
-    causal: bool  # no path before the segment: the kernel's own triangle is the mask
+    causal: bool  # no path before the queries: the kernel's own triangle is the mask
 
     def mask(self) -> Tensor | None:
         """Return (n, 1, R or 1, S), True where a query sees a key; None when the triangle says it."""
@@ -111,7 +113,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
         reads=torch.from_numpy(starts[1:][list(reads)] - 1),
-        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
+        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents]), first_token),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
         levels=levels,
         level_order=torch.from_numpy(np.argsort(np.concatenate([level.order for level in levels]), kind="stable")),
@@ -157,32 +159,42 @@ def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
     )
 
 
-def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool = False) -> Tiles:
-    """Put segments of like length into rectangles.
+def _tile(
+    queries: list[np.ndarray], keys: list[np.ndarray], first_token: int | None = None, *, both_ways: bool = False
+) -> Tiles:
+    """Put segments of like length into rectangles; those that need a mask apart from those that do without.
 
     `queries` are the last entries of `keys`, under another number, and each sees up to itself; both ways: each of them,
-    whichever they are, sees all of `keys`.
+    whichever they are, sees all of `keys`. Where every token asks, token `first_token` is query 0.
     """
-    by_length = sorted(range(len(queries)), key=lambda s: (len(queries[s]), len(keys[s])))
-    groups: list[list[int]] = []
-    needed = longest = 0
-    for s in by_length:
-        r, k = len(queries[s]), len(keys[s])
-        size = len(groups[-1]) + 1 if groups else 0
-        if not groups or size * r * max(longest, k) > TILE_SLACK * (needed + r * k) + TILE_ALLOWANCE:
+    asking = [_asking(*segment, first_token) for segment in zip(queries, keys, strict=True)]
+    sizes = [(len(a) < len(k), len(a), len(k)) for a, k in zip(asking, keys, strict=True)]
+    groups, needed, longest, with_mask = [[]], 0, 0, min(sizes)[0]
+    for s in sorted(range(len(queries)), key=sizes.__getitem__):
+        masked, r, k = sizes[s]
+        held = (len(groups[-1]) + 1) * r * max(longest, k)
+        if masked != with_mask or held > TILE_SLACK * (needed + r * k) + TILE_ALLOWANCE:
             groups.append([])
-            needed = longest = 0
+            needed, longest, with_mask = 0, 0, masked
         groups[-1].append(s)
         needed, longest = needed + r * k, max(longest, k)
-    tiles = tuple(_rectangle([queries[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
-    order = np.empty(sum(map(len, queries)), dtype=np.int64)
-    offset = 0
+    tiles = tuple(_rectangle([asking[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
+    order, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
     for group in groups:
-        width = len(queries[group[-1]])
         for s in group:
-            order[queries[s]] = offset + np.arange(len(queries[s]))
-            offset += width
+            order[queries[s]] = offset + np.arange(len(asking[s]))[-len(queries[s]) :]
+            offset += len(asking[group[-1]])
     return Tiles(tiles, torch.from_numpy(order))
+
+
+def _asking(queries: np.ndarray, keys: np.ndarray, first_token: int | None) -> np.ndarray:
+    """Return the queries of a segment's row in its tile: with those of the path before it, if that is short.
+
+    Their results are thrown away, but the kernel's own triangle is then the mask, and half of the row is not computed.
+    """
+    before = len(keys) - len(queries)
+    joins = first_token is not None and keys[0] >= first_token and before <= SHORT_PATH * len(queries)
+    return keys - first_token if joins else queries
 
 
 def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: bool) -> Tile:

@@ -88,16 +88,21 @@ def test_nan_in_one_comparison_stays_in_it(name, batch, share_prompt):
 
 
 @each_architecture
-def test_nan_in_one_response_changes_neither_its_siblings_nor_their_gradient(name):
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [1]])  # too long to ask along with its responses, and short enough
+def test_nan_in_one_response_changes_neither_its_siblings_nor_their_gradient(name, prompt):
     model = randomised(RewardModel(ARCHITECTURES[name]))
-    prompt = np.array([1, 2, 3], dtype=np.int32)
+    prompt = np.array(prompt, dtype=np.int32)
     sibling, poisoned = np.array([4, 5], dtype=np.int32), np.array([6, 22, 7, 8], dtype=np.int32)
     with torch.no_grad():
         model.backbone.embedding.weight[22] = torch.nan
-    rewards = model(packed_for(name, [Encoded(prompt, (poisoned, sibling), (0.0, 1.0))]))
+    batch = packed_for(name, [Encoded(prompt, (poisoned, sibling), (0.0, 1.0))])
+    rewards = model(batch)
     alone = model(packed_for(name, [Encoded(prompt, (sibling,), (1.0,))]))
     assert rewards[0, 0].isnan()
     torch.testing.assert_close(rewards[0, 1], alone[0, 0], rtol=1e-12, atol=1e-12)
+    if name in CAUSAL:
+        states, _ = model.backbone(batch.tokens, batch.layout)
+        assert states[: len(prompt)].isfinite().all()
 
 
 @each_causal
