@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from bench.architectures.answers import difference_words, with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
-from bench.architectures.answers import difference_words, with_interval
 from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
 from minirm import checkpoint
