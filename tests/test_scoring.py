@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import minirm
+from minirm import scoring
 from minirm.errors import InputError
 from minirm.files import Row
-from minirm.packing import tokenize, truncate
+from minirm.packing import pack, tokenize, truncate
 from minirm.records import Comparison, Turn
 from minirm.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
 from tests.oracles import rewards_one_by_one
@@ -51,6 +52,19 @@ def test_rewards_do_not_depend_on_the_batch(scorer, tokens_per_batch, share_prom
     prompts, responses = drawn_texts(4) * 5, drawn_texts(20)
     other = with_packing(scorer, tokens_per_batch=tokens_per_batch, share_prompt=share_prompt)
     assert other.score(prompts, responses) == pytest.approx(scorer.score(prompts, responses), **SAME)
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 60])
+def test_small_batches_on_a_cpu_change_no_reward_and_split_no_comparison_within_the_budget(
+    scorer, monkeypatch, tokens_at_once
+):
+    prompts, responses = [text for text in drawn_texts(5) for _ in range(4)], drawn_texts(20)
+    expected, packed = scorer.score(prompts, responses), []
+    monkeypatch.setattr(scoring, "TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr(scoring, "pack", lambda batch, **how: packed.append(batch) or pack(batch, **how))
+    assert scorer.score(prompts, responses) == pytest.approx(expected, **SAME)
+    assert all(len(batch) == 1 or sum(item.tokens for item in batch) <= tokens_at_once for batch in packed)
+    assert sorted(len(item.responses) for batch in packed for item in batch) == [4] * 5  # each prompt is read once
 
 
 def test_rewards_follow_their_responses_into_any_order(scorer):
