@@ -1,6 +1,7 @@
 """What backbones are made of: attention over packed segments, norms, MLPs, rotary positions."""
 
 import math
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -9,10 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig, RopeScaling
-from minirm.layout import Tile, Tiles
+from minirm.layout import Layout, Tile, Tiles
 
 SHORT_KEYS = 512
-"""Up to this many keys, plain matrix products beat the CPU's fused bfloat16 kernel (2.4 times at 128 keys)."""
+"""Up to this many keys, the CPU's float32 kernel beats its bfloat16 one, which is compiled for each shape it meets."""
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
@@ -21,6 +22,24 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     `embedding` rather than `x[index]`: the same values, but its backward pass sums rows in parallel.
     """
     return F.embedding(index, x)
+
+
+def fill_up(tokens: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
+    """Return tokens (M,) and layout as they are; where products are in bfloat16 on a CPU, with more tokens at the end.
+
+    Such a product is compiled for each number of rows it meets, which takes longer than the product itself. At most
+    1/16 more tokens, which nobody sees or reads, leave 16 numbers between M and 2·M.
+    """
+    if tokens.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return tokens, layout
+    more = -len(tokens) % (1 << max(0, len(tokens).bit_length() - 5))
+
+    def filled(index: Tensor) -> Tensor:
+        return F.pad(index, (0, more))
+
+    types = None if layout.types is None else filled(layout.types)
+    everywhere = replace(layout.everywhere, order=filled(layout.everywhere.order))
+    return filled(tokens), replace(layout, positions=filled(layout.positions), types=types, everywhere=everywhere)
 
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, head_width: int, dropout: float = 0.0) -> Tensor:
@@ -53,20 +72,12 @@ def _rectangles(x: Tensor, indices: list[Tensor], head_width: int) -> list[Tenso
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tensor:
     """Return attention inside one tile: q (n, H, R, C), k and v (n, G, S, C) → (n, H, R, C)."""
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    if q.shape[1] > k.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= SHORT_KEYS:
-        return _attend_plainly(q, k, v, tile, dropout)
+        with torch.autocast("cpu", enabled=False):
+            return _attend(q.float(), k.float(), v.float(), tile, dropout).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=tile.mask(), dropout_p=dropout, is_causal=tile.causal)
-
-
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tensor:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # (n, H, R, S)
-    column = torch.arange(k.shape[2], device=k.device)
-    hidden = (column >= tile.visible[..., None])[:, None]  # (n, 1, R or 1, S)
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1, dtype=torch.float32)
-    return F.dropout(weights, dropout).to(v.dtype) @ v
 
 
 class RotaryPositions(nn.Module):
@@ -185,8 +196,8 @@ class Attention(nn.Module):
             q = rotate(q, cosines, sines) if reads is None else rotate(q, cosines[reads], sines[reads])
         if past is not None:
             k, v = torch.cat([past[0], k]), torch.cat([past[1], v])
-        dropout = self.dropout if self.training else 0.0
-        return self.out(segment_attention(q, k, v, tiles, self.head_width, dropout)), (k, v)
+        attended = segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)
+        return self.out(attended), (k, v)
 
     def _project_reads(self, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries at the reads alone, keys and values everywhere: the first half of the fused read."""

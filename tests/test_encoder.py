@@ -134,7 +134,7 @@ def test_attention_weights_are_dropped_in_training_and_what_stays_is_scaled_up()
 
 def test_in_bfloat16_the_rewards_are_near_those_in_float32():
     model, batch = RewardModel(CONFIG), pack(some_comparisons(9), share_prompt=False, bidirectional=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # attention by plain matrix products
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         low = model(batch)
     assert low.dtype == torch.float32 and (low != model(batch)).any()
     torch.testing.assert_close(low, model(batch), rtol=0, atol=0.02)

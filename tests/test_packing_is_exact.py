@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minirm.backbones import build_backbone
 from minirm.language_model import LanguageModel
+from minirm.layers import fill_up
 from minirm.layout import lay_out
 from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
@@ -130,6 +131,38 @@ def test_reading_only_the_last_tokens_is_what_reading_everything_gives_there(nam
     fused, _ = backbone(batch.tokens, batch.layout, only_reads=True)
     everywhere, _ = backbone(batch.tokens, batch.layout)
     torch.testing.assert_close(fused, everywhere[batch.layout.reads], rtol=1e-12, atol=1e-12)
+
+
+TRANSFORMERS = [name for name, config in ARCHITECTURES.items() if config.backbone == "transformer"]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@few
+@given(batch=encoded_batches(most_tokens=20), only_reads=st.booleans())
+def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch, only_reads):
+    """In float64, which autocast leaves alone: within it a batch is filled up all the same."""
+    backbone = randomised(build_backbone(ARCHITECTURES[name]))
+    packed = packed_for(name, batch * 2 + [UNEQUAL])
+    exact, state = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=True)
+    weight = torch.randn(exact.shape, dtype=exact.dtype, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        filled, layout = fill_up(packed.tokens, packed.layout)
+        hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=True)
+    assert len(filled) == len(layout.positions) == len(layout.everywhere.order) <= 17 / 16 * len(packed.tokens)
+    torch.testing.assert_close(hidden, exact, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(same, state, rtol=1e-10, atol=1e-10)
+    fast, slow = (gradients(backbone, (weight * states.tanh()).sum()) for states in (hidden, exact))
+    torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-8)
+
+
+def test_filled_up_batches_have_few_sizes():
+    sizes = set()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for count in range(2048, 4096):
+            tokens, _ = fill_up(torch.zeros(count, dtype=torch.int64), pack([UNEQUAL]).layout)
+            sizes.add(len(tokens))
+    assert len(sizes) == 17 and max(sizes) == 4096
+    assert fill_up(torch.zeros(2049), pack([UNEQUAL]).layout)[0].shape == (2049,)
 
 
 @each_architecture

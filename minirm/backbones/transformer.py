@@ -1,12 +1,14 @@
 """A transformer, by configuration a decoder in the style of GPT-2 or Llama, or an encoder in the style of BERT."""
 
+from itertools import repeat
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minirm.backbones.protocol import State
 from minirm.config import ModelConfig
-from minirm.layers import Attention, RotaryPositions, build_mlp, build_norm, take_rows
+from minirm.layers import Attention, RotaryPositions, build_mlp, build_norm, fill_up, take_rows
 from minirm.layout import Layout
 
 
@@ -123,7 +125,8 @@ class Transformer(nn.Module):
         """
         if (layout.types is not None) != self.config.bidirectional:
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
-        x = self.embedding(tokens)  # (M, D)
+        rows, layout = fill_up(tokens, layout)
+        x = self.embedding(rows)  # (M, D)
         if self.positions is not None:
             x = x + self.positions(layout.positions)
         if self.token_types is not None:
@@ -131,13 +134,11 @@ class Transformer(nn.Module):
         rotary = None if self.rotary is None else self.rotary(layout.positions)
         x = self.dropout(self.embedding_norm(x))
         state = []
-        for depth, block in enumerate(self.blocks):
-            last = depth == len(self.blocks) - 1
-            reads = layout.reads if only_reads and last else None
-            layer_past = None if past is None else past[depth]
+        for block, layer_past in zip(self.blocks, past or repeat(None), strict=False):
+            reads = layout.reads if only_reads and block is self.blocks[-1] else None
             if self.checkpointing and torch.is_grad_enabled():
                 x, layer_state = checkpoint(block, x, layout, rotary, reads, layer_past, use_reentrant=False)
             else:
                 x, layer_state = block(x, layout, rotary, reads, layer_past)
-            state.append(layer_state)
-        return self.norm(x), state if keep_state else None
+            state.append(tuple(kept[: layout.tokens] for kept in layer_state))
+        return self.norm(x[: len(tokens)]), state if keep_state else None
