@@ -37,6 +37,7 @@ from minirm.train import Progress, Trainer
 Call = Callable[[], float]
 
 MINIRM, MINIRM_CHECKPOINTING = "minirm", "minirm, checkpointing"
+MINIRM_IN_FOUR = "minirm, the step in four batches"
 SORTED, RANDOM = "padded loop, sorted", "padded loop, random batches"
 TRL, TRL_WITHOUT = "TRL RewardTrainer", "TRL RewardTrainer, no checkpointing"
 ALONE = "one sequence at a time"
@@ -160,6 +161,22 @@ class MinirmTraining:
         events.close()  # before the evaluation that would follow the last step
 
 
+def meeting_new_shapes(call: Call) -> Call:
+    """Return the call, before each of which oneDNN's cache is filled with products that nobody uses.
+
+    It keeps the last 1,024 bfloat16 products that it compiled, one for each shape. A pass that is repeated would find
+    its own there; training meets batches that it has not met before.
+    """
+    weight = torch.ones(8, 8, dtype=torch.bfloat16)
+
+    def forgetful() -> float:
+        for rows in range(1, 1200):
+            torch.ones(rows, 8, dtype=torch.bfloat16) @ weight
+        return call()
+
+    return forgetful
+
+
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -172,6 +189,9 @@ def contender(name: str, work: Work) -> Call:
     if name in (MINIRM, MINIRM_CHECKPOINTING):
         config = replace(work.config, gradient_checkpointing=name == MINIRM_CHECKPOINTING)
         return MinirmTraining(replace(work, config=config))
+    if name == MINIRM_IN_FOUR:
+        each = max(1, work.per_step // 4)
+        return MinirmTraining(replace(work, per_step=each, config=replace(work.config, accumulate=4)))
     pad_id = work.tokenizer.pad_id
     if name in (TRL, TRL_WITHOUT):
         return trl_epoch(

@@ -51,6 +51,10 @@ class Settings:
         per_step, steps = per_step or self.per_step, steps or self.steps
         return Work(corpus.spread(steps, per_step).encoded, corpus.tokenizer, self.model, per_step)
 
+    def long_work(self, corpus: Corpus) -> Work:
+        """Return eight times as many steps: most are of a shape that none before had, as in training itself."""
+        return self.work(corpus, steps=8 * self.steps)
+
 
 FULL = Settings(
     Path(), 5, sized("small"), sized("medium"), per_step=16, steps=3,

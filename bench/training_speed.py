@@ -15,6 +15,7 @@ from bench.contenders import (
     EACH_PAIR,
     MINIRM,
     MINIRM_CHECKPOINTING,
+    MINIRM_IN_FOUR,
     NO_PADDING_ALONE,
     RANDOM,
     SORTED,
@@ -25,6 +26,7 @@ from bench.contenders import (
     MinirmTraining,
     Work,
     contender,
+    meeting_new_shapes,
     peak_of_training,
 )
 from bench.flops import best_matrix_rate, flops_of_rows, useful_flops
@@ -67,6 +69,7 @@ def race(
     for name, precision in entrants:
         contender(name, short.at(precision))()
     calls = {entrant: contender(entrant[0], work.at(entrant[1])) for entrant in entrants}
+    calls = {entrant: meeting_new_shapes(call) if entrant[1] == BF16 else call for entrant, call in calls.items()}
     seconds = interleaved(calls, rounds, warm_ups=0, own_clock=True)
     cases, rows = len(work.encoded) * per_comparison, []
     for (name, precision), taken in seconds.items():
@@ -79,10 +82,11 @@ def race(
 def training(settings: Settings) -> list[Row]:
     """Pairs per second of whole training steps."""
     long_prompts, short_prompts = settings.corpus(HH), settings.corpus(PAIRS)
-    entrants = [(name, FP32) for name in (MINIRM, SORTED, RANDOM, TRL, TRL_WITHOUT, ALONE)]
-    entrants += [(name, BF16) for name in (MINIRM, SORTED, TRL, TRL_WITHOUT)]
+    entrants = [(name, FP32) for name in (MINIRM, MINIRM_IN_FOUR, SORTED, RANDOM, TRL, TRL_WITHOUT, ALONE)]
     aims = {(TRL, FP32): Aim(7), (TRL, BF16): Aim(4.5), (SORTED, FP32): Aim(2.2)}
     rows = race(long_prompts.name, settings.work(long_prompts), entrants, settings.rounds, aims=aims)
+    entrants = [(name, BF16) for name in (MINIRM, SORTED, TRL, TRL_WITHOUT)]
+    rows += race(long_prompts.name, settings.long_work(long_prompts), entrants, settings.fewer_rounds, aims=aims)
     fewer = [(name, FP32) for name in (MINIRM, SORTED, RANDOM, TRL)]
     half = settings.work(short_prompts, per_step=settings.per_step // 2, steps=2)
     return rows + race(f"{short_prompts.name}, {half.per_step} pairs a step", half, fewer, settings.fewer_rounds)
@@ -96,22 +100,38 @@ def kept(settings: Settings) -> list[Row]:
 def _training_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    corpus = settings.corpus(HH)
-    entrants = [(name, precision) for precision in (FP32, BF16) for name in (MINIRM, SORTED, TRL)]
-    return race(corpus.name, settings.work(corpus), entrants, settings.fewer_rounds)
+    corpus, rows = settings.corpus(HH), []
+    for precision, work in ((FP32, settings.work(corpus)), (BF16, settings.long_work(corpus))):
+        entrants = [(name, precision) for name in (MINIRM, SORTED, TRL)]
+        rows += race(corpus.name, work, entrants, settings.fewer_rounds)
+    return rows + nine_responses(settings, (MINIRM, EACH_PAIR))[0]
 
 
 def ranking(settings: Settings) -> list[Row]:
     """Nine responses to a prompt, against their 36 pairs."""
-    corpus = settings.corpus(RANKINGS, responses=9)
-    work = settings.work(corpus, per_step=2, steps=2)
-    entrants = [(name, FP32) for name in (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER)]
-    setting = f"{corpus.name}, K = 9, 2 prompts a step"
     aims = {(EACH_PAIR, FP32): Aim(18)}
-    rows = race(setting, work, entrants, settings.fewer_rounds, unit="comparisons/s", per_comparison=36, aims=aims)
+    rows, work = nine_responses(settings, (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER), aims)
     separate = [len(row) for item in work.encoded for row in sequences(item) for _ in range(8)]  # each is in 8 pairs
     needed = flops_of_rows(work.model, separate) / useful_flops(work.model, work.encoded)
+    setting = rows[0].setting
     return [*rows, Row(setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
+
+
+def nine_responses(
+    settings: Settings, entrants: Sequence[str], aims: dict[tuple[str, str], Aim] | None = None
+) -> tuple[list[Row], Work]:
+    """Return the rows of a race over comparisons of nine responses, in float32, and what was trained on."""
+    corpus = settings.corpus(RANKINGS, responses=9)
+    work = settings.work(corpus, per_step=2, steps=2)
+    return race(
+        f"{corpus.name}, K = 9, 2 prompts a step",
+        work,
+        [(name, FP32) for name in entrants],
+        settings.fewer_rounds,
+        unit="comparisons/s",
+        per_comparison=36,
+        aims=aims,
+    ), work
 
 
 # ── How far from the limit ────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,7 +177,7 @@ def memory(settings: Settings) -> list[Row]:
     work = settings.work(settings.corpus(HH), steps=2)
     peaks = {
         name: in_fresh_process(peak_of_training, name, work, torch.get_num_threads())
-        for name in (MINIRM, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT)
+        for name in (MINIRM, MINIRM_IN_FOUR, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT)
     }
     rows = []
     for field, setting in (
@@ -170,6 +190,8 @@ def memory(settings: Settings) -> list[Row]:
             part = None if name == MINIRM else spread([ours / size])
             aim = Aim(0.5, at_least=False) if (name, field) == (TRL, "allocated_bytes") else None
             rows.append(Row(setting, name, spread([size / 1e6]), "MB", part, aim, "minirm's share of it"))
+        part = spread([getattr(peaks[MINIRM_IN_FOUR], field) / getattr(peaks[TRL], field)])
+        rows.append(Row(setting, f"{MINIRM_IN_FOUR}, over {TRL}", part, "×", aim=Aim(0.5, at_least=False)))
     return rows
 
 
