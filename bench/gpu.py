@@ -4,10 +4,11 @@
     python -m bench gpu --device cpu      a tiny model on the CPU: only to see that every line runs
 
 First the checks: the test suite's CUDA tests; rewards and gradients on the GPU against the CPU's; bfloat16 against
-float32; losses under torch.compile; how often a training step makes the host wait for the GPU. A check that fails is
-reported, and what follows still runs. Then the comparison, at GPT-2's shape (12 layers, D = 768) in bfloat16, on rows
-as long as dialogues are: minirm's own Trainer against Hugging Face's GPT-2 with PyTorch's fused attention, whose
-batches lie padded on the GPU before its clock starts. Results go to bench/results/gpu.json and gpu.md.
+float32; attention by tiles against torch.nn.attention.varlen; losses under torch.compile; how often a training step
+makes the host wait for the GPU. A check that fails is reported, and what follows still runs. Then the comparison, at
+GPT-2's shape (12 layers, D = 768) in bfloat16, on rows as long as dialogues are: minirm's own Trainer against Hugging
+Face's GPT-2 with PyTorch's fused attention, whose batches lie padded on the GPU before its clock starts; and the two
+ways of attention, one layer's forward and backward pass alone. Results go to bench/results/gpu.json and gpu.md.
 """
 
 import argparse
@@ -33,7 +34,10 @@ from bench.peers import by_step, gpt2_like, padded
 from bench.speed_report import Aim, Row, markdown
 from bench.texts import longest, made_of_noise, sequences
 from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
+from bench.varlen import Sequences, by_kernel, by_loop, varlen_attention
 from minirm.config import ModelConfig, sized
+from minirm.layers import segment_attention
+from minirm.layout import Layout
 from minirm.losses import all_pairs_loss, centering_penalty, plackett_luce_loss
 from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
@@ -41,6 +45,7 @@ from minirm.tokenizer import Tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 HUGGING_FACE, HUGGING_FACE_RANDOM = "Hugging Face loop, SDPA, sorted", "Hugging Face loop, SDPA, random batches"
+TILES, VARLEN = "tiles, scaled_dot_product_attention", "torch.nn.attention.varlen"
 TINY = ModelConfig(layers=2, width=32, heads=2, vocab_size=300)
 SECONDS_FOR_TESTS = 180
 
@@ -109,6 +114,41 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
+def varlen_is_the_same(device: str) -> str:
+    """Attention by torch.nn.attention.varlen (without a GPU: by its loop) against the tiles, by relative distance."""
+    on_gpu = device == "cuda"
+    call, layout = attention_calls(dialogues(12, 300), 64, 16, device, torch.bfloat16 if on_gpu else torch.float64)
+    found = {name: attend() for name, attend in call.items()}
+    apart = max(_apart(a.float(), b.float()) for a, b in zip(found[VARLEN], found[TILES], strict=True))
+    bound = 0.02 if on_gpu else 1e-6
+    assert apart < bound, f"{apart:.2g} apart over {len(layout.paths)} segments, bound {bound:g}"
+    return f"{apart:.1g} apart over {len(layout.paths)} segments (bound {bound:g})"
+
+
+def attention_calls(
+    encoded: Sequence[Encoded], width: int, head_width: int, device: str, dtype: torch.dtype
+) -> tuple[dict[str, Callable[[], tuple[Tensor, ...]]], Layout]:
+    """Return both ways of one layer's attention over a batch, each a call for result and gradients, and the layout."""
+    batch = pack(encoded)
+    layout, generator = batch.layout.to(device), torch.Generator(device).manual_seed(0)
+    shape, options = (len(batch.tokens), width), {"device": device, "dtype": dtype, "generator": generator}
+    q, k, v, gradient = (torch.randn(shape, **options) for _ in range(4))
+    inputs, sequences = [x.requires_grad_() for x in (q, k, v)], Sequences.of(batch.layout, device)
+    kernel = by_kernel if device == "cuda" else by_loop
+
+    def of(attend: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        def call() -> tuple[Tensor, ...]:
+            result = attend()
+            return result.detach(), *torch.autograd.grad(result, inputs, gradient)
+
+        return call
+
+    return {
+        TILES: of(lambda: segment_attention(q, k, v, layout.everywhere, head_width)),
+        VARLEN: of(lambda: varlen_attention(q, k, v, sequences, head_width, kernel)),
+    }, layout
+
+
 def losses_compile(device: str) -> str:
     """Losses as one compiled graph, against eager mode."""
     torch.manual_seed(0)
@@ -154,7 +194,7 @@ def nothing_waits_in_a_step(device: str) -> str:
     return f"none in {steps} steps"
 
 
-CHECKS = (cuda_tests, same_as_on_the_cpu, bfloat16_is_near, losses_compile, nothing_waits_in_a_step)
+CHECKS = (cuda_tests, same_as_on_the_cpu, bfloat16_is_near, varlen_is_the_same, losses_compile, nothing_waits_in_a_step)
 
 
 @dataclass(frozen=True)
@@ -243,6 +283,20 @@ def compare(work: Work, rounds: int) -> list[Row]:
     return rows
 
 
+def compare_attention(work: Work, rounds: int) -> list[Row]:
+    """Return the time of one layer's attention over a step's tokens, forward and backward, in both ways."""
+    dtype = torch.bfloat16 if work.device == "cuda" else torch.float32
+    middle = (len(work.encoded) - work.per_step) // 2
+    model, step = work.model, sorted(work.encoded, key=longest)[middle:][: work.per_step]
+    calls, _ = attention_calls(step, model.width, model.head_width, work.device, dtype)
+    seconds = interleaved(calls, rounds, warm_ups=2, at_least_seconds=0.1)
+    rows, setting = [], f"attention of a layer, {work.per_step} pairs, D = {model.width}"
+    for name, taken in seconds.items():
+        times = None if name == TILES else ratio(seconds[TILES], taken)
+        rows.append(Row(setting, name, spread([1e3 * s for s in taken]), "ms", times, relation="× as fast as tiles"))
+    return rows
+
+
 def main(argv: list[str]) -> int:
     """Run the checks and the comparison; exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__.splitlines()[0])
@@ -260,7 +314,12 @@ def main(argv: list[str]) -> int:
     work = Work(
         dialogues(steps * per_step, model.vocab_size), Tokenizer.train([]), model, per_step, device=options.device
     )
-    rows = compare(replace(work, config=replace(TRAINING, precision="bfloat16")), options.rounds if on_gpu else 2)
+    rounds = options.rounds if on_gpu else 2
+    rows = compare(replace(work, config=replace(TRAINING, precision="bfloat16")), rounds)
+    try:
+        rows += compare_attention(work, rounds)
+    except Exception as error:  # a check has said why already; the comparison stands
+        print(f"attention is not compared: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     print(*rows, sep="\n")
     command = " ".join(["python -m bench gpu", *argv])
     section = {"command": command, "machine": facts, "seconds": time.perf_counter() - began}

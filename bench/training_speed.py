@@ -216,7 +216,7 @@ ON_ITS_OWN = {
 
 
 def ideas(settings: Settings) -> list[Row]:
-    """What each idea gives alone and together, on long and on short prompts."""
+    """What each idea gives alone and together, on long and on short prompts; bfloat16 on batches met before."""
     rows = []
     for name, what, part in ((HH, "long prompts", 2), (PAIRS, "short prompts", 4)):
         corpus = settings.corpus(name)
