@@ -1,9 +1,11 @@
 """Everyone who trains on the same comparisons, by name: each is a call that returns the seconds of one pass."""
 
 import gc
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,7 @@ from bench.timing import wait_for_gpu
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.layers import take_rows
 from minirm.layout import Layout
+from minirm.memory import keep_freed_memory
 from minirm.objectives import RewardObjective
 from minirm.packing import Encoded, PackedBatch
 from minirm.reward_model import RewardModel
@@ -161,22 +164,6 @@ class MinirmTraining:
         events.close()  # before the evaluation that would follow the last step
 
 
-def meeting_new_shapes(call: Call) -> Call:
-    """Return the call, before each of which oneDNN's cache is filled with products that nobody uses.
-
-    It keeps the last 1,024 bfloat16 products that it compiled, one for each shape. A pass that is repeated would find
-    its own there; training meets batches that it has not met before.
-    """
-    weight = torch.ones(8, 8, dtype=torch.bfloat16)
-
-    def forgetful() -> float:
-        for rows in range(1, 1200):
-            torch.ones(rows, 8, dtype=torch.bfloat16) @ weight
-        return call()
-
-    return forgetful
-
-
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -212,6 +199,67 @@ def contender(name: str, work: Work) -> Call:
         TOGETHER: lambda: together_steps(encoded, size),
     }
     return training_loop(gpt2_like(work.model, pad_id), steps[name], work.config, alone=name == ALONE)
+
+
+# ── In a race ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class InItsOwnProcess:
+    """A contender in a process of its own, where nobody else's memory lies about; a call is one pass, as everywhere.
+
+    Args:
+        keeps_memory: whether the process keeps the memory that it frees, as minirm's command line does.
+    """
+
+    def __init__(self, name: str, work: Work, *, keeps_memory: bool) -> None:
+        self.process = ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_make_ready,
+            initargs=(name, work, torch.get_num_threads(), keeps_memory),
+        )
+
+    def __call__(self) -> float:
+        return self.process.submit(_run).result()
+
+    def __enter__(self) -> "InItsOwnProcess":
+        self.process.submit(int).result()  # is made ready before another is
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.shutdown()
+
+
+_ready: list[Call] = []  # in such a process, what it is there for
+
+
+def _make_ready(name: str, work: Work, threads: int, keeps_memory: bool) -> None:
+    torch.set_num_threads(threads)
+    if keeps_memory:
+        keep_freed_memory()
+    contender(name, replace(work, encoded=work.encoded[-work.per_step :]))()  # the longest step: warms libraries
+    call = contender(name, work)
+    _ready.append(meeting_new_shapes(call) if work.config.precision == "bfloat16" else call)
+
+
+def _run() -> float:
+    return _ready[0]()
+
+
+def meeting_new_shapes(call: Call) -> Call:
+    """Return the call, before each of which oneDNN's cache is filled with products that nobody uses.
+
+    It keeps the last 1,024 bfloat16 products that it compiled, one for each shape. A pass that is repeated would find
+    its own there; training meets batches that it has not met before.
+    """
+    weight = torch.ones(8, 8, dtype=torch.bfloat16)
+
+    def forgetful() -> float:
+        for rows in range(1, 1200):
+            torch.ones(rows, 8, dtype=torch.bfloat16) @ weight
+        return call()
+
+    return forgetful
 
 
 # ── Memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,11 +11,12 @@ their place. Results go to bench/results/speed.json, speed.md and speed.png. The
 What is timed. Training: whole optimizer steps (batches made, forward, backward, clipping, AdamW) over the same
 comparisons, everyone once a round, in an order that rotates. minirm runs its own `Trainer`, its loader one batch ahead;
 TRL runs its own `train()`, from the beginning of its epoch to the end of its last step, nothing logged or saved; the
-plain loops are bench/peers.py's. Memory is handed back to the system as glibc does it by itself, for minirm too; what
-keeping it changes for everyone is in a section of its own. Products in bfloat16 are compiled for each shape that a
-process has not met: before each pass, what was compiled is pushed out of its cache, so that everyone meets new batches,
-as training does. Scoring: from texts to a list of floats, tokenizing included. First of all, for each corpus, the
-peers' GPT-2 gets minirm's weights, and must give minirm's rewards to 1e-4, or nothing is timed.
+plain loops are bench/peers.py's. Each has a process of its own, which waits while another runs, and runs as it comes:
+`minirm train` keeps the memory that it frees, the others hand it back as glibc does by itself; in the section `kept`
+they keep it too. Products in bfloat16 are compiled for each shape that a process has not met: before each pass, what
+was compiled is pushed out of its cache, so that everyone meets new batches, as training does. Scoring: from texts to a
+list of floats, tokenizing included. First of all, for each corpus, the peers' GPT-2 gets minirm's weights, and must
+give minirm's rewards to 1e-4, or nothing is timed.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,10 @@ from bench.contenders import (
     TRAINING,
     TRL,
     TRL_WITHOUT,
+    InItsOwnProcess,
     MinirmTraining,
     Work,
     contender,
-    meeting_new_shapes,
     peak_of_training,
 )
 from bench.flops import best_matrix_rate, flops_of_rows, useful_flops
@@ -53,8 +54,11 @@ def race(
     unit: str = "pairs/s",
     per_comparison: int = 1,
     aims: dict[tuple[str, str], Aim] | None = None,
+    all_keep_memory: bool = False,
 ) -> list[Row]:
     """Return a row for each entrant (name, precision): its rate, and how many times as fast minirm is.
+
+    Everyone has a process of its own, and as it comes: minirm's keeps its freed memory, as its command line does.
 
     Args:
         setting: what stands above the rows.
@@ -64,13 +68,15 @@ def race(
         unit: of the rate.
         per_comparison: how many of the unit a comparison counts.
         aims: at least how many times as fast minirm is to be.
+        all_keep_memory: the others keep their freed memory too.
     """
-    short = replace(work, encoded=work.encoded[-work.per_step :])  # the longest step: warms libraries and allocator
-    for name, precision in entrants:
-        contender(name, short.at(precision))()
-    calls = {entrant: contender(entrant[0], work.at(entrant[1])) for entrant in entrants}
-    calls = {entrant: meeting_new_shapes(call) if entrant[1] == BF16 else call for entrant, call in calls.items()}
-    seconds = interleaved(calls, rounds, warm_ups=0, own_clock=True)
+    with ExitStack() as open_until_then:
+        calls = {}
+        for name, precision in entrants:
+            keeps = all_keep_memory or name.startswith(MINIRM)
+            process = InItsOwnProcess(name, work.at(precision), keeps_memory=keeps)
+            calls[name, precision] = open_until_then.enter_context(process)
+        seconds = interleaved(calls, rounds, warm_ups=0, own_clock=True)
     cases, rows = len(work.encoded) * per_comparison, []
     for (name, precision), taken in seconds.items():
         rate = spread([cases / s for s in taken])
@@ -93,45 +99,30 @@ def training(settings: Settings) -> list[Row]:
 
 
 def kept(settings: Settings) -> list[Row]:
-    """The same where every process keeps its freed memory, as minirm's command line does for itself."""
-    return in_fresh_process(_training_with_memory_kept, settings, torch.get_num_threads())
-
-
-def _training_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+    """The same where the others keep their freed memory too, as anybody can have it."""
     corpus, rows = settings.corpus(HH), []
     for precision, work in ((FP32, settings.work(corpus)), (BF16, settings.long_work(corpus))):
         entrants = [(name, precision) for name in (MINIRM, SORTED, TRL)]
-        rows += race(corpus.name, work, entrants, settings.fewer_rounds)
-    return rows + nine_responses(settings, (MINIRM, EACH_PAIR))[0]
+        rows += race(corpus.name, work, entrants, settings.fewer_rounds, all_keep_memory=True)
+    return rows + nine_responses(settings, (MINIRM, EACH_PAIR), all_keep_memory=True)[0]
 
 
 def ranking(settings: Settings) -> list[Row]:
     """Nine responses to a prompt, against their 36 pairs."""
     aims = {(EACH_PAIR, FP32): Aim(18)}
-    rows, work = nine_responses(settings, (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER), aims)
+    rows, work = nine_responses(settings, (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER), aims=aims)
     separate = [len(row) for item in work.encoded for row in sequences(item) for _ in range(8)]  # each is in 8 pairs
     needed = flops_of_rows(work.model, separate) / useful_flops(work.model, work.encoded)
     setting = rows[0].setting
     return [*rows, Row(setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
 
 
-def nine_responses(
-    settings: Settings, entrants: Sequence[str], aims: dict[tuple[str, str], Aim] | None = None
-) -> tuple[list[Row], Work]:
+def nine_responses(settings: Settings, entrants: Sequence[str], **options: object) -> tuple[list[Row], Work]:
     """Return the rows of a race over comparisons of nine responses, in float32, and what was trained on."""
     corpus = settings.corpus(RANKINGS, responses=9)
-    work = settings.work(corpus, per_step=2, steps=2)
-    return race(
-        f"{corpus.name}, K = 9, 2 prompts a step",
-        work,
-        [(name, FP32) for name in entrants],
-        settings.fewer_rounds,
-        unit="comparisons/s",
-        per_comparison=36,
-        aims=aims,
-    ), work
+    work, setting = settings.work(corpus, per_step=2, steps=2), f"{corpus.name}, K = 9, 2 prompts a step"
+    named, rounds = [(name, FP32) for name in entrants], settings.fewer_rounds
+    return race(setting, work, named, rounds, unit="comparisons/s", per_comparison=36, **options), work
 
 
 # ── How far from the limit ────────────────────────────────────────────────────────────────────────────────────────────
