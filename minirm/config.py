@@ -214,7 +214,7 @@ class TrainConfig:
     clip: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     accumulate: int = 1
-    """Batches per optimizer step, weighted by what each holds."""
+    """Batches per optimizer step, weighted by what each holds: a large step in the memory of a small batch."""
     loss: Loss = "all_pairs"
     """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
     weighting: Literal["prompt", "pair"] = "prompt"
