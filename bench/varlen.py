@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from minirm.layers import take_rows
 from minirm.layout import Layout
@@ -46,6 +45,8 @@ class Sequences:
 
 def by_kernel(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences) -> Tensor:
     """Return attention by PyTorch's kernel: q (M, H, C), k and v (Σ path lengths, H, C) → (M, H, C)."""
+    from torch.nn.attention.varlen import varlen_attn  # a prototype: only who asks for it needs it
+
     says = "window_size" if "window_size" in inspect.signature(varlen_attn).parameters else "is_causal"
     causal = {"window_size": (-1, 0), "is_causal": True}[says]  # its name changed between releases
     s = sequences
