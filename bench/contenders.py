@@ -212,18 +212,13 @@ class InItsOwnProcess:
     """
 
     def __init__(self, name: str, work: Work, *, keeps_memory: bool) -> None:
-        self.process = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_make_ready,
-            initargs=(name, work, torch.get_num_threads(), keeps_memory),
-        )
+        self.process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self.process.submit(_make_ready, name, work, torch.get_num_threads(), keeps_memory).result()
 
     def __call__(self) -> float:
         return self.process.submit(_run).result()
 
     def __enter__(self) -> "InItsOwnProcess":
-        self.process.submit(int).result()  # is made ready before another is
         return self
 
     def __exit__(self, *_: object) -> None:

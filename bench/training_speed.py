@@ -113,8 +113,7 @@ def ranking(settings: Settings) -> list[Row]:
     rows, work = nine_responses(settings, (MINIRM, EACH_PAIR, BATCHED_PAIRS, TOGETHER), aims=aims)
     separate = [len(row) for item in work.encoded for row in sequences(item) for _ in range(8)]  # each is in 8 pairs
     needed = flops_of_rows(work.model, separate) / useful_flops(work.model, work.encoded)
-    setting = rows[0].setting
-    return [*rows, Row(setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
+    return [*rows, Row(rows[0].setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
 
 
 def nine_responses(settings: Settings, entrants: Sequence[str], **options: object) -> tuple[list[Row], Work]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 pytest.importorskip("transformers")
 
-from bench.contenders import NO_PADDING_ALONE, TRAINING, Ideas, MinirmTraining, Work
+from bench.contenders import MINIRM, NO_PADDING_ALONE, TRAINING, Ideas, InItsOwnProcess, MinirmTraining, Work
 from bench.flops import flops_of_rows, useful_flops
 from bench.peers import (
     each_pair,
@@ -247,3 +247,11 @@ def test_the_table_says_what_was_not_reached():
     text = markdown({"training": section}, {"training": "Pairs per second."})
     assert "| texts: a peer, × as fast is minirm | 5 [4, 6] | ≥ 7 | **not reached** |" in text
     assert "| texts: memory | 0.4 | ≤ 0.5 | reached |" in text
+
+
+def test_a_contender_in_its_own_process_runs_there_and_says_there_what_is_wrong(world):
+    work = work_of([(20, [9, 7])] * 2, world, 2)
+    with InItsOwnProcess(MINIRM, work, keeps_memory=True) as call:
+        assert call() > 0
+    with pytest.raises(KeyError, match="nobody"):
+        InItsOwnProcess("nobody", work, keeps_memory=False)

@@ -1,7 +1,5 @@
 """A transformer, by configuration a decoder in the style of GPT-2 or Llama, or an encoder in the style of BERT."""
 
-from itertools import repeat
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -134,7 +132,7 @@ class Transformer(nn.Module):
         rotary = None if self.rotary is None else self.rotary(layout.positions)
         x = self.dropout(self.embedding_norm(x))
         state = []
-        for block, layer_past in zip(self.blocks, past or repeat(None), strict=False):
+        for block, layer_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
             reads = layout.reads if only_reads and block is self.blocks[-1] else None
             if self.checkpointing and torch.is_grad_enabled():
                 x, layer_state = checkpoint(block, x, layout, rotary, reads, layer_past, use_reentrant=False)
