@@ -1,5 +1,8 @@
 """The speed bench compares like with like: the same arithmetic, the same rewards, the same gradients."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +258,30 @@ def test_a_contender_in_its_own_process_runs_there_and_says_there_what_is_wrong(
         assert call() > 0
     with pytest.raises(KeyError, match="nobody"):
         InItsOwnProcess("nobody", work, keeps_memory=False)
+
+
+TWICE_AND_AFRESH = """
+import torch
+from bench.contenders import meeting_new_shapes
+
+def product():
+    print("product", flush=True)
+    return (torch.ones(37, 64, dtype=torch.bfloat16) @ torch.ones(64, 64, dtype=torch.bfloat16)).sum().item()
+
+assert product() == product() == meeting_new_shapes(product)() == 37 * 64 * 64
+"""
+
+
+def test_a_shape_met_before_is_met_as_a_new_one():
+    """oneDNN itself says whether it still had the product compiled."""
+    told = subprocess.run(
+        [sys.executable, "-c", TWICE_AND_AFRESH],
+        env=os.environ | {"ONEDNN_VERBOSE": "profile_create", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    made = [part.partition("create:")[2].partition(",")[0] for part in told.split("product\n")[1:]]
+    if not any(made):
+        pytest.skip("bfloat16 products are not oneDNN's on this processor")
+    assert made[1:] == ["cache_hit", "cache_miss"]

@@ -220,7 +220,9 @@ def _doubt(study: Study) -> list[Table | Picture | str]:
 
 
 def _repeat(study: Study, facts: dict) -> list[str | Table]:
-    plan = {**asdict(study.setup.plan), "sources": str(asdict(study.setup.sources)), "match": study.setup.match}
+    sources = study.setup.sources
+    sources = asdict(sources) | {"data": str(sources.data)}
+    plan = {**asdict(study.setup.plan), "sources": sources, "match": study.setup.match}
     return [
         Table(("", ""), [(name, str(value)) for name, value in facts.items()], "Command, machine and versions."),
         Table(("", ""), [(name, str(value)) for name, value in plan.items()], "The plan."),
