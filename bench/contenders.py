@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from minirm.layout import Layout
 from minirm.memory import keep_freed_memory
 from minirm.objectives import RewardObjective
 from minirm.packing import Encoded, PackedBatch
+from minirm.recurrence import by_pytorch
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
 from minirm.tokenizer import Tokenizer
@@ -46,6 +48,7 @@ TRL, TRL_WITHOUT = "TRL RewardTrainer", "TRL RewardTrainer, no checkpointing"
 ALONE = "one sequence at a time"
 EACH_PAIR, BATCHED_PAIRS = "each pair separately", "pairs, sorted, 16 at a time"
 TOGETHER = "padded loop, each response once"
+BY_PYTORCH = "minirm, its recurrence by PyTorch's own network"
 NO_LIMIT = 1 << 40
 TRAINING = TrainConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, evaluate_every=1e9)
 
@@ -164,6 +167,13 @@ class MinirmTraining:
         events.close()  # before the evaluation that would follow the last step
 
 
+def recurring_by_pytorch(call: Call) -> Call:
+    """Return the call, in which `nn.GRU` or `nn.LSTM` runs each level as a PackedSequence."""
+    where = "minirm.backbones.recurrent"
+    inputs_alone = patch(f"{where}.project_inputs", lambda network, x: x)
+    return inputs_alone(patch(f"{where}.run_level", by_pytorch)(call))
+
+
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -179,6 +189,8 @@ def contender(name: str, work: Work) -> Call:
     if name == MINIRM_IN_FOUR:
         each = max(1, work.per_step // 4)
         return MinirmTraining(replace(work, per_step=each, config=replace(work.config, accumulate=4)))
+    if name == BY_PYTORCH:
+        return recurring_by_pytorch(MinirmTraining(work))
     pad_id = work.tokenizer.pad_id
     if name in (TRL, TRL_WITHOUT):
         return trl_epoch(

@@ -32,7 +32,7 @@ from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import FULL, QUICK, Settings
 from bench.timing import machine
-from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, training
+from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, recurrent, training
 from minirm.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +41,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "training": training,
     "kept": kept,
     "ranking": ranking,
+    "recurrent": recurrent,
     "scoring": scoring,
     "arithmetic": arithmetic,
     "memory": memory,

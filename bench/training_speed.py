@@ -13,6 +13,7 @@ from bench.contenders import (
     ALL,
     ALONE,
     BATCHED_PAIRS,
+    BY_PYTORCH,
     EACH_PAIR,
     MINIRM,
     MINIRM_CHECKPOINTING,
@@ -114,6 +115,17 @@ def ranking(settings: Settings) -> list[Row]:
     separate = [len(row) for item in work.encoded for row in sequences(item) for _ in range(8)]  # each is in 8 pairs
     needed = flops_of_rows(work.model, separate) / useful_flops(work.model, work.encoded)
     return [*rows, Row(rows[0].setting, "arithmetic of the 36 pairs, unpadded, over minirm's", spread([needed]), "×")]
+
+
+def recurrent(settings: Settings) -> list[Row]:
+    """GRU and LSTM, written out, against PyTorch's own over the same packed steps; memory kept by both."""
+    corpus, rows = settings.corpus(HH), []
+    for backbone in ("gru", "lstm"):
+        work = settings.work(corpus, steps=2)
+        work = replace(work, model=replace(work.model, backbone=backbone))
+        entrants = [(name, FP32) for name in (MINIRM, BY_PYTORCH)]
+        rows += race(f"{corpus.name}, {backbone}", work, entrants, settings.fewer_rounds)
+    return rows
 
 
 def nine_responses(settings: Settings, entrants: Sequence[str], **options: object) -> tuple[list[Row], Work]:

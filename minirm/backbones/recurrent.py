@@ -2,13 +2,13 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from minirm.backbones.protocol import State
 from minirm.config import ModelConfig
-from minirm.layers import build_norm, take_rows
+from minirm.layers import build_norm, fill_up, take_rows
 from minirm.layout import Layout
+from minirm.recurrence import Memory, project_inputs, run_level
 
 
 class RecurrentBlock(nn.Module):
@@ -18,28 +18,36 @@ class RecurrentBlock(nn.Module):
         super().__init__()
         self.norm = build_norm(config)
         network = nn.GRU if config.backbone == "gru" else nn.LSTM
-        self.recurrent = network(config.width, config.width, batch_first=True)
+        self.recurrent = network(config.width, config.width)
         self.parts = 1 if config.backbone == "gru" else 2  # h, or h and the cell's memory
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, layout: Layout, reads: Tensor | None = None, past: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the block's output, (M, D) or at `reads` alone (N, D), and its memory, (rows, D) per part."""
-        normed = self.norm(x)
+        self, x: Tensor, layout: Layout, reads: Tensor | None = None, past: Memory | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Return the block's output and its memory, (rows, D) per part.
+
+        Args:
+            x: (M, D) the levels end to end, each step by step.
+            layout: their segments.
+            reads: (N,) the rows of x that are wanted; None: all of them.
+            past: the memory that the segments' parents left.
+        Returns:
+            (M, D), or (N, D) with `reads`; and the memory, what was past included.
+        """
+        sizes = [len(level.order) for level in layout.levels]
+        *inputs, rest = project_inputs(self.recurrent, self.norm(x)).split([*sizes, len(x) - sum(sizes)])
         memory = past if past is not None else (x.new_zeros(1, x.shape[1]),) * self.parts
         outputs = []
-        for level in layout.levels:
-            start = tuple(take_rows(part, level.parents)[None] for part in memory)  # (1, n, D) each
-            sequence = PackedSequence(take_rows(normed, level.order), level.steps)
-            output, end = self.recurrent(sequence, start if self.parts == 2 else start[0])
-            outputs.append(output.data)
-            end = end if self.parts == 2 else (end,)
-            memory = tuple(torch.cat([part, new[0].to(part.dtype)]) for part, new in zip(memory, end, strict=True))
-        order = layout.level_order
+        for level, level_inputs in zip(layout.levels, inputs, strict=True):
+            start = tuple(take_rows(part, level.parents) for part in memory)  # (n, D) each
+            output, ends = run_level(self.recurrent, level_inputs, start, level.steps)
+            outputs.append(output)
+            memory = tuple(torch.cat([part, end.to(part.dtype)]) for part, end in zip(memory, ends, strict=True))
+        output = torch.cat([*outputs, x.new_zeros(len(rest), x.shape[1])])
         if reads is not None:
-            x, order = take_rows(x, reads), order[reads]
-        return x + self.dropout(take_rows(torch.cat(outputs), order)), memory
+            x, output = take_rows(x, reads), take_rows(output, reads)
+        return x + self.dropout(output), memory
 
 
 class Recurrent(nn.Module):
@@ -68,10 +76,11 @@ class Recurrent(nn.Module):
         keep_state: bool = False,
     ) -> tuple[Tensor, State | None]:
         """Return hidden states after the last norm; see `backbones.Backbone`."""
-        x = self.dropout(self.embedding(tokens))  # (M, D)
-        state = []
+        rows, layout = fill_up(tokens[torch.cat([level.order for level in layout.levels])], layout)
+        x = self.dropout(self.embedding(rows))  # (M, D), level by level
+        wanted, state = layout.level_order[layout.reads] if only_reads else layout.level_order, []
         for depth, block in enumerate(self.blocks):
-            reads = layout.reads if only_reads and depth == len(self.blocks) - 1 else None
+            reads = wanted if depth == len(self.blocks) - 1 else None
             layer_past = None if past is None else past[depth]
             if self.checkpointing and torch.is_grad_enabled():
                 x, memory = checkpoint(block, x, layout, reads, layer_past, use_reentrant=False)
