@@ -151,8 +151,9 @@ class _Stages:
             self.observer.event(stage, event)
             if isinstance(event, Evaluated) and stage == REWARD:
                 self._show_texts(trainer, journal)
-            stop = stop or trainer.any_process(self.observer.should_stop())
-            if stop or isinstance(event, Evaluated) or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+            late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES  # by this process's clock
+            stop, late = trainer.any_process(stop or self.observer.should_stop(), late)
+            if stop or late or isinstance(event, Evaluated):
                 trainer.settle()
                 if not trainer.is_settled:
                     continue

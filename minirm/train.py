@@ -244,9 +244,9 @@ class Trainer:
             dist.all_reduce(value)
         return value
 
-    def any_process(self, wants: bool) -> bool:
-        """Return whether one of the processes wants it, so that all of them stop after the same step."""
-        return self._sum_over_processes(torch.tensor(float(wants))).item() > 0
+    def any_process(self, *wishes: bool) -> list[bool]:
+        """Return of each wish whether one of the processes has it, so that all of them act after the same step."""
+        return (self._sum_over_processes(torch.tensor(wishes, dtype=torch.float64)) > 0).tolist()
 
     def _check_finite(self, what: str, value: Tensor, number: int, rows: Sequence[int]) -> None:
         """Look at once on a CPU; a GPU is not made to wait: `_read` looks at the gradient when it is there."""

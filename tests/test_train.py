@@ -1,16 +1,12 @@
 """One loop: the same mathematics however a step is cut into batches and processes, and however often it is resumed."""
 
 import math
-import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from minirm.checkpoint import restore_progress, save_progress
 from minirm.config import PackingConfig, TrainConfig
@@ -90,39 +86,6 @@ def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
                     losses.append(math.log1p(math.exp(float(rewards[b, j].detach() - rewards[b, i].detach()))))
     assert outcome.loss.item() == pytest.approx(sum(losses), rel=1e-6)
     assert RewardObjective(config).row_weights(batch).sum() == len(losses) == int(outcome.cases)
-
-
-CUTS = {"halves": [[0, 1, 2, 3], [4, 5, 6, 7]], "nothing for the second": [[0, 1, 2, 3, 4, 5, 6, 7], []]}
-
-
-def _process(rank: int, folder: str) -> None:
-    """Take one step with each of the cuts."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    for name, cut in CUTS.items():
-        _step_of_a_process(rank, Path(folder) / name, cut)
-    dist.barrier()
-    os._exit(0)  # gloo's own threads now and then abort an orderly end of the interpreter; what counts is on disk
-
-
-def _step_of_a_process(rank: int, folder: Path, cut: list[list[int]]) -> None:
-    config = TrainConfig(clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
-    comparisons = some_comparisons(8, seed=5)
-    store = TokenStore.write(comparisons, folder / str(rank))
-    stream = Stream(store, PackingConfig())
-    trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(config), stream, stream, config)
-    trainer.step([pack([comparisons[i]]) for i in cut[rank]])
-    if rank == 0:
-        torch.save(weights(trainer), folder / "weights.pt")
-    assert trainer.any_process(rank == 1) and not trainer.any_process(False)
-
-
-def test_two_processes_take_the_step_that_one_would(tmp_path):
-    """In the second cut the last window is short, and one process has nothing to do in it. They also stop together."""
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)
-    whole = step_in_windows(tmp_path / "whole", "prompt", [8])
-    for name in CUTS:
-        torch.testing.assert_close(torch.load(tmp_path / name / "weights.pt"), whole)
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):

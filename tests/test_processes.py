@@ -1,0 +1,79 @@
+"""Several processes: they take the steps that one would, act after the same step, and never disagree."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from minirm import run
+from minirm.config import PackingConfig, TrainConfig
+from minirm.journal import Journal, Observer
+from minirm.objectives import RewardObjective
+from minirm.packing import pack
+from minirm.reward_model import RewardModel
+from minirm.stream import Stream, TokenStore
+from minirm.train import Trainer
+from tests.strategies import randomised
+from tests.test_train import MODEL, make_trainer, some_comparisons, step_in_windows, weights
+
+Work = Callable[[int, Path], None]
+
+
+def in_two_processes(work: Work, folder: Path) -> None:
+    """Call work(rank, folder) in two processes that know of each other; what fails in one of them fails here."""
+    mp.spawn(_join, (str(folder), work), nprocs=2)
+
+
+def _join(rank: int, folder: str, work: Work) -> None:
+    meeting, patience = f"file://{folder}/meeting", timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
+    torch.set_num_threads(1)
+    work(rank, Path(folder))
+    dist.barrier()
+    os._exit(0)  # gloo's own threads now and then abort an orderly end of the interpreter; what counts is on disk
+
+
+CUTS = {"halves": [[0, 1, 2, 3], [4, 5, 6, 7]], "nothing for the second": [[0, 1, 2, 3, 4, 5, 6, 7], []]}
+
+
+def _take_a_step_with_each_cut(rank: int, folder: Path) -> None:
+    config = TrainConfig(clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
+    comparisons = some_comparisons(8, seed=5)
+    for name, cut in CUTS.items():
+        store = TokenStore.write(comparisons, folder / name / str(rank))
+        stream = Stream(store, PackingConfig())
+        trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(config), stream, stream, config)
+        trainer.step([pack([comparisons[i]]) for i in cut[rank]])
+        if rank == 0:
+            torch.save(weights(trainer), folder / name / "weights.pt")
+        assert trainer.any_process(rank == 1, False) == [True, False]
+
+
+def test_two_processes_take_the_step_that_one_would(tmp_path):
+    """In the second cut the last window is short, and one process has nothing to do in it. They also stop together."""
+    in_two_processes(_take_a_step_with_each_cut, tmp_path)
+    whole = step_in_windows(tmp_path / "whole", "prompt", [8])
+    for name in CUTS:
+        torch.testing.assert_close(torch.load(tmp_path / name / "weights.pt"), whole)
+
+
+def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
+    trainer = make_trainer(folder / str(rank), TrainConfig(epochs=4, evaluate_every=100))
+    trainer.lag = 1  # as on a GPU
+    looks, saves = iter([0.0] * (3 + rank)), []
+    run.time = SimpleNamespace(monotonic=lambda: next(looks, 301.0))
+    run.checkpoint = SimpleNamespace(save_progress=lambda *_: saves.append(trainer.progress.step))
+    stages = SimpleNamespace(observer=Observer(), folder=folder)
+    assert run._Stages._follow(stages, trainer, "language model", Journal(None, "language model", 0))
+    (folder / f"saves{rank}").write_text(f"{trainer.progress.step} {saves}")
+
+
+def test_a_timed_save_comes_after_the_same_step_though_clocks_differ(tmp_path):
+    """By rank 0's clock the time has come one event earlier; a step is in flight, as on a GPU."""
+    in_two_processes(_train_by_clocks_that_differ, tmp_path)
+    assert (tmp_path / "saves0").read_text() == "12 [4, 12]"
