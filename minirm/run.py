@@ -107,6 +107,7 @@ class _Stages:
             if REWARD not in self.config.stages:
                 return language_model, loss
             model.backbone.load_state_dict(language_model.backbone.state_dict())
+            torch.manual_seed(self.config.reward.seed)  # dropout has left each process's generator elsewhere
         if self.config.reward.average_read:
             model.backbone.read_the_average()
         if self.config.lora is not None and self.start is None:

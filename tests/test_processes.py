@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from minirm import run
-from minirm.config import PackingConfig, TrainConfig
+from minirm.config import LANGUAGE_MODEL, LoraConfig, PackingConfig, TrainConfig
 from minirm.journal import Journal, Observer
 from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
 from minirm.train import Trainer
+from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
+from tests.test_run import a_config
 from tests.test_train import MODEL, make_trainer, some_comparisons, step_in_windows, weights
 
 Work = Callable[[int, Path], None]
@@ -60,6 +63,32 @@ def test_two_processes_take_the_step_that_one_would(tmp_path):
     whole = step_in_windows(tmp_path / "whole", "prompt", [8])
     for name in CUTS:
         torch.testing.assert_close(torch.load(tmp_path / name / "weights.pt"), whole)
+
+
+class FirstStageAlone(run._Stages):
+    """Keeps the weights that the reward stage is to begin with, and stops there."""
+
+    def _train(self, model, stage, config):
+        if stage == LANGUAGE_MODEL:
+            return super()._train(model, stage, config)
+        torch.save(model.state_dict(), self.folder.with_suffix(".pt"))
+        return None
+
+
+def _draw_anew(rank: int, folder: Path) -> None:
+    run._Stages = FirstStageAlone
+    config = a_config(write_lines(folder / f"pairs{rank}.jsonl", kind_and_rude(40)))
+    average = replace(config, reward=replace(config.reward, average_read=True))
+    for name, drawing in {"average": average, "lora": replace(config, lora=LoraConfig())}.items():
+        assert run.train_run(drawing, folder / f"{name}{rank}", Observer()) is None
+
+
+def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_path):
+    """Dropout of the first stage draws from each process's own generator."""
+    in_two_processes(_draw_anew, tmp_path)
+    for name in ("average", "lora"):
+        ours, theirs = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2))
+        assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours | theirs), name
 
 
 def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
