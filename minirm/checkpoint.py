@@ -294,11 +294,10 @@ def _prompt_keys(path: Path) -> np.ndarray:
 
 
 def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
-    """Write all that going on needs: weights, best weights, optimizer, random state, place in the data."""
+    """Write all that going on needs: weights, best weights, optimizer, place in the data."""
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
-    tensors["random"] = torch.get_rng_state()
     progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
     progress["best_loss"] = progress["best_loss"] if trainer.best_weights else None
     # one file, so that weights and place can't come from two moments
@@ -334,14 +333,12 @@ def restore_progress(folder: Path, trainer: Trainer) -> None:
     load_weights(trainer.model, tensors_under("model.", tensors), path)
     trainer.progress, trainer.best_weights = progress, best
     restore_optimizer(trainer.optimizer, tensors_under("optimizer.", tensors))
-    torch.set_rng_state(tensors["random"])
 
 
 def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, Progress]:
     """Return the stage, and how far it had come."""
-    for name in ("progress", "random"):
-        if name not in tensors or tensors[name].dtype != torch.uint8:
-            raise InputError(f"{path}: tensor {name!r} of bytes is missing")
+    if "progress" not in tensors or tensors["progress"].dtype != torch.uint8:
+        raise InputError(f"{path}: tensor 'progress' of bytes is missing")
     try:
         values = json.loads(bytes(tensors["progress"].tolist()))
         stage = values.pop("stage")

@@ -12,13 +12,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from minirm import run
+from minirm.checkpoint import restore_progress, save_progress
 from minirm.config import LANGUAGE_MODEL, LoraConfig, PackingConfig, TrainConfig
 from minirm.journal import Journal, Observer
 from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
-from minirm.train import Trainer
+from minirm.train import Step, Trainer
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -106,3 +107,21 @@ def test_a_timed_save_comes_after_the_same_step_though_clocks_differ(tmp_path):
     """By rank 0's clock the time has come one event earlier; a step is in flight, as on a GPU."""
     in_two_processes(_train_by_clocks_that_differ, tmp_path)
     assert (tmp_path / "saves0").read_text() == "12 [4, 12]"
+
+
+def _resume(rank: int, folder: Path) -> None:
+    config = TrainConfig(epochs=2, evaluate_every=100)
+    whole, resumed = (make_trainer(folder / f"{name}{rank}", config) for name in ("whole", "resumed"))
+    for event in whole.run():
+        if isinstance(event, Step) and event.step == 2 and rank == 0:
+            save_progress(folder, whole, "reward")
+    seeds = [torch.zeros(1, dtype=torch.float64) for _ in range(2)]
+    dist.all_gather(seeds, torch.tensor([torch.initial_seed()], dtype=torch.float64))
+    assert seeds[0] != seeds[1]  # each drops something else
+    restore_progress(folder, resumed)
+    assert [event.step for event in resumed.run() if isinstance(event, Step)] == [3, 4, 5, 6]
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path):
+    in_two_processes(_resume, tmp_path)

@@ -130,6 +130,14 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_did(file, whole, tmp_path, 
         assert sorted(shown) == list(range(1, 9))  # sorted: two event files of one second are read in either order
 
 
+def test_a_run_that_was_left_between_its_stages_draws_the_same_anew(file, tmp_path):
+    config, folder = a_config(file, average_read=True), tmp_path / "run"
+    assert train_run(config, tmp_path / "whole", Observer()) is not None
+    assert train_run(config, folder, StopAt(LANGUAGE_MODEL, 8)) is None
+    assert train_run(config, folder, Observer(), resume=True) is not None
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_run_that_was_killed_goes_on_from_its_last_evaluation(file, whole, tmp_path, step):
     """Killed at the first step of the second stage, or between two evaluations, in the middle of a line of the log."""

@@ -99,8 +99,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
                 break
         save_progress(tmp_path, first, "reward")
         second = make_trainer(tmp_path / f"second{stop_after}", config)
-        torch.manual_seed(99)  # the random state comes from the file
         restore_progress(tmp_path, second)
+        torch.manual_seed(99)  # what a step drops follows from its number
         rest = list(second.run())
         assert torch.equal(weights(second), weights(whole))
         assert second.progress == whole.progress
