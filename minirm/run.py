@@ -260,7 +260,5 @@ def is_writer() -> bool:
 
 
 def pick_device() -> torch.device:
-    """Return the GPU of this process where there is one, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", dist.get_rank() % torch.cuda.device_count() if dist.is_initialized() else 0)
+    """Return the GPU of this process, PyTorch's current one, where there is one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -67,12 +67,11 @@ class OnItsWay:
     """Numbers that are being copied to the host while it goes on."""
 
     def __init__(self, numbers: Tensor) -> None:
-        self.arrived = None
+        self.numbers, self.arrived = numbers, None
         if numbers.is_cuda:
-            numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+            self.numbers = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
             self.arrived = torch.cuda.Event()
-            self.arrived.record()
-        self.numbers = numbers
+            self.arrived.record(torch.cuda.current_stream(numbers.device))  # which need not be the current GPU's
 
     def wait(self) -> list[float]:
         """Return the numbers when they are there; later work of the GPU is not waited for."""

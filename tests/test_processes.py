@@ -13,13 +13,14 @@ import torch.multiprocessing as mp
 
 from minirm import run
 from minirm.checkpoint import restore_progress, save_progress
+from minirm.commands.train import joined_processes
 from minirm.config import LANGUAGE_MODEL, LoraConfig, PackingConfig, TrainConfig
 from minirm.journal import Journal, Observer
 from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
-from minirm.train import Step, Trainer
+from minirm.train import OnItsWay, Step, Trainer
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -125,3 +126,30 @@ def _resume(rank: int, folder: Path) -> None:
 
 def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path):
     in_two_processes(_resume, tmp_path)
+
+
+def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
+    done = []
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the second process of the second machine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(f"GPU {device}"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: done.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("left"))
+    with joined_processes():
+        assert run.pick_device() == torch.device("cuda", 1)
+    assert done == ["GPU 1", "nccl", "left"]
+
+
+def test_figures_have_arrived_when_the_stream_of_their_own_gpu_says_so(monkeypatch):
+    """A stand-in for numbers on the second GPU, while the first one is current."""
+    recorded = []
+    numbers = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1))
+    pinned = SimpleNamespace(copy_=lambda source, non_blocking: pinned)
+    event = SimpleNamespace(record=lambda stream=None: recorded.append(stream))
+    monkeypatch.setattr(torch, "empty_like", lambda *_, **__: pinned)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert OnItsWay(numbers).numbers is pinned
+    assert recorded == ["stream of cuda:1"]

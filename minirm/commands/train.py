@@ -84,7 +84,7 @@ class Resume:
 
 
 def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
-    with _processes():
+    with joined_processes():
         console = new_console()
         with Watcher(console) as watcher:
             evaluation = train_run(config, folder, watcher, resume=resume)
@@ -102,11 +102,13 @@ def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
 
 
 @contextlib.contextmanager
-def _processes() -> Iterator[None]:
+def joined_processes() -> Iterator[None]:
     """Join the other processes when torchrun has started several."""
     if "RANK" not in os.environ:
         yield
         return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
