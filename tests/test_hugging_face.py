@@ -472,6 +472,16 @@ def test_a_template_that_is_exported_comes_back(name):
     assert derive_template(template.to_jinja(), {}) == template
 
 
+def test_a_template_that_trims_one_role_alone_is_refused():
+    trims_assistant = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}:{% if message['role'] == 'assistant' %}"
+        "{{ message['content'] | trim }}{% else %}{{ message['content'] }}{% endif %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+    )
+    with pytest.raises(InputError, match="stays with some roles and goes with others"):
+        derive_template(trims_assistant, NAMES)
+
+
 def test_a_role_that_the_template_lacks_is_refused():
     ours = Tokenizer(chat_tokenizer().backend_tokenizer, derive_template(CHATS["instruct"], NAMES))
     with pytest.raises(

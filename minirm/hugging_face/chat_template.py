@@ -187,3 +187,6 @@ def _compare(template: Template, render: Renderer) -> None:
             raise ValueError(f"dialogues of {len(turns) + 1} turns come out otherwise")
         if render(*turns, add_generation_prompt=True).rstrip(" ") != template.render(turns) + template.opening:
             raise ValueError("what opens a response is not what stands before one")
+    spaced = [Turn(turn.role, f" {turn.text}\n") for turn in (*system, FIRST, REPLY, SECOND, ANSWER)]
+    if template.render(spaced) != render(*spaced):
+        raise ValueError("white space at the ends of a text stays with some roles and goes with others")
