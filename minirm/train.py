@@ -97,7 +97,8 @@ class Trainer:
     """Takes a model through one stage; `run` yields what happened, and may be left at any point.
 
     A GPU is given the next step before the figures of the last one are read, so that it never waits for the host. What
-    is to be saved must therefore be *settled*: `settle` asks for it, `is_settled` says when it is.
+    is to be saved must therefore be *settled*: `settle` asks for it, `is_settled` says when it is. Several processes
+    with GPUs need a process group for tensors on the host too: "cpu:gloo,cuda:nccl".
     """
 
     model: nn.Module
@@ -245,8 +246,8 @@ class Trainer:
         return clip_gradients(self.model, self.config.clip)
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
+        """Add up a tensor where it lies; one on the host waits for the other hosts, and for no GPU."""
         if self.processes > 1:
-            value = value.to(self.device)  # NCCL takes nothing that lies on the host
             dist.all_reduce(value)
         return value
 

@@ -139,7 +139,7 @@ def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
     monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("left"))
     with joined_processes():
         assert run.pick_device() == torch.device("cuda", 1)
-    assert done == ["GPU 1", "nccl", "left"]
+    assert done == ["GPU 1", "cpu:gloo,cuda:nccl", "left"]
 
 
 def test_figures_have_arrived_when_the_stream_of_their_own_gpu_says_so(monkeypatch):
@@ -153,3 +153,12 @@ def test_figures_have_arrived_when_the_stream_of_their_own_gpu_says_so(monkeypat
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     assert OnItsWay(numbers).numbers is pinned
     assert recorded == ["stream of cuda:1"]
+
+
+def test_what_the_host_must_know_at_once_is_added_up_on_the_host(tmp_path, monkeypatch):
+    """On a stand-in for a GPU, whose numbers can't be read: only gradients and figures are added up there."""
+    trainer = make_trainer(tmp_path, TrainConfig())
+    trainer.device, trainer.processes, places = torch.device("meta"), 2, []
+    monkeypatch.setattr(dist, "all_reduce", lambda value: places.append(value.device.type))
+    assert trainer.any_process(True, False) == [True, False]
+    assert places == ["cpu"]
