@@ -298,7 +298,7 @@ def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
-    progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
+    progress = {"stage": stage, "processes": trainer.processes, **dataclasses.asdict(trainer.progress)}
     progress["best_loss"] = progress["best_loss"] if trainer.best_weights else None
     # one file, so that weights and place can't come from two moments
     tensors["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
@@ -325,27 +325,34 @@ def check_resumable(folder: Path) -> None:
 
 
 def restore_progress(folder: Path, trainer: Trainer) -> None:
-    """Bring a fresh trainer to where `save_progress` left one."""
+    """Bring a fresh trainer to where `save_progress` left one.
+
+    Raises:
+        InputError: the file is broken, does not fit the trainer, or was written by another number of processes.
+    """
     path = folder / STATE
     tensors = read_tensors(path)
-    _, progress = _progress(tensors, path)
+    _, processes, progress = _progress(tensors, path)
+    if processes not in (None, trainer.processes):  # a file of before says nothing
+        rule = f"go on with as many, not with {trainer.processes}"
+        raise InputError(f"{path}: saved by {shorten(processes)} processes: {rule}")
     best = tensors_under("best.", tensors)
     load_weights(trainer.model, tensors_under("model.", tensors), path)
     trainer.progress, trainer.best_weights = progress, best
     restore_optimizer(trainer.optimizer, tensors_under("optimizer.", tensors))
 
 
-def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, Progress]:
-    """Return the stage, and how far it had come."""
+def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, int | None, Progress]:
+    """Return the stage, the number of processes, and how far they had come."""
     if "progress" not in tensors or tensors["progress"].dtype != torch.uint8:
         raise InputError(f"{path}: tensor 'progress' of bytes is missing")
     try:
         values = json.loads(bytes(tensors["progress"].tolist()))
-        stage = values.pop("stage")
+        stage, processes = values.pop("stage"), values.pop("processes", None)
     except (ValueError, AttributeError, TypeError, KeyError):
         raise InputError(f"{path}: tensor 'progress' does not say where training stands") from None
     values["best_loss"] = math.inf if values.get("best_loss") is None else values["best_loss"]
-    return stage, config_from_json(Progress, values, f"{path}: progress")
+    return stage, processes, config_from_json(Progress, values, f"{path}: progress")
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

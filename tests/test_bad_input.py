@@ -334,6 +334,31 @@ def test_a_run_that_cannot_be_resumed_says_why(tmp_path, trained, broken, pairs_
     assert refused("resume", broken) == f"{state}: tensor 'progress' of bytes is missing"
 
 
+def _saved_as(state: Path, more: dict, **changed: object) -> None:
+    """Write a saved state with more tensors, and another place where training stands; None leaves a field out."""
+    tensors = load_file(state)
+    place = {**json.loads(bytes(tensors["progress"].tolist())), **changed}
+    place = {name: value for name, value in place.items() if name not in changed or value is not None}
+    state.unlink()
+    save_file({**tensors, **more, "progress": torch.tensor(list(json.dumps(place).encode()), dtype=torch.uint8)}, state)
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_had(broken, refused):
+    (broken / "metrics.json").unlink()
+    state = broken / "last" / "training.safetensors"
+    _saved_as(state, {}, processes=2)
+    before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+    assert refused("resume", broken) == f"{state}: saved by 2 processes: go on with as many, not with 1"
+    assert before == {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+
+
+def test_a_state_of_an_older_version_is_gone_on_from(broken):
+    """It does not say how many processes there were, and holds a generator's state."""
+    (broken / "metrics.json").unlink()
+    _saved_as(broken / "last" / "training.safetensors", {"random": torch.get_rng_state()}, processes=None)
+    assert main(["resume", str(broken)]) == 0
+
+
 def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
     assert refused("data") == "data needs at least one file or folder"
     assert refused("data", tmp_path / "gone.csv") == f"{tmp_path}/gone.csv: no such file or folder"
