@@ -251,6 +251,9 @@ class Trainer:
             dist.all_reduce(value)
         return value
 
+    def _mean_over_processes(self, *figures: float) -> list[float]:
+        return (self._sum_over_processes(torch.tensor(figures, dtype=torch.float64)) / self.processes).tolist()
+
     def any_process(self, *wishes: bool) -> list[bool]:
         """Return of each wish whether one of the processes has it, so that all of them act after the same step."""
         return (self._sum_over_processes(torch.tensor(wishes, dtype=torch.float64)) > 0).tolist()
@@ -295,7 +298,7 @@ class Trainer:
         if not self._is_evaluation_due():
             return
         step = self.progress.step
-        loss, accuracy = self.evaluate()
+        loss, accuracy = self._mean_over_processes(*self.evaluate())  # by which all of them judge
         if not math.isfinite(loss):
             rate = f"learning_rate={self.config.learning_rate} may be too high"
             raise InputError(f"validation loss is {loss} after step {step}: {rate}")

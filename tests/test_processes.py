@@ -20,7 +20,7 @@ from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
-from minirm.train import OnItsWay, Step, Trainer
+from minirm.train import Evaluated, OnItsWay, Step, Trainer
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -126,6 +126,18 @@ def _resume(rank: int, folder: Path) -> None:
 
 def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path):
     in_two_processes(_resume, tmp_path)
+
+
+def _evaluate_apart(rank: int, folder: Path) -> None:
+    trainer = make_trainer(folder / str(rank), TrainConfig(epochs=8, patience=1))
+    losses = iter([3.0, [2.0, 2.5][rank], [2.25, 2.0][rank], 2.5])  # rank 0 alone would stop after the third
+    trainer.evaluate = lambda: (next(losses), 0.5)
+    told = [(event.loss, event.best) for event in trainer.run() if isinstance(event, Evaluated)]
+    assert told == [(3.0, True), (2.25, True), (2.125, True), (2.5, False)]
+
+
+def test_processes_that_evaluate_apart_agree_on_what_is_best_and_when_to_stop(tmp_path):
+    in_two_processes(_evaluate_apart, tmp_path)
 
 
 def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
