@@ -63,6 +63,7 @@ class Level:
     order: Tensor  # (m,) tokens, step by step: first tokens of all segments (longest first), then second ones, …
     steps: Tensor  # (R,) on the host: how many segments reach each step
     parents: Tensor  # (n,) row of the memory that each segment starts from; row 0 is blank
+    lengths: Tensor  # (n,) tokens of each segment, longest first
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _levels(
         steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
         order = np.concatenate([starts[members[:size]] + step for step, size in enumerate(steps)])
         from_rows = [rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
-        levels.append(Level(torch.from_numpy(order), torch.from_numpy(steps), torch.tensor(from_rows)))
+        levels.append(Level(*map(torch.from_numpy, (order, steps, np.array(from_rows), sizes))))
         for s in members:
             rows[old + s] = next(next_row)
     return tuple(levels), rows

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minirm.backbones import build_backbone, torch_decoder
 from minirm.cli import main
@@ -66,6 +67,23 @@ def test_a_prompt_becomes_memory_once_however_many_responses_it_has():
     comparisons = some_comparisons(5)
     model(pack(comparisons))
     assert seen == [(5, max(len(c.prompt) for c in comparisons), CONFIG.width)]
+
+
+def test_nothing_is_handed_from_the_host_to_the_device_on_the_way():
+    """A GPU would be waited for; the device that holds no numbers stands in for it."""
+
+    class Crossings(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, given=(), options=None):
+            result = function(*given, **(options or {}))
+            sources = {tensor.device.type for tensor in given if isinstance(tensor, Tensor)}
+            crossings.extend([function] if sources == {"cpu"} and result.device.type == "meta" else [])
+            return result
+
+    backbone, batch, crossings = build_backbone(CONFIG).to("meta"), pack(some_comparisons(5)), []
+    tokens, layout = batch.tokens.to("meta"), batch.layout.to("meta")
+    with Crossings():
+        backbone(tokens, layout)
+    assert crossings == []
 
 
 def test_what_stands_in_padded_places_changes_nothing(monkeypatch):

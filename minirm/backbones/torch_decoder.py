@@ -86,7 +86,7 @@ class TorchDecoder(nn.Module):
             raise ValueError(f"backbone=torch_decoder reads prompts and responses, not {len(layout.levels)} levels")
         x = self.dropout(self.embedding(tokens) + self.positions(layout.positions))  # (M, D)
         (prompt, prompt_lengths), (response, lengths) = (_rectangle(x, level) for level in layout.levels)
-        ends = prompt_lengths.to(x.device)[:, None] - 1  # (B, 1)
+        ends = layout.levels[0].lengths[:, None] - 1  # (B, 1)
         place = torch.arange(prompt.shape[1], device=x.device)  # (P,)
         memory, pads = self.memory_norm(prompt), place > ends
         if not only_reads:
