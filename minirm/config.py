@@ -204,7 +204,7 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     """How the rate falls to `final_rate` × learning_rate after the warm-up."""
     final_rate: float = 0.1
-    """Part of the rate that is left at the last step (cosine, linear)."""
+    """Part of the rate to which it falls (cosine, linear); a step after the last would reach it."""
     warmup: float = 0.05
     """Part of the steps over which the rate rises linearly from 0."""
     weight_decay: float = 0.1

@@ -1,7 +1,11 @@
 """Optimizers and rates against their formulas."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minirm.config import TrainConfig
 from minirm.optimizers import Lion, build_optimizer, clip_gradients, rate_at
@@ -45,6 +49,21 @@ def test_the_rate_rises_linearly_then_falls_to_its_last_part():
     assert rate_at(99, 100, cosine) == pytest.approx(0.2, abs=1e-3)
     constant = TrainConfig(learning_rate=1.0, warmup=0.0, schedule="constant")
     assert {rate_at(step, 100, constant) for step in range(100)} == {1.0}
+
+
+@settings(max_examples=50)
+@given(
+    steps=st.integers(1, 40),
+    warmup=st.floats(0, 0.9),
+    final_rate=st.floats(0, 0.9),
+    schedule=st.sampled_from(["cosine", "linear"]),
+)
+def test_the_rate_stays_above_its_last_part_which_a_step_after_the_last_reaches(steps, warmup, final_rate, schedule):
+    config = TrainConfig(learning_rate=1.0, warmup=warmup, final_rate=final_rate, schedule=schedule)
+    rise = math.ceil(warmup * steps)
+    assert all(rate_at(step, steps, config) > final_rate for step in range(rise, steps))
+    if rise < steps:
+        assert rate_at(steps, steps, config) == pytest.approx(final_rate)
 
 
 def test_clipping_scales_to_the_largest_norm_and_returns_the_norm_before():
