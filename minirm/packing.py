@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirm.config import PackingConfig
+from minirm.config import PackingConfig, require
 from minirm.layout import Layout, lay_out, lay_out_rows
 from minirm.records import Comparison
 from minirm.tokenizer import Tokenizer
@@ -31,12 +31,13 @@ class Encoded:
     """A comparison in tokens."""
 
     prompt: np.ndarray  # (P,) int32, at least the token that opens the response
-    responses: tuple[np.ndarray, ...]  # K of (R,) int32, the end token last
+    responses: tuple[np.ndarray, ...]  # K of (R,) int32, the last `ending` of them its end
     scores: tuple[float, ...]
     margin: float = 0.0
     weight: float = 1.0
     probability: float = 1.0
     learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
+    ending: int = 1  # tokens of a response that are never cut: the end token and what the template writes behind it
 
     @property
     def tokens(self) -> int:
@@ -82,15 +83,10 @@ def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterato
         prompts = tokenizer.encode_dialogues([comparison.prompt for comparison in batch])
         responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
         for comparison, (prompt, by_assistant) in zip(batch, prompts, strict=True):
-            yield Encoded(
-                np.array(prompt, dtype=np.int32),
-                tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses))),
-                comparison.scores,
-                comparison.margin,
-                comparison.weight,
-                comparison.probability,
-                np.array(by_assistant, dtype=bool),
-            )
+            prompt, learned = np.array(prompt, dtype=np.int32), np.array(by_assistant, dtype=bool)
+            texts = tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses)))
+            dials = (comparison.margin, comparison.weight, comparison.probability)
+            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending)
 
 
 def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
@@ -98,10 +94,14 @@ def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> 
 
     Args:
         keep_first: cut the prompt behind its first token, at which an encoder is read.
+    Raises:
+        InputError: `max_tokens` has no room for what ends a response.
     """
     first = int(keep_first and len(encoded.prompt) > 1)
-    room = max_tokens - first - 1  # the prompt keeps at least the token that opens the response
-    responses = tuple(r if len(r) <= room else np.append(r[: room - 1], r[-1]) for r in encoded.responses)
+    room, ending = max_tokens - first - 1, encoded.ending  # the prompt keeps at least the token that opens the response
+    least = max_tokens - room + ending
+    require(room >= ending, f"max_tokens={max_tokens} must be at least {least}: a response's end is {ending} of them")
+    responses = tuple(r if len(r) <= room else np.r_[r[: room - ending], r[-ending:]] for r in encoded.responses)
     length = len(encoded.prompt)
     left_out = max(0, length + max(map(len, responses)) - max_tokens)
     kept = np.r_[:first, first + left_out : length]

@@ -55,6 +55,8 @@ class Tokenizer:
         if not ends:
             raise InputError(f"the template ends a response with {template.assistant[1]!r}: must hold a special token")
         self.end_id = ends[0]
+        [nothing] = self.encode_responses([""])
+        self.ending = len(nothing) - nothing.index(self.end_id)  # tokens, the end token and all behind it
         self.pad_id = bpe.token_to_id(PAD)
 
     def __reduce__(self) -> tuple:

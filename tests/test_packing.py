@@ -1,6 +1,7 @@
 """Comparisons to tokens to packed batches: what is cut, merged and dropped, and what each token has to predict."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
+from minirm.errors import InputError
 from minirm.packing import Encoded, fit, merge_twins, pack, tokenize, truncate
 from minirm.records import Comparison, Turn
 from minirm.reward_model import RewardModel
+from minirm.template import Template
 from minirm.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 from tests.strategies import ARCHITECTURES, encoded_batches, randomised
@@ -84,6 +87,31 @@ def test_a_cut_keeps_the_opening_token_and_the_end_and_fits_as_tightly_as_it_can
     for short, whole in zip(cut.responses, item.responses, strict=True):
         assert short[-1] == END and np.array_equal(short[:-1], whole[: len(short) - 1])
         assert len(short) == min(len(whole), max_tokens - 1)
+
+
+CHAT = Template(user=("<|user|>", "<|end|>\n"), assistant=("<|assistant|>", "<|end|>\n"))
+"""ChatML's shape: a line break behind the end token."""
+
+
+def test_an_ending_of_several_tokens_is_never_cut():
+    tokenizer = Tokenizer(Tokenizer.train(["some text of several words"]).bpe, CHAT)
+    [item] = tokenize([Comparison((Turn("user", "text"),), ("some " * 20, "words"), (1.0, 0.0))], tokenizer)
+    whole, ending = item.responses[0].tolist(), [tokenizer.end_id, *tokenizer.encode(["\n"])[0]]
+    assert item.ending == len(ending) == 2
+    for keep_first in (False, True):
+        cut = truncate(item, 10, keep_first=keep_first)
+        assert len(cut.prompt) + max(map(len, cut.responses)) == 10
+        assert cut.responses[0].tolist() == [*whole[: 7 - keep_first], *ending]
+        assert cut.responses[1].tolist() == item.responses[1].tolist()
+    [kept], _ = fitted(item, max_tokens=10)
+    assert kept.responses[0][-2:].tolist() == ending
+
+
+def test_a_limit_without_room_for_the_ending_is_refused():
+    item = replace(example([1], [2, 3, 4]), ending=4)
+    assert truncate(item, 5).responses[0].tolist() == [2, 3, 4, END]
+    with pytest.raises(InputError, match="max_tokens=4 must be at least 5: a response's end is 4 of them"):
+        truncate(item, 4)
 
 
 def test_what_fits_exactly_is_left_as_it_is():
