@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -222,12 +222,12 @@ def _parts(encoded: Encoded, budget: int) -> Iterator[Encoded]:
 
 def swap_prompts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons, each behind the prompt of the next one that has another; unchanged if all share one."""
-    swapped = []
-    for n, comparison in enumerate(comparisons):
-        later = islice(cycle(comparisons), n + 1, n + len(comparisons))
-        prompt = next((other.prompt for other in later if other.prompt != comparison.prompt), comparison.prompt)
-        swapped.append(replace(comparison, prompt=prompt))
-    return swapped
+    prompts = [comparison.prompt for comparison in comparisons]
+    others = prompts.copy()  # of each, the next one that is another
+    for n in [*reversed(range(len(prompts)))] * 2:  # twice: what the last ones ask for stands at the beginning
+        after = (n + 1) % len(prompts)
+        others[n] = others[after] if prompts[after] == prompts[n] else prompts[after]
+    return [replace(comparison, prompt=prompt) for comparison, prompt in zip(comparisons, others, strict=True)]
 
 
 def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:

@@ -5,6 +5,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minirm
 from minirm import scoring
@@ -245,3 +247,34 @@ def test_swapped_prompts_are_those_of_others():
     rows = [Comparison((Turn("user", prompt),), ("a", "b"), (1.0, 0.0)) for prompt in "xxyz"]
     assert [row.prompt[0].text for row in swap_prompts(rows)] == ["y", "y", "z", "x"]
     assert swap_prompts(rows[:2]) == rows[:2]
+
+
+def of_prompts(prompts: list) -> list[Comparison]:
+    return [Comparison((prompt,), (f"response {n}",), (0.0,)) for n, prompt in enumerate(prompts)]
+
+
+@given(prompts=st.lists(st.integers(0, 2), max_size=9))
+def test_the_swapped_prompt_is_the_next_other_one_all_round(prompts):
+    expected = []
+    for n, prompt in enumerate(prompts):
+        later = prompts[n + 1 :] + prompts[:n]
+        expected.append(next((other for other in later if other != prompt), prompt))
+    rows = of_prompts(prompts)
+    swapped = swap_prompts(rows)
+    assert [row.prompt[0] for row in swapped] == expected
+    assert [row.responses for row in swapped] == [row.responses for row in rows]
+
+
+def test_swapping_prompts_reads_each_comparison_as_often_however_many_there_are():
+    class Watched(list):
+        read = 0
+
+        def __iter__(self):
+            for item in super().__iter__():
+                self.read += 1
+                yield item
+
+    for count in (100, 200, 400):
+        rows = Watched(of_prompts(list(range(count))))
+        swap_prompts(rows)
+        assert rows.read <= 3 * count
