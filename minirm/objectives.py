@@ -82,8 +82,11 @@ def _rao_kupper_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) 
 
 
 def count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Return how many pairs are in the right order, equal rewards counting ½, and how many there are."""
-    scores = batch.scores.masked_fill(~batch.mask, torch.nan)
+    """Return how many pairs are in the right order, equal rewards counting ½, and how many there are.
+
+    The order is turned round where its label is more probably false than true, and there is none at probability ½.
+    """
+    scores = (batch.scores * (batch.probability - 0.5).sign()[:, None]).masked_fill(~batch.mask, torch.nan)
     better = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
     ahead = (rewards[:, :, None] - rewards[:, None, :]).sign()
     return ((ahead + 1) / 2 * better).sum(), better.sum()

@@ -13,8 +13,10 @@ from torch import Tensor
 from minirm import objectives
 from minirm.config import TrainConfig
 from minirm.losses import bradley_terry_loss, centering_penalty
-from minirm.objectives import LanguageModelObjective, RewardObjective, preference_losses
+from minirm.objectives import LanguageModelObjective, RewardObjective, count_hits, preference_losses
 from minirm.packing import Encoded, PackedBatch, pack
+from minirm.pairs import pair_table
+from minirm.records import Comparison
 
 TOKEN = np.zeros(1, dtype=np.int32)
 
@@ -140,6 +142,26 @@ def test_hits_count_equal_rewards_one_half_and_equal_scores_not_at_all():
     rewards = torch.tensor([[1.0, 1.0, 0.0], [3.0, 2.0, math.nan], [4.0, 5.0, math.nan]])
     outcome = RewardObjective(TrainConfig())(lambda _: rewards, batch)
     assert (outcome.hits.item(), outcome.cases.item()) == (2.5, 4)  # ½ + 1 + 1 of three pairs, 0 of one
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.9, (0, 1)), (0.1, (1, 1)), (0.5, (0, 0)), (1.0, (0, 1))])
+def test_hits_are_of_the_order_that_is_probably_true(probability, expected):
+    hits, cases = count_hits(torch.tensor([[1.0, 2.0]]), batch_of((1, 0), probability=probability))
+    assert (hits.item(), cases.item()) == expected
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=5),
+    rewards=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=5, max_size=5),
+    probability=st.sampled_from([0.0, 0.1, 0.5, 0.7, 1.0]),
+)
+def test_training_counts_the_pairs_and_hits_that_evaluation_counts(scores, rewards, probability):
+    rewards = [list(map(float, row)) for row in rewards[: len(scores)]]
+    hits, cases = count_hits(torch.tensor(rewards), batch_of(*scores, probability=probability))
+    rows = [Comparison((), ("a", "b"), tuple(map(float, row)), probability=probability) for row in scores]
+    difference = pair_table(rows, rewards).reward_difference
+    assert (hits.item(), cases.item()) == (((np.sign(difference) + 1) / 2).sum(), len(difference))
 
 
 def test_centring_adds_its_weight_times_the_squared_mean():
