@@ -118,7 +118,7 @@ def _calibration(pairs: PairTable) -> Calibration:
         nll_nats=metrics.negative_log_likelihood(difference, pairs.certainty),
         brier=metrics.brier_score(probability, pairs.certainty),
         ece=metrics.expected_calibration_error(confidence, outcome),
-        temperature=metrics.fit_temperature(difference, pairs.certainty),
+        temperature=_number(metrics.fit_temperature(difference, pairs.certainty)),
         bins=tuple(
             ReliabilityBin(float(mean_confidence), float(mean_outcome), round(share * len(right)))
             for share, mean_confidence, mean_outcome in zip(*bins, strict=True)

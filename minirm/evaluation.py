@@ -44,8 +44,9 @@ class Calibration:
     """Mean of (1 − probability)², for hard labels; knowing nothing gives 0.25."""
     ece: float
     """Expected calibration error of the confidence max(p, 1 − p) in the response that the model prefers."""
-    temperature: float
-    """By what the rewards should be divided for the least NLL on these pairs; above 1 the model is too sure."""
+    temperature: float | None
+    """By what the rewards should be divided for the least NLL on these pairs; above 1 the model is too sure. None when
+    no pair has two different rewards."""
     bins: tuple["ReliabilityBin", ...]
     """The reliability diagram of that confidence, empty bins left out."""
 
@@ -199,6 +200,9 @@ def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
         "Brier score", f"{calibration.brier:.3f}", "", "squared error of the probability; 0.25 knows nothing"
     )
     yield TableRow("ECE", f"{calibration.ece:.3f}", "", "mean gap between confidence and accuracy")
+    if calibration.temperature is None:
+        yield TableRow("temperature", "–", "", "undefined: no pair has two different rewards")
+        return
     sure = "too sure" if calibration.temperature > 1 else "not sure enough"
     yield TableRow("temperature", f"{calibration.temperature:.3g}", "", f"divides the rewards best; they are {sure}")
 

@@ -146,13 +146,16 @@ def fit_temperature(difference: ArrayLike, outcome: ArrayLike) -> float:
         outcome: (N,) p, in [0, 1].
     Returns:
         T between 1e-4 and 1e4: above 1 the rewards were too sure, below 1 not sure enough. An end of the range means
-        that there is no minimum inside: pairs all in the right order (1e-4), or no better than chance (1e4).
+        that there is no minimum inside: pairs all in the right order (1e-4), or no better than chance (1e4). NaN where
+        every d is 0: all T are alike.
     Raises:
         ValueError: the shapes differ, there is no pair, a value is NaN, or an outcome is outside [0, 1].
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
     difference, outcome = _vectors(difference=difference, outcome=outcome)
     _check_unit("outcome", outcome)
+    if not difference.any():
+        return float("nan")
     low, high = np.log(1e-4), np.log(1e4)
     for _ in range(60):  # 18.4 / 2⁶⁰: down to rounding
         middle = (low + high) / 2

@@ -68,6 +68,10 @@ def test_a_constant_reward_knows_nothing():
     assert evaluation.calibration.brier == pytest.approx(0.25)
     assert evaluation.length.correlation is None
     assert evaluation.length.correlation_within is None
+    assert evaluation.calibration.temperature is None
+    assert json.loads(json.dumps(evaluation.to_json(), allow_nan=False))["calibration"]["temperature"] is None
+    table = {row.name: row for row in as_table(evaluation)}
+    assert table["temperature"][1:] == ("–", "", "undefined: no pair has two different rewards")
 
 
 def test_a_ranking_is_measured_whole():

@@ -221,6 +221,11 @@ def test_a_temperature_at_an_end_of_its_range_says_that_there_is_no_minimum():
     assert fit_temperature([1.0, 2.0], [0, 0]) == pytest.approx(1e4)
 
 
+def test_equal_rewards_have_no_temperature():
+    assert math.isnan(fit_temperature([0.0, 0.0], [1, 0.3]))
+    assert fit_temperature([0.0, 1.0], [1, 0]) == pytest.approx(1e4)  # one pair that differs is enough
+
+
 # ── How sure ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -295,7 +295,8 @@ def _meaningful(name: str, found: dict[str, Resampled]) -> dict[str, Resampled]:
 
 def _temperature(validation: list, result: dict) -> float:
     difference = pair_table(validation, result["rewards"][VALIDATION]).reward_difference
-    return float(np.clip(fit_temperature(difference, np.ones(len(difference))), *CALIBRATED))
+    fitted = fit_temperature(difference, np.ones(len(difference)))
+    return 1.0 if np.isnan(fitted) else float(np.clip(fitted, *CALIBRATED))  # NaN: no reward differs, whatever the T
 
 
 def _joined(tests: Sequence[TestSet]) -> TestSet:
