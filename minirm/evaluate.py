@@ -24,7 +24,7 @@ from minirm.evaluation import (
     ReliabilityBin,
     as_table,
 )
-from minirm.pairs import PairTable, Responses, Rewards, flatten, has_prompt, ordered_pairs, pair_table
+from minirm.pairs import PairTable, Responses, Rewards, flatten, ordered_pairs, pair_table
 from minirm.records import Comparison
 from minirm.splits import prompt_key
 
@@ -186,7 +186,7 @@ def _leakage(
     comparisons: Sequence[Comparison], pairs: PairTable, training_prompts: Collection[bytes], estimate: Estimator
 ) -> Leakage:
     known = frozenset(training_prompts)
-    keys = [prompt_key(comparison) if has_prompt(comparison) else b"" for comparison in comparisons]
+    keys = list(map(prompt_key, comparisons))
     is_leaked = np.array([key in known for key in keys])[pairs.comparison]
     right = _right(pairs.reward_difference)
     parts = (estimate(right[part], pairs.prompt[part]) if part.any() else None for part in (is_leaked, ~is_leaked))

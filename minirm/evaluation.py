@@ -90,7 +90,7 @@ class LengthBias:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """Test prompts that also stand in training."""
+    """Test prompts that also stand in training; where there is no prompt, responses that do."""
 
     prompts: int
     """How many distinct prompts do."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirm.records import Comparison
-from minirm.splits import prompt_key
+from minirm.splits import has_prompt, prompt_key
 
 Rewards = Sequence[Sequence[float]]
 """One list of K rewards per comparison, in logits."""
@@ -61,11 +61,6 @@ def pair_table(comparisons: Sequence[Comparison], rewards: Rewards) -> PairTable
         ValueError: the rewards do not match the comparisons, or one is not finite.
     """
     return ordered_pairs(flatten(comparisons, rewards))[0]
-
-
-def has_prompt(comparison: Comparison) -> bool:
-    """Return whether anything stands before the response."""
-    return any(turn.text.strip() for turn in comparison.prompt)
 
 
 def flatten(comparisons: Sequence[Comparison], rewards: Rewards) -> Responses:

@@ -7,12 +7,17 @@ from collections.abc import Collection
 from minirm.records import Comparison
 
 
+def has_prompt(comparison: Comparison) -> bool:
+    """Return whether anything stands before the response."""
+    return any(turn.text.strip() for turn in comparison.prompt)
+
+
 def prompt_key(comparison: Comparison) -> bytes:
     """Return 16 bytes that are equal for equal prompts, and only for them.
 
     Where there is no prompt, the responses stand in for it, in any order: otherwise such rows would all be one prompt.
     """
-    identity = comparison.prompt or sorted(comparison.responses)
+    identity = comparison.prompt if has_prompt(comparison) else sorted(comparison.responses)
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
 
 

@@ -118,10 +118,14 @@ def test_without_leakage_all_is_clean():
     assert evaluate(FOUR, FOUR_REWARDS, **FEW).leakage is None
 
 
-def test_an_empty_prompt_is_neither_shared_nor_leaked():
-    rows = [comparison(), comparison(), comparison()]
-    evaluation = evaluate(rows, [[1.0, 0.0]] * 3, training_prompts={prompt_key(rows[0])}, **FEW)
-    assert (evaluation.prompts, evaluation.leakage.prompts) == (3, 0)
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_an_empty_prompt_is_not_shared_and_leaks_by_its_responses(blank):
+    rows = [comparison(blank, ("good", f"bad {n}")) for n in range(4)]
+    known = {prompt_key(row) for row in rows[:2]}
+    evaluation = evaluate(rows, [[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 2, training_prompts=known, **FEW)
+    leakage = evaluation.leakage
+    assert (evaluation.prompts, leakage.prompts) == (4, 2)
+    assert (leakage.leaked.value, leakage.clean.value) == (1.0, 0.0)
 
 
 def test_each_subset_has_its_accuracy():

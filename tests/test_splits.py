@@ -26,6 +26,10 @@ def test_without_a_prompt_the_responses_are_the_key_in_any_order():
     assert prompt_key(about("", "a", "b")) != prompt_key(about("", "a", "c"))
 
 
+def test_a_prompt_of_white_space_is_none():
+    assert prompt_key(about(" \n", "a", "b")) == prompt_key(about("", "a", "b"))
+
+
 def test_a_split_is_the_same_in_every_process():
     assert prompt_key(PROMPTS[0]).hex() == "43833332b1269401d97658b2595aced5"
     assert [i for i in range(40) if is_validation(PROMPTS[i], 0.1, seed=0)] == [4, 28, 29, 32, 33, 35]
