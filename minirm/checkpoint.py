@@ -70,8 +70,9 @@ def check_file(path: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+    """Write JSON, whole or not at all; half a surrogate pair as JSON spells it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def read_json(path: Path) -> dict:

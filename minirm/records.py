@@ -41,6 +41,8 @@ class Comparison:
     """Name of the part of a benchmark that it belongs to."""
     source: str = ""
     """Where it was read: "file:line"."""
+    id: object = None
+    """The record's own "id", as it stands there; None where it has none."""
 
     def __post_init__(self):
         if not self.responses or len(self.responses) != len(self.scores):
@@ -99,11 +101,11 @@ def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
     probability = _number(fields, "probability", 1.0)
     if not 0 <= probability <= 1 or (probability < 1 and len(responses) != 2):
         raise field_error("probability", probability, "must lie between 0 and 1, and 1 unless the record is a pair")
-    weight = _number(fields, "weight", 1.0)
+    margin, weight = _number(fields, "margin", 0.0), _number(fields, "weight", 1.0)
     if weight <= 0:
         raise field_error("weight", weight, "must be above 0")
     subset = "" if fields.get("subset") is None else check_text(fields["subset"], "subset")
-    return Comparison(prompt, responses, scores, _number(fields, "margin", 0.0), weight, probability, subset, place)
+    return Comparison(prompt, responses, scores, margin, weight, probability, subset, place, fields.get("id"))
 
 
 def to_json(comparison: Comparison) -> dict:
@@ -115,7 +117,7 @@ def to_json(comparison: Comparison) -> dict:
     else:
         judged = zip(comparison.responses, comparison.scores, strict=True)
         record["responses"] = [{"text": response, "score": score} for response, score in judged]
-    defaults = {"margin": 0.0, "weight": 1.0, "probability": 1.0, "subset": ""}
+    defaults = {"margin": 0.0, "weight": 1.0, "probability": 1.0, "subset": "", "id": None}
     return record | {k: getattr(comparison, k) for k, default in defaults.items() if getattr(comparison, k) != default}
 
 

@@ -14,7 +14,7 @@ RESULTS, SCORES = "rewardbench.json", "rewardbench_scores.json"
 def write_results(
     folder: Path, comparisons: Sequence[Comparison], rewards: Sequence[Sequence[float]], *, model: str
 ) -> None:
-    """Write accuracy per subset, and the scores of every row.
+    """Write accuracy per subset, and the scores of every row, by its own id or else by where it was read.
 
     A row is right if a chosen response has the highest reward; where several share it, by the part of them that is
     chosen. RewardBench itself counts equal scores of a pair as wrong.
@@ -33,13 +33,13 @@ def write_results(
 
 
 def _row(comparison: Comparison, rewards: Sequence[float]) -> dict:
-    best = max(comparison.scores)
+    own_id, best = comparison.id, max(comparison.scores)
     is_chosen = [score == best for score in comparison.scores]
     chosen = [reward for reward, is_one in zip(rewards, is_chosen, strict=True) if is_one]
     rejected = [reward for reward, is_one in zip(rewards, is_chosen, strict=True) if not is_one]
     winners = [is_one for reward, is_one in zip(rewards, is_chosen, strict=True) if reward == max(rewards)]
     return {
-        "id": comparison.source,
+        "id": comparison.source if own_id == "" or not isinstance(own_id, int | str) else own_id,
         "subset": comparison.subset,
         "results": sum(winners) / len(winners),
         "scores_chosen": chosen[0] if len(rewards) == 2 else chosen,

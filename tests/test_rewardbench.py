@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 import minirm
 from minirm.cli import main
 from minirm.records import Comparison, read_comparisons
@@ -27,6 +29,15 @@ def test_a_row_is_right_by_the_part_of_its_winners_that_is_chosen(tmp_path):
     assert scores["scores_chosen"] == [2.0, 1.0, [3.0, 0.0]] and scores["scores_rejected"] == [1.0, 1.0, [3.5]]
 
 
+@pytest.mark.parametrize(
+    ("own_id", "name"), [(7, 7), ("a/7", "a/7"), ("\ud800", "\ud800"), ("", "f:1"), (None, "f:1"), ([1], "f:1")]
+)
+def test_a_row_goes_by_its_own_id_where_it_has_one(tmp_path, own_id, name):
+    row = Comparison((), ("a", "b"), (1.0, 0.0), subset="x", source="f:1", id=own_id)
+    write_results(tmp_path, [row], [[2.0, 1.0]], model="m")
+    assert json.loads((tmp_path / "rewardbench_scores.json").read_text())["id"] == [name]
+
+
 def test_a_run_is_evaluated_on_rewardbench_files(trained, tmp_path, capsys):
     files = [str(DATA / "rewardbench.jsonl"), str(DATA / "rewardbench_2.jsonl")]
     arguments = ["--data", *files, "--format", "rewardbench", "--out", str(tmp_path / "out")]
@@ -38,6 +49,7 @@ def test_a_run_is_evaluated_on_rewardbench_files(trained, tmp_path, capsys):
     assert all(f"subset {row.subset}" in table for row in rows)
     scores = json.loads((tmp_path / "out" / "rewardbench_scores.json").read_text())
     first = minirm.load(trained).score_comparisons(rows[:1])[0]
+    assert scores["id"] == [json.loads(line)["id"] for file in files for line in Path(file).read_text().splitlines()]
     assert abs(scores["scores_chosen"][0] - first[0]) + abs(scores["scores_rejected"][0] - first[1]) < 1e-4
 
 
