@@ -249,6 +249,5 @@ def _load_checkpoint(folder: Path, device: str) -> LoadedRun:
     if not imported.has_head:
         raise InputError(f"{folder}: is a language model, without a head for rewards; train one: minirm train --from")
     model = hugging_face.build_reward_model(imported).to(device).eval()
-    longest = min(PackingConfig.max_tokens, model.config.max_positions)
-    packing = PackingConfig(max_tokens=longest, share_prompt=not model.config.bidirectional)
+    packing = PackingConfig(max_tokens=model.config.max_positions, share_prompt=not model.config.bidirectional)
     return LoadedRun(model, imported.tokenizer, packing, None, None, None)

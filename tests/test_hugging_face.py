@@ -249,6 +249,20 @@ def test_a_foreign_reward_model_scores_and_evaluates(save, pairs_file, capsys):
     assert "not measured: the training prompts are not known" in capsys.readouterr().out
 
 
+def test_a_foreign_reward_model_reads_as_far_as_its_positions_reach(save):
+    theirs = classifier(llama(max_position_embeddings=8192))
+    folder = save(theirs)
+    scorer = minirm.load(folder)
+    prompt, responses = "the dog ran, " * 300, ["the cat sat on the mat, " * 50, "sat"]
+    [start] = scorer.run.tokenizer.encode_prompts([[Turn("user", prompt)]])
+    sequences = [[*start, *response] for response in scorer.run.tokenizer.encode_responses(responses)]
+    assert min(map(len, sequences)) > 1024
+    with torch.no_grad():
+        expected = [theirs(torch.tensor([tokens])).logits[0, 0].item() for tokens in sequences]
+    assert scorer.score(prompt, responses) == pytest.approx(expected, abs=1e-4)
+    assert scorer.run.packing.max_tokens == 8192
+
+
 # What is refused
 
 
