@@ -6,7 +6,7 @@ stands alone: beside it are what the length of the responses alone would reach, 
 is the shorter one, what remains under another prompt, and which prompts the model had seen in training.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -37,6 +37,7 @@ def evaluate(
     *,
     swapped_rewards: Rewards | None = None,
     training_prompts: Collection[bytes] | None = None,
+    cut: Mapping[str, int] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Evaluation:
@@ -46,6 +47,7 @@ def evaluate(
         rewards: one list of K rewards per comparison, in logits.
         swapped_rewards: the same for the same responses behind another comparison's prompt.
         training_prompts: `minirm.splits.prompt_key` of all that was trained on; leakage is reported if given.
+        cut: what `minirm.scoring.score_comparisons` says that it cut; reported if given.
         resamples: bootstrap resamples of the prompts, for the 95% intervals.
     Raises:
         InputError: no comparison has two different scores.
@@ -70,6 +72,7 @@ def evaluate(
         swapped=None if swapped_rewards is None else _accuracy(comparisons, swapped_rewards, estimate),
         leakage=None if training_prompts is None else _leakage(comparisons, pairs, training_prompts, estimate),
         subsets=_subsets(comparisons, pairs, estimate),
+        cut=None if cut is None else dict(cut),
         resamples=resamples,
         seed=seed,
     )

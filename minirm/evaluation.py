@@ -1,6 +1,6 @@
 """What was measured of a set of rewards, and how it is told: as JSON and as the rows of a table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -126,6 +126,8 @@ class Evaluation:
     """None: not measured."""
     subsets: dict[str, Estimate]
     """Accuracy per named part of a benchmark."""
+    cut: dict[str, int] | None
+    """Responses that were scored behind a cut prompt ("prompts"), or cut themselves ("responses"); None: not known."""
     resamples: int
     seed: int
 
@@ -150,6 +152,7 @@ def as_table(evaluation: Evaluation) -> list[TableRow]:
         *_leakage_rows(evaluation),
         *_calibration_rows(evaluation.calibration),
         *_ranking_rows(evaluation.ranking),
+        *_cut_rows(evaluation.cut or {}),
         TableRow("equal rewards", f"{evaluation.reward_ties:,}", "", "pairs with equal rewards, each counted one half"),
         TableRow("equal scores", f"{evaluation.label_ties:,}", "", "pairs without a better response, left out"),
         *(_row(f"subset {name}", part, _count(part.count, "pair")) for name, part in evaluation.subsets.items()),
@@ -177,6 +180,14 @@ def _accuracy_rows(evaluation: Evaluation) -> Iterator[TableRow]:
         yield TableRow("prompts swapped", "–", "", "not measured")
     else:
         yield _row("prompts swapped", evaluation.swapped, "accuracy behind other prompts: what needs no prompt")
+
+
+def _cut_rows(cut: Mapping[str, int]) -> Iterator[TableRow]:
+    """Yield what was cut, and nothing where nothing was."""
+    if cut.get("prompts"):
+        yield TableRow("cut prompts", f"{cut['prompts']:,}", "", "responses scored behind a prompt cut from its left")
+    if cut.get("responses"):
+        yield TableRow("cut responses", f"{cut['responses']:,}", "", "responses cut before their end token")
 
 
 def _leakage_rows(evaluation: Evaluation) -> Iterator[TableRow]:

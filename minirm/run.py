@@ -7,6 +7,7 @@ import math
 import platform
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -186,12 +187,14 @@ def read_config(folder: Path) -> RunConfig:
 def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
     """Evaluate a reward model on the validation part, and write figures and pictures."""
     score = partial(score_comparisons, model, prepared.tokenizer, config.packing)
-    rewards = score(prepared.validation)
+    cut: Counter[str] = Counter()
+    rewards = score(prepared.validation, cut)
     evaluation = evaluate(
         prepared.validation,
         rewards,
         swapped_rewards=score(swap_prompts(prepared.validation)),
         training_prompts=checkpoint.prompt_set(prepared.training_prompts),
+        cut=cut,
         seed=config.reward.seed,
     )
     everything = np.concatenate([np.array(row) for row in rewards])

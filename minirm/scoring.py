@@ -1,5 +1,6 @@
 """A trained run as a function: texts in, rewards out, encoded exactly as in training."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -26,10 +27,14 @@ TOKENS_AT_ONCE = 2048
 
 
 class RewardScorer:
-    """Scores responses with a reward model. Responses to the same prompt share its computation."""
+    """Scores responses with a reward model. Responses to the same prompt share its computation.
+
+    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` names it.
+    """
 
     def __init__(self, run: LoadedRun) -> None:
         self.run = run
+        self.cut: Counter[str] = Counter()
 
     def score(
         self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
@@ -61,7 +66,7 @@ class RewardScorer:
         for comparison in comparisons:
             grouped.setdefault(comparison.prompt, []).extend(comparison.responses)
         merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
-        scored = score_comparisons(self.run.model, self.run.tokenizer, self.run.packing, merged)
+        scored = score_comparisons(self.run.model, self.run.tokenizer, self.run.packing, merged, self.cut)
         rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
         mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
         if mean is None:
@@ -143,14 +148,24 @@ def last_text(output: object) -> object:
 
 
 def score_comparisons(
-    model: RewardModel, tokenizer: Tokenizer, packing: PackingConfig, comparisons: Sequence[Comparison]
+    model: RewardModel,
+    tokenizer: Tokenizer,
+    packing: PackingConfig,
+    comparisons: Sequence[Comparison],
+    cut: Counter[str] | None = None,
 ) -> list[list[float]]:
-    """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out."""
+    """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out.
+
+    Args:
+        cut: to which is added how many responses were read behind a prompt cut from its left ("prompts"), and how many
+            were themselves cut before their end ("responses").
+    """
+    cut = Counter() if cut is None else cut
     rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
     parts: list[Encoded] = []
     owners: list[tuple[int, list[int]]] = []
     for row, encoded in enumerate(tokenize(comparisons, tokenizer)):
-        for numbers, part in _cut_each(encoded, packing.max_tokens, keep_first=model.config.bidirectional):
+        for numbers, part in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional):
             parts.append(part)
             owners.append((row, numbers))
     for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts), strict=True):
@@ -159,13 +174,17 @@ def score_comparisons(
     return rewards
 
 
-def _cut_each(encoded: Encoded, max_tokens: int, *, keep_first: bool) -> Iterator[tuple[list[int], Encoded]]:
-    """Yield responses that see the same part of the prompt together, each cut as if it stood alone.
+def _cut_each(
+    encoded: Encoded, max_tokens: int, cut: Counter[str], *, keep_first: bool
+) -> Iterator[tuple[list[int], Encoded]]:
+    """Yield responses that see the same part of the prompt together, each cut as if it stood alone, and counted.
 
     So a reward depends on its prompt and response, and never on a longer response beside it.
     """
     singles = (replace(encoded, responses=(response,), scores=(0.0,)) for response in encoded.responses)
     alone = [truncate(single, max_tokens, keep_first=keep_first) for single in singles]
+    cut["prompts"] += sum(len(one.prompt) < len(encoded.prompt) for one in alone)
+    cut["responses"] += sum(len(a.responses[0]) < len(b) for a, b in zip(alone, encoded.responses, strict=True))
     groups: dict[int, list[int]] = {}
     for k, one in enumerate(alone):
         groups.setdefault(len(one.prompt), []).append(k)

@@ -22,13 +22,13 @@ DATA = Path(__file__).parent.parent / "data"
 
 @pytest.fixture
 def said(capsys):
-    """Run the command line, expect success, and return what it printed."""
+    """Run the command line, expect success, and return what it printed; on the side it may say what it cut."""
 
     def run(*arguments: object, status: int = 0) -> str:
         capsys.readouterr()
         assert main([str(argument) for argument in arguments]) == status
         output = capsys.readouterr()
-        assert not output.err or status
+        assert status or all(line.startswith("minirm: cut to ") for line in output.err.splitlines())
         return output.out
 
     return run
@@ -84,6 +84,33 @@ def test_score_writes_a_file_of_the_same_lines(trained, said, tmp_path):
     assert said("score", trained, "--file", DATA / "ranking.csv", "--out", out) == ""
     assert out.read_text(encoding="utf-8") == printed
     assert all(len(json.loads(line)["rewards"]) == 3 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_score_says_at_the_end_what_it_cut_and_standard_output_stays_json(trained, capsys, tmp_path, to_file):
+    lines = [
+        {"prompt": "why " * 99, "responses": ["yes", "no"]},
+        {"prompt": "why?", "response": "yes " * 99},
+        {"response": "no"},
+    ]
+    path, out = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
+    capsys.readouterr()
+    assert main(["score", str(trained), "--file", str(path), *(["--out", str(out)] if to_file else [])]) == 0
+    printed, told = capsys.readouterr()
+    assert told == "minirm: cut to max_tokens=64: prompt from its left: 3; response before its end token: 1\n"
+    assert len([json.loads(line) for line in (out.read_text() if to_file else printed).splitlines()]) == 3
+
+
+def test_eval_says_what_it_cut_in_its_table_and_its_figures(trained, said, tmp_path):
+    cut = [{"prompt": f"{n}?", "chosen": "yes " * 99 + "yes", "rejected": "yes " * 99 + "no"} for n in range(6)]
+    files = {"cut": write_lines(tmp_path / "cut.jsonl", cut), "whole": tmp_path / "whole.jsonl"}
+    write_lines(files["whole"], kind_and_rude(6))
+    table = {name: said("eval", trained, "--data", path, "--out", tmp_path / name) for name, path in files.items()}
+    counts = {name: json.loads((tmp_path / name / "metrics.json").read_text())["cut"] for name in files}
+    assert counts == {"cut": {"prompts": 12, "responses": 12}, "whole": {"prompts": 0, "responses": 0}}
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in table["cut"].splitlines()]
+    assert {("cut prompts", "12"), ("cut responses", "12"), ("equal rewards", "6")} <= set(map(tuple, rows))
+    assert "cut prompts" not in table["whole"] and "cut responses" not in table["whole"]
 
 
 def test_half_a_surrogate_pair_in_another_field_comes_back_as_it_was(trained, said, tmp_path):

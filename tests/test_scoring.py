@@ -109,6 +109,21 @@ def test_a_cut_response_keeps_the_whole_ending_of_its_template(scorer, monkeypat
     assert endings == (tokenizer.end_id, *tokenizer.encode(["\n"])[0])
 
 
+def test_what_is_cut_is_counted_for_each_response(trained):
+    scorer = minirm.load(trained)
+    scorer.score("Question seven?", ["Gladly."])
+    assert scorer.cut == {"prompts": 0, "responses": 0}
+    prompt, responses = "Question seven? " * 5, ["1" * n for n in range(1, 99, 7)]
+    scorer.score(prompt, responses)
+    [start] = scorer.run.tokenizer.encode_prompts([[Turn("user", prompt)]])
+    lengths = [len(response) for response in scorer.run.tokenizer.encode_responses(responses)]
+    prompts = sum(len(start) + length > 64 for length in lengths)  # 64 tokens are the most
+    assert scorer.cut == {"prompts": prompts, "responses": sum(length > 63 for length in lengths)}
+    assert len(responses) > scorer.cut["prompts"] > scorer.cut["responses"] > 0
+    scorer.reward_fn(prompts=["go " * 99], outputs=["away"])
+    assert scorer.cut["prompts"] == prompts + 1  # all that it has cut so far
+
+
 def test_a_prompt_may_be_text_or_messages_or_a_dialogue_in_text_or_nothing(scorer):
     messages = [{"role": "user", "content": "Question 1?"}]
     dialogue = "\n\nHuman: Question 1?\n\nAssistant:"

@@ -43,11 +43,13 @@ class Eval:
         if not comparisons:
             raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
         rewards, known = scorer.score_comparisons(comparisons), scorer.run.training_prompts
+        cut = scorer.cut.copy()  # before prompts are swapped
         evaluation = evaluate(
             comparisons,
             rewards,
             swapped_rewards=scorer.score_comparisons(swap_prompts(comparisons)),
             training_prompts=None if known is None else checkpoint.prompt_set(known),
+            cut=cut,
         )
         console = new_console()
         print_evaluation(console, evaluation, name_paths(self.data))

@@ -56,11 +56,20 @@ class Score:
             _write_lines(lines, sys.stdout)
         else:
             write_whole(self.out, lambda path: _write_file(lines, path))
+        _tell_cut(scorer)
         return 0
 
     def _scored_lines(self, scorer: RewardScorer) -> Iterator[str]:
         for record in scorer.score_rows(_rows(self.file), normalise=self.normalise):
             yield json.dumps(record, ensure_ascii=False)
+
+
+def _tell_cut(scorer: RewardScorer) -> None:
+    """Say on standard error for how many responses something was cut; nothing where nothing was."""
+    if scorer.cut.total():
+        prompts, responses = scorer.cut["prompts"], scorer.cut["responses"]
+        parts = f"prompt from its left: {prompts:,}; response before its end token: {responses:,}"
+        print(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}", file=sys.stderr)
 
 
 def _rows(file: str) -> Iterator[Row]:
