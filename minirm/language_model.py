@@ -1,12 +1,14 @@
 """The same backbone + its own embedding as the head, unless that is untied → the next token."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minirm.backbones import Backbone, build_backbone
-from minirm.config import ModelConfig
+from minirm.config import ModelConfig, require
 from minirm.layers import take_rows
 from minirm.layout import lay_out
 from minirm.packing import PackedBatch
@@ -48,6 +50,18 @@ class LanguageModel(nn.Module):
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(wide, targets, reduction="none")
 
+    def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Refuse prompts, in tokens, that the model can't continue.
+
+        Raises:
+            InputError: a prompt and `max_new_tokens` exceed the model's positions, or its backbone keeps no state.
+        """
+        keeps_state = self.config.backbone != "torch_decoder"
+        require(keeps_state, "backbone=torch_decoder must be another to generate: PyTorch's module keeps no state")
+        longest, room = max(map(len, prompts), default=0), self.config.max_positions
+        together = f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens}"
+        require(longest + max_new_tokens <= room, f"{together} must not exceed the model's max_positions={room}")
+
     @torch.no_grad()
     def generate(
         self, prompts: list[list[int]], *, max_new_tokens: int, end_id: int, temperature: float = 1.0, seed: int = 0
@@ -60,7 +74,10 @@ class LanguageModel(nn.Module):
             end_id: the token that ends a continuation.
             temperature: divides the logits; 0 always takes the most probable token.
             seed: of the sampling.
+        Raises:
+            InputError: see `check_room`.
         """
+        self.check_room(prompts, max_new_tokens)
         device = self.backbone.embedding.weight.device
         generator = torch.Generator(device).manual_seed(seed)
         written: list[list[int]] = [[] for _ in prompts]

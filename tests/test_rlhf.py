@@ -1,7 +1,9 @@
 """A policy that follows a reward: the advantage and the loss against plain loops, and policies that do learn."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,11 +33,20 @@ BARE = Tokenizer.train([], 262)  # one token per byte
 PROMPTS = [(Turn("user", "ab"),), (), (Turn("user", "hello"), Turn("assistant", "x"), Turn("user", "?"))]
 
 
-def a_model(backbone: str = "transformer", width: int = 16) -> LanguageModel:
+def a_model(backbone: str = "transformer", width: int = 16, **fields: object) -> LanguageModel:
     torch.manual_seed(0)
-    return LanguageModel(
-        ModelConfig(backbone=backbone, vocab_size=262, layers=1, width=width, heads=2, max_positions=64)
-    )
+    fields = {"vocab_size": 262, "layers": 1, "heads": 2, "max_positions": 64, **fields}
+    return LanguageModel(ModelConfig(backbone=backbone, width=width, **fields))
+
+
+def a_policy(folder: Path, **model: object) -> list[str]:
+    """Train a language model in seconds, and return the command that lets it follow a reward."""
+    file = write_lines(folder / "chats.jsonl", chats(30))
+    config = a_config(file)
+    config = replace(config, stage="lm", model=replace(config.model, **model))
+    assert train_run(config, folder / "tuned", Observer()) is not None
+    few = ["--iterations", 3, "--prompts-per-iteration", 8, "--max-new-tokens", 8]
+    return [str(word) for word in ["ppo", folder / "tuned", "--data", file, "--out", folder / "out", *few]]
 
 
 def vowels(prompts, responses) -> list[float]:
@@ -66,6 +77,20 @@ def test_best_of_n_is_the_best_of_the_same_draws():
         mine = [each.response for each in drawn[8 * p : 8 * p + 8]]
         assert list(one.rewards) == vowels(None, mine) and one.reward == max(one.rewards)
         assert one.response == mine[int(np.argmax(one.rewards))]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"style": "llama"}, {"backbone": "gru"}], ids=["learned positions", "rotary", "recurrent"]
+)
+def test_what_is_drawn_may_fill_the_positions_and_no_more(fields):
+    model, [prompt] = randomised(a_model(**fields)), BARE.encode_prompts(PROMPTS[:1])
+    room, end_id = 64 - len(prompt), -1  # nothing ends
+    assert [len(ids) for ids in model.generate([prompt], max_new_tokens=room, end_id=end_id)] == [room]
+    message = f"a prompt of {len(prompt)} tokens and max_new_tokens={room + 1} must not exceed the model's max_pos"
+    with pytest.raises(InputError, match=message):
+        model.generate([[0], prompt], max_new_tokens=room + 1, end_id=end_id)
+    with pytest.raises(InputError, match="must not exceed the model's max_positions=64"):
+        best_of_n(model, BARE, PROMPTS, vowels, n=2, max_new_tokens=64)
 
 
 # The mathematics
@@ -198,12 +223,8 @@ def test_dials_out_of_their_range_are_refused(field, value):
 
 
 def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path, capsys, refused):
-    file = write_lines(tmp_path / "chats.jsonl", chats(30))
-    tuned = tmp_path / "tuned"
-    assert train_run(replace(a_config(file), stage="lm"), tuned, Observer()) is not None
-    few = ["--iterations", 2, "--prompts-per-iteration", 8, "--max-new-tokens", 8]
-    command = ["ppo", tuned, "--data", file, "--out", tmp_path / "out", *few]
-    assert main([str(word) for word in command]) == 0
+    command, tuned = a_policy(tmp_path), tmp_path / "tuned"
+    assert main(command) == 0
     said = capsys.readouterr().out
     assert "before" in said and "mean reward" in said and said.endswith(f"run: {tmp_path / 'out'}\n")
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
@@ -213,12 +234,25 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
 
 
+@pytest.mark.parametrize(
+    ("model", "most", "message"),
+    [
+        ({}, 96, r"a prompt of \d+ tokens and max_new_tokens=96 must not exceed the model's max_positions=64"),
+        ({"style": "llama"}, 60, r"a prompt of \d+ tokens and max_new_tokens=60 must not exceed .* max_positions=64"),
+        ({"backbone": "torch_decoder"}, 8, "backbone=torch_decoder must be another to generate: .* keeps no state"),
+    ],
+    ids=["learned positions", "rotary", "torch_decoder"],
+)
+def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, refused, model, most, message):
+    command = a_policy(tmp_path, **model)
+    said = refused(*command, "--max-new-tokens", most)
+    assert re.fullmatch(re.escape(f"{tmp_path / 'tuned'}: ") + message, said)
+    assert not (tmp_path / "out").exists()
+
+
 def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_path, capsys, refused, monkeypatch):
-    file = write_lines(tmp_path / "chats.jsonl", chats(30))
-    tuned, out = tmp_path / "tuned", tmp_path / "out"
-    assert train_run(replace(a_config(file), stage="lm"), tuned, Observer()) is not None
-    few = ["--iterations", 3, "--prompts-per-iteration", 8, "--max-new-tokens", 8]
-    command = [str(word) for word in ["ppo", tuned, "--data", file, "--out", out, *few]]
+    command = a_policy(tmp_path)
+    file, out = tmp_path / "chats.jsonl", tmp_path / "out"
     assert (
         "no such run folder" in refused("ppo", tmp_path / "nowhere", "--data", file, "--out", out) and not out.exists()
     )

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minirm.backbones import build_backbone, torch_decoder
 from minirm.cli import main
 from minirm.config import ModelConfig
+from minirm.errors import InputError
 from minirm.language_model import LanguageModel
 from minirm.layout import lay_out
 from minirm.packing import Encoded, pack, tokenize
@@ -127,7 +128,7 @@ def test_what_pytorchs_module_cannot_do_is_refused():
     backbone, batch = build_backbone(CONFIG), pack(some_comparisons(2))
     with pytest.raises(ValueError, match="torch_decoder has no state to continue from"):
         backbone(batch.tokens, batch.layout, keep_state=True)
-    with pytest.raises(ValueError, match="torch_decoder has no state to continue from"):
+    with pytest.raises(InputError, match="backbone=torch_decoder must be another to generate"):
         LanguageModel(CONFIG).generate([[1, 2]], max_new_tokens=3, end_id=0)
     with pytest.raises(ValueError, match="torch_decoder reads prompts and responses, not 1 levels"):
         backbone(torch.tensor([1, 2]), lay_out([2], [-1], [0]))

@@ -22,14 +22,16 @@ from minirm.checkpoint import (
 )
 from minirm.disk import write_whole
 from minirm.errors import InputError
+from minirm.language_model import LanguageModel
 from minirm.records import Comparison
 from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
 from minirm.rlhf.sampling import Dialogue, Reward, sample
 from minirm.scoring import RewardScorer
+from minirm.tokenizer import Tokenizer
 
 SAMPLES = "samples.jsonl"
 UNFINISHED, STATE = "ppo.json", "ppo.safetensors"
-"""What a run was begun with, and where it stands; both are gone when it is finished."""
+"""What a run was begun with, and where it stands: from its first save until it is finished."""
 SECONDS_BETWEEN_SAVES = 30
 
 
@@ -66,10 +68,10 @@ class Follow:
 
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
-                model.
+                model, or can't write so much behind one of the prompts.
         """
-        model, tokenizer = load_language_model(self.policy)
-        self._begin_or_go_on()
+        self._check_folder()
+        model, tokenizer = self._load_policy()
         options = {"max_new_tokens": self.config.max_new_tokens, "seed": self.config.seed}
         before = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
@@ -79,7 +81,7 @@ class Follow:
         for iteration in ppo.run():
             yield iteration
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                write_tensors(self.out / STATE, ppo.state())
+                self._save(ppo)
                 saved = time.monotonic()
         after = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         rewards = self.reward(self.shown, before), self.reward(self.shown, after)
@@ -89,6 +91,20 @@ class Follow:
         for name in (STATE, UNFINISHED):
             (self.out / name).unlink(missing_ok=True)
 
+    def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
+        """Return the policy, which can write behind every prompt, and its tokenizer."""
+        model, tokenizer = load_language_model(self.policy)
+        try:
+            prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
+            model.check_room(prompts, self.config.max_new_tokens)
+        except InputError as error:
+            raise InputError(f"{self.policy}: {error}") from None
+        return model, tokenizer
+
+    def _save(self, ppo: PPO) -> None:
+        write_json(self.out / UNFINISHED, self._dials())
+        write_tensors(self.out / STATE, ppo.state())
+
     def _restore(self, ppo: PPO) -> None:
         path = self.out / STATE
         try:
@@ -96,8 +112,12 @@ class Follow:
         except (KeyError, RuntimeError):
             raise InputError(f"{path}: holds another model than {self.policy}: begin anew in another folder") from None
 
-    def _begin_or_go_on(self) -> None:
-        path, dials = self.out / UNFINISHED, {"policy": str(self.policy), **self.inputs, **vars(self.config)}
+    def _dials(self) -> dict:
+        return {"policy": str(self.policy), **self.inputs, **vars(self.config)}
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that is neither free nor where this run was stopped; nothing is written."""
+        path, dials = self.out / UNFINISHED, self._dials()
         if path.is_file():
             begun = read_json(path)
             changed = [name for name in dials if begun.get(name) != dials[name]]
@@ -106,11 +126,9 @@ class Follow:
                 raise InputError(f"{path}: was begun with {name}={begun.get(name)}, not {name}={dials[name]}")
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty; name another folder")
-        else:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(path, dials)
 
     def _write(self, weights: dict) -> None:
+        write_json(self.out / UNFINISHED, self._dials())  # until all of it stands
         for name in (CONFIG, TOKENIZER, DATA, PROMPTS):
             shutil.copy(self.policy / name, self.out / name)
         write_tensors(self.out / WEIGHTS, weights)
