@@ -22,6 +22,7 @@ from minirm.rlhf.best_of_n import best_of_n
 from minirm.rlhf.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
 from minirm.rlhf.sampling import sample
 from minirm.run import train_run
+from minirm.template import OWN, as_dialogue
 from minirm.tokenizer import Tokenizer
 from tests.conftest import write_lines
 from tests.oracles import hidden_states
@@ -77,6 +78,18 @@ def test_best_of_n_is_the_best_of_the_same_draws():
         mine = [each.response for each in drawn[8 * p : 8 * p + 8]]
         assert list(one.rewards) == vowels(None, mine) and one.reward == max(one.rewards)
         assert one.response == mine[int(np.argmax(one.rewards))]
+
+
+@pytest.mark.parametrize("template", [OWN, as_dialogue("", "<|end|>")], ids=["own", "with a space before a response"])
+def test_what_is_scored_is_what_was_written_token_for_token(monkeypatch, template):
+    tokenizer = Tokenizer(Tokenizer.train(["fine film"] * 9).bpe, template)
+    written = [ids[:-1] for ids in tokenizer.encode_responses(["fine film", "film", " fine", ""])]
+    monkeypatch.setattr(LanguageModel, "generate", lambda *_, **__: written)
+    drawn = sample(a_model(), tokenizer, PROMPTS[:1] * 4, max_new_tokens=99, seed=0)
+    scored = tokenizer.encode_responses([one.response for one in drawn])
+    assert scored == [one.encoded.responses[0].tolist() for one in drawn]
+    best = best_of_n(a_model(), tokenizer, PROMPTS[:1], lambda _, texts: list(map(len, texts)), n=4, max_new_tokens=99)
+    assert best[0].response == "fine film"
 
 
 @pytest.mark.parametrize(

@@ -51,5 +51,6 @@ def sample(
         chosen = ids if len(ids) == max_new_tokens else [*ids, tokenizer.end_id]
         learned = np.zeros(len(prompt_ids), dtype=bool)
         tokens = Encoded(np.array(prompt_ids, np.int32), (np.array(chosen, np.int32),), (0.0,), learned=learned)
-        samples.append(Sample(prompt, tokenizer.decode(ids), tokens))
+        response = tokenizer.decode(ids).removeprefix(tokenizer.template.lead)  # `encode_responses` puts it there
+        samples.append(Sample(prompt, response, tokens))
     return samples
