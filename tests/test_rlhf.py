@@ -207,6 +207,14 @@ def test_the_same_seed_learns_the_same():
     assert runs[0] == runs[1]
 
 
+def test_a_reward_may_be_a_whole_number():
+    def length(prompts, responses) -> list[int]:
+        return list(map(len, responses))
+
+    [one] = PPO(a_model(), BARE, PROMPTS, length, replace(QUICK, iterations=1, max_new_tokens=5)).run()
+    assert 0 < one.reward < 5
+
+
 def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
     config = replace(QUICK, iterations=4)
     whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))

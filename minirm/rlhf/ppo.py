@@ -149,7 +149,7 @@ class PPO:
         drawn = [self.prompts[i] for i in rng.integers(len(self.prompts), size=config.prompts_per_iteration)]
         seed, most = config.seed + self.done + 1, config.max_new_tokens
         samples = sample(self.policy.language_model, self.tokenizer, drawn, max_new_tokens=most, seed=seed)
-        rewards = torch.tensor(self.reward(drawn, [one.response for one in samples]))
+        rewards = torch.tensor(self.reward(drawn, [one.response for one in samples]), dtype=torch.float32)
         experience, kl_nats = gather(self.policy, self.first, samples, rewards, config)
         tokens = experience.mask.sum(1).double().mean().item()
         return experience, Iteration(self.done + 1, rewards.mean().item(), kl_nats.mean().item(), tokens)
