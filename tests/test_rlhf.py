@@ -226,6 +226,17 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("backbone", ["transformer", "gru"])
+def test_on_cuda_a_policy_learns_and_goes_on(backbone):
+    left, resumed = (PPO(a_model(backbone).to("cuda"), BARE, PROMPTS, vowels, QUICK) for _ in range(2))
+    next(left.run())
+    resumed.restore({name: tensor.cpu() for name, tensor in left.state().items()})
+    assert next(resumed.run()).iteration == 2
+    best = best_of_n(resumed.policy.language_model, BARE, PROMPTS, vowels, n=2, max_new_tokens=4)
+    assert len(best) == len(PROMPTS) and {p.device.type for p in resumed.policy.parameters()} == {"cuda"}
+
+
 def test_praise_is_the_share_of_opinions_that_are_favourable():
     assert praise("This film has witty dialogue and dull editing.") == 0.5
     assert praise("Tender, honest, superb, lazy") == 0.75
@@ -253,6 +264,18 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
+
+
+def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
+    found = []
+
+    def stop(language_model, *_, **__):
+        found.append(language_model.backbone.embedding.weight.device.type)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "pick_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(follow, "sample", stop)
+    assert main(a_policy(tmp_path)) == 130 and found == ["meta"]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from minirm.language_model import LanguageModel
 from minirm.records import Comparison
 from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
 from minirm.rlhf.sampling import Dialogue, Reward, sample
+from minirm.run import pick_device
 from minirm.scoring import RewardScorer
 from minirm.tokenizer import Tokenizer
 
@@ -93,7 +94,7 @@ class Follow:
 
     def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
-        model, tokenizer = load_language_model(self.policy)
+        model, tokenizer = load_language_model(self.policy, pick_device())
         try:
             prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
             model.check_room(prompts, self.config.max_new_tokens)
