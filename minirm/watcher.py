@@ -1,9 +1,10 @@
-"""What the command line shows while a run goes on: a bar in a terminal, plain lines anywhere else."""
+"""What the command line shows while a run goes on, a bar or plain lines, and how Ctrl-C ends it."""
 
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,23 +29,17 @@ class _Bars(Progress):
         yield Text(self.figures, no_wrap=True, overflow="ellipsis")
 
 
-class Watcher(Observer):
-    """Draws a run's progress. Ctrl-C lets it save and stop; before there is anything to save, it stops at once."""
+class Stopper(Observer):
+    """Ctrl-C lets a run save and stop; before there is anything to save, it stops at once."""
 
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.progress = _Bars(*columns, *times, console=console, disable=not console.is_terminal)
+    def __init__(self) -> None:
         self.stopped = self.training = False
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> Self:
         self.before = signal.signal(signal.SIGINT, self._stop)
-        self.progress.start()
-        self.task = self.progress.add_task("reading the data", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
         signal.signal(signal.SIGINT, self.before)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -54,9 +49,35 @@ class Watcher(Observer):
         print("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
 
     def begin(self, stage: str, done: int, steps: int) -> None:
+        self.training = True
+
+    def should_stop(self) -> bool:
+        return self.stopped
+
+
+class Watcher(Stopper):
+    """Draws a run's progress."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.progress = _Bars(*columns, *times, console=console, disable=not console.is_terminal)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.progress.start()
+        self.task = self.progress.add_task("reading the data", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        super().__exit__()
+
+    def begin(self, stage: str, done: int, steps: int) -> None:
         if not self.training:
             self.progress.remove_task(self.task)  # the data is read
-        self.training = True
+        super().begin(stage, done, steps)
         self.task = self.progress.add_task(stage, completed=done, total=steps)
         self.unit = "pairs" if stage == "reward" else "targets"
         if 0 < steps < FEW_STEPS:
@@ -79,9 +100,6 @@ class Watcher(Observer):
 
     def note(self, text: str) -> None:
         self.progress.console.print(text, soft_wrap=True)
-
-    def should_stop(self) -> bool:
-        return self.stopped
 
     def _accuracy(self, event: Step | Evaluated) -> str:
         return f"{'accuracy' if self.unit == 'pairs' else 'p(next token)'} {event.accuracy:.3f}"

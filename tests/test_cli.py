@@ -235,6 +235,20 @@ def test_ctrl_c_before_training_stops_at_once_and_leaves_nothing(pairs_file, sai
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("command", [("score", "--file"), ("eval", "--data")], ids=["score", "eval"])
+def test_ctrl_c_ends_what_has_nothing_to_save_and_leaves_nothing(
+    trained, pairs_file, tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.setattr("minirm.scoring.score_encoded", lambda *_: signal.raise_signal(signal.SIGINT))
+    name, files = command
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main([name, str(trained), files, str(pairs_file), "--out", str(tmp_path / "out")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr() == ("", "minirm: stopped\n") and not list(tmp_path.iterdir())
+
+
 def a_step(step: int, steps: int) -> Step:
     return Step(step, steps, 0.5, 0.75, 1.0, 1e-3, cases=8, comparisons=8, tokens=400, seconds=0.5)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -292,6 +293,37 @@ def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, r
     said = refused(*command, "--max-new-tokens", most)
     assert re.fullmatch(re.escape(f"{tmp_path / 'tuned'}: ") + message, said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("iteration", [1, 2, 3])
+def test_ctrl_c_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(tmp_path, capsys, monkeypatch, iteration):
+    command, out, explore = a_policy(tmp_path), tmp_path / "out", PPO._explore
+    before = signal.getsignal(signal.SIGINT)  # a shell that runs the tests in the background ignores it
+
+    def interrupted(self, rng):
+        if self.done == iteration - 1:
+            signal.raise_signal(signal.SIGINT)
+        return explore(self, rng)
+
+    monkeypatch.setattr(PPO, "_explore", interrupted)
+    assert main(command) == 130 and signal.getsignal(signal.SIGINT) is before
+    said = capsys.readouterr()
+    assert f"{iteration} of 3" in said.out and said.out.endswith("\nstopped and saved; the same command goes on\n")
+    assert said.err == "stopping after this step; Ctrl-C again stops at once, without saving\n"
+    assert {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
+    monkeypatch.setattr(PPO, "_explore", explore)
+    whole = ["whole" if word == str(out) else word for word in command]
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == main(whole) == 0
+    for name in ("model.safetensors", "samples.jsonl", "metrics.json"):
+        assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
+
+
+def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    command = a_policy(tmp_path)
+    monkeypatch.setattr(follow, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main(command) == 130 and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == "minirm: stopped\n"
 
 
 def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_path, capsys, refused, monkeypatch):

@@ -1,22 +1,25 @@
 """minirm ppo: a language model learns from a reward."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
 from minirm import checkpoint
-from minirm.commands.console import new_console
+from minirm.commands.console import STOPPED, new_console
 from minirm.errors import InputError, name_paths
 from minirm.films import praise
 from minirm.records import read_comparisons
-from minirm.rlhf.follow import Follow, mean_rewards, reward_of
-from minirm.rlhf.ppo import PPOConfig
+from minirm.rlhf.follow import Follow, Judged, mean_rewards, reward_of
+from minirm.rlhf.ppo import Iteration, PPOConfig
 from minirm.rlhf.sampling import Dialogue
 from minirm.scoring import load
 from minirm.synthetic import World
+from minirm.watcher import Stopper
 
 SHOWN_SAMPLES = 4
 
@@ -25,7 +28,7 @@ SHOWN_SAMPLES = 4
 class Ppo:
     """Let a language model learn from a reward by PPO, near the model that it was, and show what it wrote and writes.
 
-    Stopped by Ctrl-C or a crash, the same command goes on.
+    Stopped by Ctrl-C, which saves, or by a crash, the same command goes on.
     """
 
     policy: Positional[Path]
@@ -39,28 +42,28 @@ class Ppo:
     dials: OmitArgPrefixes[PPOConfig] = field(default_factory=PPOConfig)
 
     def run(self) -> int:
-        """Train, and print a table of prompts and outputs before and after."""
+        """Train, print each iteration, and at the end a table of prompts and outputs before and after."""
         checkpoint.check_folder(self.out)
         reward = reward_of(load(self.reward)) if self.reward else lambda prompts, texts: list(map(praise, texts))
         inputs = {"reward": str(self.reward), "data": name_paths(self.data)}
         follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs)
-        console, began, first = new_console(), time.monotonic(), 0
-        for one in follow.run():
-            first, iterations = first or one.iteration, self.dials.iterations
-            left = (time.monotonic() - began) / (one.iteration - first + 1) * (iterations - one.iteration)
-            figures = f"reward {one.reward:.3f}, {one.kl_nats:.2f} nats away, {one.tokens:.0f} tokens a response"
-            console.print(f"{one.iteration} of {iterations}: {figures}, about {left:,.0f} s left")
-        table = Table("prompt", "before", "reward", "after", "reward")
-        for one in follow.judged[:SHOWN_SAMPLES]:
-            rewards = (f"{reward:.3f}" for reward in (one.reward_before, one.reward_after))
-            table.add_row(one.prompt, one.before, next(rewards), one.after, next(rewards))
-        console.print(table)
-        before, after = mean_rewards(follow.judged)
-        console.print(
-            f"mean reward over {len(follow.judged)} prompts not trained on: {before:.3f} before, {after:.3f} after"
-        )
+        console = new_console()
+        with Stopper() as stopper:
+            self._print_iterations(follow.run(stopper), console)
+        if not follow.judged:
+            console.print("stopped and saved; the same command goes on", soft_wrap=True)
+            return STOPPED
+        _print_judged(follow.judged, console)
         console.print(f"run: {self.out}", soft_wrap=True)
         return 0
+
+    def _print_iterations(self, iterations: Iterator[Iteration], console: Console) -> None:
+        began, first = time.monotonic(), 0
+        for one in iterations:
+            first, most = first or one.iteration, self.dials.iterations
+            left = (time.monotonic() - began) / (one.iteration - first + 1) * (most - one.iteration)
+            figures = f"reward {one.reward:.3f}, {one.kl_nats:.2f} nats away, {one.tokens:.0f} tokens a response"
+            console.print(f"{one.iteration} of {most}: {figures}, about {left:,.0f} s left")
 
     def _prompts(self) -> tuple[list[Dialogue], list[Dialogue]]:
         """Return the prompts to learn from, and those for before and after."""
@@ -71,3 +74,12 @@ class Ppo:
             raise InputError(f"{name_paths(self.data)}: one distinct prompt only: two are needed to show one")
         shown = -(-len(prompts) // 10)
         return prompts[:-shown], prompts[-shown:]
+
+
+def _print_judged(judged: Sequence[Judged], console: Console) -> None:
+    table = Table("prompt", "before", "reward", "after", "reward")
+    for one in judged[:SHOWN_SAMPLES]:
+        table.add_row(one.prompt, one.before, f"{one.reward_before:.3f}", one.after, f"{one.reward_after:.3f}")
+    console.print(table)
+    before, after = mean_rewards(judged)
+    console.print(f"mean reward over {len(judged)} prompts not trained on: {before:.3f} before, {after:.3f} after")

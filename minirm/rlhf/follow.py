@@ -22,6 +22,7 @@ from minirm.checkpoint import (
 )
 from minirm.disk import write_whole
 from minirm.errors import InputError
+from minirm.journal import Observer
 from minirm.language_model import LanguageModel
 from minirm.records import Comparison
 from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
@@ -62,11 +63,15 @@ class Follow:
     """Where reward and prompts come from: a run that was begun with others is not gone on with."""
     judged: list[Judged] = field(default_factory=list)
 
-    def run(self) -> Iterator[Iteration]:
+    def run(self, observer: Observer) -> Iterator[Iteration]:
         """Train, and write the policy as a run folder of its own, with samples.jsonl beside it.
 
-        A run that was stopped goes on from the last state that it saved, at most half a minute before.
+        A run that was stopped goes on from the last state that it saved: where the observer stopped it, else at most
+        half a minute before.
 
+        Args:
+            observer: told when there begins to be something to save; may stop the run after any iteration, and
+                `judged` then stays empty.
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
                 model, or can't write so much behind one of the prompts.
@@ -79,18 +84,20 @@ class Follow:
         if (self.out / STATE).is_file():
             self._restore(ppo)
         saved = time.monotonic()
+        observer.begin("ppo", ppo.done, self.config.iterations)
         for iteration in ppo.run():
             yield iteration
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+            stop = observer.should_stop()
+            if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 self._save(ppo)
                 saved = time.monotonic()
+            if stop:
+                return
         after = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         rewards = self.reward(self.shown, before), self.reward(self.shown, after)
         texts = [prompt[-1].text if prompt else "" for prompt in self.shown]
         self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
         self._write(model.state_dict())
-        for name in (STATE, UNFINISHED):
-            (self.out / name).unlink(missing_ok=True)
 
     def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
@@ -138,6 +145,8 @@ class Follow:
         write_json(
             self.out / METRICS, dict(zip(("reward_before", "reward_after"), mean_rewards(self.judged), strict=True))
         )
+        for name in (STATE, UNFINISHED):
+            (self.out / name).unlink(missing_ok=True)
 
 
 def mean_rewards(judged: Sequence[Judged]) -> tuple[float, float]:
