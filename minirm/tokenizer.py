@@ -127,6 +127,13 @@ class Tokenizer:
         """Return the token ids of each text, without any special token."""
         return [encoding.ids for encoding in self.bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_alone(self, text: str) -> list[int]:
+        """Return a text's token ids outside of any dialogue, with the special tokens of the tokenizer's own file.
+
+        A Llama's puts its start token before every text, as transformers does with the same file; minirm's puts none.
+        """
+        return self.bpe.encode(text).ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; special tokens are left out."""
         return self.bpe.decode(list(ids), skip_special_tokens=True)

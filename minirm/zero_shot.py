@@ -178,7 +178,7 @@ class _Own:
         return self.tokenizer.encode([word])[0]
 
     def encode_text(self, text: str) -> list[int]:
-        return self.tokenizer.encode([text])[0]
+        return self.tokenizer.encode_alone(text)
 
     def encode_messages(self, messages: list[dict]) -> list[int]:
         return self.tokenizer.encode_prompts([parse_prompt(messages, "template")])[0]

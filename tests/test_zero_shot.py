@@ -7,13 +7,22 @@ import torch
 from tokenizers import Tokenizer as BPETokenizer
 from tokenizers import models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import minirm
 from minirm import zero_shot
 from minirm.config import ModelConfig
 from minirm.dialogue import Turn
 from minirm.errors import InputError
+from minirm.hugging_face import build_language_model, read_model
 from minirm.language_model import LanguageModel
 from minirm.tokenizer import Tokenizer
 from tests.oracles import hidden_states
@@ -135,6 +144,28 @@ def test_a_template_of_turns_is_answered_where_the_assistant_begins():
     by_text = minirm.ZeroShotScorer(theirs, other, "[system] Judge.[user] Is {response} good?[assistant]")
     by_turns = minirm.ZeroShotScorer(theirs, other, turns)
     assert by_turns.score(None, RESPONSES) == by_text.score(None, RESPONSES)
+
+
+def test_a_llama_is_asked_behind_its_start_token_as_transformers_asks_it(tmp_path):
+    _, tokenizer = of_transformers("gpt2")
+    bpe = BPETokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    bpe.add_special_tokens(["<s>"])
+    start = bpe.token_to_id("<s>")
+    bpe.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path)
+    imported = read_model(tmp_path)
+    assert tokenizer(TEXTS[0])["input_ids"][0] == start and imported.tokenizer.template.start == "<s>"
+    ours = minirm.ZeroShotScorer(build_language_model(imported), imported.tokenizer, QUESTION)
+    theirs = minirm.ZeroShotScorer(model, tokenizer, QUESTION)
+    assert ours.score(PROMPTS, RESPONSES) == pytest.approx(theirs.score(PROMPTS, RESPONSES), rel=1e-4)
 
 
 def test_a_prompt_of_messages_is_written_as_a_dialogue_in_text():
