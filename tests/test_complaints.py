@@ -34,10 +34,8 @@ COVERED = {
         "test_losses": ["test_padding_changes_nothing_even_when_it_is_nan"],
     },
     7: {  # gradient accumulation scaled wrongly (trl #4104)
-        "test_train": [
-            "test_a_step_is_the_same_however_it_is_cut_into_batches",
-            "test_two_processes_take_the_step_that_one_would",
-        ],
+        "test_train": ["test_a_step_is_the_same_however_it_is_cut_into_batches"],
+        "test_processes": ["test_two_processes_take_the_step_that_one_would"],
     },
     10: {  # `max_length` said to truncate, but filters (trl #2488)
         "test_packing": [

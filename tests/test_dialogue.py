@@ -18,7 +18,9 @@ from minirm.errors import InputError
 GREETING = (Turn("user", "Hi"), Turn("assistant", "Hello!"), Turn("user", "A riddle?"))
 PIECES = ("\n\nHuman: ", "\n\nAssistant: ", "\n\nHuman:", "\n\nAssistant:", "Human: ", "\n", " ", "yes", "é", "")
 MARKED_TEXT = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(
+    lambda text: not any(f"\n\n{speaker}:" in text for speaker in ("Human", "Assistant"))
+)
 TURNS = st.lists(st.builds(Turn, st.sampled_from(["user", "assistant"]), TEXT), min_size=1, max_size=5)
 
 
