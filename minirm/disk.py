@@ -1,9 +1,21 @@
 """Writing a file or a folder whole or not at all."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming(path: Path | str, unfinished: Path | None = None) -> Iterator[None]:
+    """Let the OSError of a full disk, which names no file, name `path`; and so one that names what is unfinished."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(unfinished) in str(error.filename)):
+            error.filename = str(path)
+        raise
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

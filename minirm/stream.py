@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
+from minirm.disk import naming
 from minirm.packing import Encoded, PackedBatch, pack
 
 WINDOW = 1024
@@ -41,24 +43,31 @@ class TokenStore:
 
     @classmethod
     def write(cls, encoded: Iterable[Encoded], folder: Path) -> "TokenStore":
-        """Write comparisons into a folder as they come, and return the store."""
+        """Write comparisons into a folder as they come, and return the store.
+
+        Raises:
+            OSError: the disk is full, or refuses otherwise; it names the file or the folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        files = {name: (folder / name).open("wb") for name in cls.COLUMNS}
-        tokens = pieces = 0
-        for item in encoded:
-            texts = (item.prompt, *item.responses)
-            np.concatenate(texts).astype(np.int32).tofile(files["tokens"])
-            learned = np.ones(item.tokens, dtype=np.bool_)
-            learned[: len(item.prompt)] = True if item.learned is None else item.learned
-            learned.tofile(files["learned"])
-            ends = tokens + np.cumsum([len(text) for text in texts], dtype=np.int64)
-            ends.tofile(files["piece_ends"])
-            np.array([0.0, *item.scores]).tofile(files["scores"])
-            tokens, pieces = int(ends[-1]), pieces + len(texts)
-            np.array([pieces], dtype=np.int64).tofile(files["row_ends"])
-            np.array([item.margin, item.weight, item.probability]).tofile(files["dials"])
-        for file in files.values():
-            file.close()
+        with naming(folder), ExitStack() as stack:
+            files = {name: stack.enter_context((folder / name).open("wb")) for name in cls.COLUMNS}
+
+            def put(name: str, values: Iterable) -> None:
+                files[name].write(np.asarray(values, dtype=cls.COLUMNS[name]).tobytes())  # tofile hides a full disk
+
+            tokens = pieces = 0
+            for item in encoded:
+                texts = (item.prompt, *item.responses)
+                learned = np.ones(item.tokens, dtype=np.bool_)
+                learned[: len(item.prompt)] = True if item.learned is None else item.learned
+                ends = tokens + np.cumsum([len(text) for text in texts], dtype=np.int64)
+                tokens, pieces = int(ends[-1]), pieces + len(texts)
+                put("tokens", np.concatenate(texts))
+                put("learned", learned)
+                put("piece_ends", ends)
+                put("scores", [0.0, *item.scores])
+                put("row_ends", [pieces])
+                put("dials", [item.margin, item.weight, item.probability])
         return cls(folder)
 
     def __len__(self) -> int:

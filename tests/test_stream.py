@@ -61,6 +61,16 @@ def test_a_store_is_a_memory_map_and_may_be_empty(store, tmp_path):
     assert len(empty) == 0 and empty.lengths().tolist() == [] and Stream(empty, PackingConfig()).plan(0) == []
 
 
+@pytest.mark.parametrize("column", TokenStore.COLUMNS)
+@pytest.mark.parametrize("rows", [1, 2500])
+def test_a_full_disk_is_an_error_that_names_the_store(tmp_path, lengths, column, rows):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / column).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as full:
+        TokenStore.write(of_lengths(lengths[:rows]), tmp_path / "store")
+    assert full.value.filename == str(tmp_path / "store")
+
+
 def test_the_preferred_response_is_the_first_of_the_highest_score():
     [item] = of_lengths([12], responses=3)
     chosen = preferred(replace(item, scores=(1.0, 2.0, 2.0), weight=3.0))
