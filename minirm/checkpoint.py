@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,22 @@ def read_json(path: Path) -> dict:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda p: save_file(plain, p))
+    write_whole(path, lambda p: save_tensors(plain, p))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors into a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or refuses otherwise; the library has an error of its own for that.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -23,8 +23,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(unfinished)
-        os.replace(unfinished, path)
+        with naming(path, unfinished):
+            write(unfinished)
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -33,9 +34,10 @@ def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder beside `folder`, then put it in its place, which must be free or an empty folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir()
     try:
-        write(unfinished)
-        os.replace(unfinished, folder)
+        with naming(folder, unfinished):
+            unfinished.mkdir()
+            write(unfinished)
+            os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from minirm.disk import write_whole
+from minirm.disk import naming, write_whole
 from minirm.records import Comparison
 from minirm.train import Evaluated, Step
 
@@ -58,8 +58,9 @@ class Journal:
             return
         kind = "step" if isinstance(event, Step) else "evaluation"
         values = dataclasses.asdict(event)
-        self.file.write(json.dumps({"stage": self.stage, "kind": kind, **values}) + "\n")
-        self.file.flush()
+        with naming(self.file.name):
+            self.file.write(json.dumps({"stage": self.stage, "kind": kind, **values}) + "\n")
+            self.file.flush()
         where = f"{self.stage}/{'training' if kind == 'step' else 'validation'}"
         if isinstance(event, Step):
             values["cases_per_second"] = event.cases / event.seconds

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from minirm.checkpoint import write_tensors
 from minirm.cli import main
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 
@@ -366,3 +368,46 @@ def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
     said = refused("tokenizer", "--data", pairs_file, "--out", tmp_path / "t.json", "--vocab-size", "9999")
     assert said.startswith("vocab_size=9999 is more than these texts can give; they give at most ")
     assert not (tmp_path / "t.json").exists()
+
+
+# A full disk
+
+
+@pytest.fixture
+def full_disk():
+    """Let what is written under a name beside its place land on a device that is always full."""
+
+    def fill(path: Path) -> Path:
+        path.with_name(f".{path.name}.{os.getpid()}").symlink_to("/dev/full")
+        return path
+
+    return fill
+
+
+def test_a_full_disk_is_refused_by_the_name_of_the_file_that_has_no_room(
+    tmp_path, trained, pairs_file, refused, full_disk
+):
+    tokenizer, scores = full_disk(tmp_path / "tokenizer.json"), full_disk(tmp_path / "scores.jsonl")
+    assert refused("tokenizer", "--data", pairs_file, "--out", tokenizer) == f"{tokenizer}: No space left on device"
+    said = refused("score", trained, "--file", pairs_file, "--out", scores)
+    assert said == f"{scores}: No space left on device" and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_room_for_weights(monkeypatch):
+    def save_file(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("minirm.checkpoint.save_file", save_file)
+
+
+def test_weights_that_find_no_room_are_refused_by_their_name(tmp_path, no_room_for_weights):
+    with pytest.raises(OSError, match="No space left on device") as full:
+        write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(3)})
+    assert full.value.filename == str(tmp_path / "model.safetensors") and not list(tmp_path.iterdir())
+
+
+def test_an_export_that_finds_no_room_leaves_nothing(tmp_path, trained, refused, no_room_for_weights):
+    out = tmp_path / "exported"
+    assert refused("export", trained, "--out", out) == f"{out}: No space left on device"
+    assert not list(tmp_path.iterdir())

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as BPETokenizer
 from torch import Tensor
 
-from minirm.checkpoint import CONFIG, TOKENIZER, LoadedRun, load_run, write_json
+from minirm.checkpoint import CONFIG, TOKENIZER, LoadedRun, load_run, save_tensors, write_json
 from minirm.config import ModelConfig
 from minirm.dialogue import Turn
 from minirm.disk import write_folder_whole
@@ -52,7 +51,7 @@ def export_run(run_folder: str | Path, out: str | Path) -> None:
 
     def write(folder: Path) -> None:
         _write_model(folder, run, family, bpe, pad)
-        bpe.save(str(folder / TOKENIZER))
+        (folder / TOKENIZER).write_text(bpe.to_str(pretty=True), encoding="utf-8")  # bpe.save has no OSError
         (folder / CHAT_TEMPLATE).write_text(run.tokenizer.template.to_jinja(), encoding="utf-8")
         write_json(folder / SETTINGS, _tokenizer_settings(run.tokenizer, pad, config))
         write_card(folder, run_folder, run, name=out.name)
@@ -130,7 +129,7 @@ def _write_model(folder: Path, run: LoadedRun, family: Family, bpe: BPETokenizer
         "dtype": "float32",
     }
     write_json(folder / CONFIG, values)
-    save_file(rename(tensors, run.model.config, family), folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(rename(tensors, run.model.config, family), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def rename(tensors: dict[str, Tensor], config: ModelConfig, family: Family) -> dict[str, Tensor]:
