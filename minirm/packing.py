@@ -52,7 +52,7 @@ class PackedBatch:
     tokens: Tensor  # (M,) int64
     layout: Layout
     place: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
-    scores: Tensor  # (B, K) float32; 0 where there is no response
+    scores: Tensor  # (B, K) float32, 0 for the lowest of a comparison, 1 for the next …; 0 where there is no response
     mask: Tensor  # (B, K) bool, True is a response
     margin: Tensor  # (B,)
     weight: Tensor  # (B,)
@@ -153,6 +153,8 @@ def pack(
 ) -> PackedBatch:
     """Return a packed batch of comparisons.
 
+    Of scores it holds the order alone, which is all that a loss uses: float32 makes 16777216 and 16777217 one score.
+
     Args:
         batch: B comparisons.
         share_prompt: a row is a prompt and its K responses; False: a prompt and one response, K rows.
@@ -170,7 +172,7 @@ def pack(
     most = max(len(encoded.responses) for encoded in batch)
     scores, mask = np.zeros((len(batch), most), dtype=np.float32), np.zeros((len(batch), most), dtype=bool)
     for b, encoded in enumerate(batch):
-        scores[b, : len(encoded.scores)] = encoded.scores
+        scores[b, : len(encoded.scores)] = np.unique(encoded.scores, return_inverse=True)[1]
         mask[b, : len(encoded.scores)] = True
     sources, targets = _next_tokens(pieces, parents, learned)
     return PackedBatch(

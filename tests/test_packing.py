@@ -170,11 +170,19 @@ def test_from_one_to_sixty_four_responses_are_scored_as_each_alone(K):
     torch.testing.assert_close(model(packed)[0], rewards_one_by_one(model, batch)[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "low, high", [(16777216.0, 16777217.0), (1700000000.1, 1700000000.9), (1e300, 2e300), (0, 5e-324)]
+)
+def test_scores_closer_together_than_float32_can_tell_keep_their_order_and_their_ties(low, high):
+    item = example([1], [2], [3], [4], scores=(high, low, high))
+    assert pack([item]).scores.tolist() == [[1, 0, 1]]
+
+
 def test_unequal_k_is_masked_and_masked_places_hold_no_reward():
     batch = [example([1], [2], [3], [4]), example([5], [6]), example([7], [8], [9])]
     packed = pack(batch, rows=[30, 10, 20])
     assert packed.mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
-    assert packed.scores.tolist() == [[0, -1, -2], [0, 0, 0], [0, -1, 0]]
+    assert packed.scores.tolist() == [[2, 1, 0], [0, 0, 0], [1, 0, 0]]
     assert packed.place.tolist() == [0, 1, 2, 3, 6, 7] and packed.rows == (30, 10, 20)
     model = RewardModel(ARCHITECTURES["lstm"])
     packed.tokens.clamp_(max=22)
