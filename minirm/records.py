@@ -52,6 +52,7 @@ class Comparison:
 
 
 PAIR = (1.0, 0.0)
+LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
 
 
@@ -102,8 +103,10 @@ def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
     if not 0 <= probability <= 1 or (probability < 1 and len(responses) != 2):
         raise field_error("probability", probability, "must lie between 0 and 1, and 1 unless the record is a pair")
     margin, weight = _number(fields, "margin", 0.0), _number(fields, "weight", 1.0)
-    if weight <= 0:
-        raise field_error("weight", weight, "must be above 0")
+    if not abs(margin) <= LARGEST:
+        raise field_error("margin", margin, f"must lie between -{LARGEST:g} and {LARGEST:g}")
+    if not 1 / LARGEST <= weight <= LARGEST:
+        raise field_error("weight", weight, f"must be above 0, and lie between {1 / LARGEST:g} and {LARGEST:g}")
     subset = "" if fields.get("subset") is None else check_text(fields["subset"], "subset")
     return Comparison(prompt, responses, scores, margin, weight, probability, subset, place, fields.get("id"))
 

@@ -210,6 +210,12 @@ BAD_RECORDS = [
     ({"chosen": "a", "rejected": "b\0"}, "field \"rejected\": 'b\\x00': must be text without NUL"),
     ({"prompt": True, "chosen": "a", "rejected": "b"}, 'field "prompt": true: must be text or a list of messages'),
     ({"chosen": "a", "rejected": "b", "weight": 0}, 'field "weight": 0.0: must be above 0'),
+    (
+        {"chosen": "a", "rejected": "b", "weight": 1e-46},
+        'field "weight": 1e-46: must be above 0, and lie between 1e-18',
+    ),
+    ({"chosen": "a", "rejected": "b", "weight": 3e38}, 'field "weight": 3e+38: must be above 0, and lie between 1e-18'),
+    ({"chosen": "a", "rejected": "b", "margin": -3e38}, 'field "margin": -3e+38: must lie between -1e+18 and 1e+18'),
     ({"chosen": "a", "rejected": "b", "margin": float("inf")}, 'field "margin": inf: must be a finite number'),
     ({"chosen": "a", "rejected": "b", "margin": 10**400}, 'field "margin": 1'),
     ({"chosen": "a", "rejected": "b", "margin": "1"}, "field \"margin\": '1': must be a finite number"),
