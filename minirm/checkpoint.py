@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from minirm.config import ModelConfig, PackingConfig, check_fit, require
 from minirm.config_json import config_from_json
-from minirm.disk import write_whole
+from minirm.disk import follow, write_whole
 from minirm.errors import InputError, shorten
 from minirm.language_model import LanguageModel
 from minirm.lora import trained_weights
@@ -67,7 +67,10 @@ def check_file(path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
-    check_folder(path.parent)
+    if not path.exists() or path.is_file():
+        check_folder(follow(path).parent)
+    elif not os.access(path, os.W_OK):
+        raise InputError(f"{path}: can't be written: no permission to write into it")
 
 
 def write_json(path: Path, value: object) -> None:

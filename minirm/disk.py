@@ -19,7 +19,15 @@ def naming(path: Path | str, unfinished: Path | None = None) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in its place: a reader sees the old or the new one, whole."""
+    """Let `write` fill a file beside `path`, then put it in its place: a reader sees the old or the new one, whole.
+
+    Of a link, what it points to is written. A device or a pipe, whose place nothing can take, is written into.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path):
+            write(path)
+        return
+    path = follow(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -28,6 +36,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def follow(path: Path) -> Path:
+    """Return what a link points to, whether it is there or not; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:

@@ -1,13 +1,14 @@
 """A run on disk: whole files or none, no pickle, everything in the folder, and the same rewards when it comes back."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
 
 import minirm
-from minirm.checkpoint import check_folder, load_run, read_json, read_tensors, write_json, write_tensors
+from minirm.checkpoint import check_file, check_folder, load_run, read_json, read_tensors, write_json, write_tensors
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.config_json import config_from_json, to_json
 from minirm.disk import write_whole
@@ -106,3 +107,28 @@ def test_weights_in_another_precision_are_taken_over(broken, trained):
     write_tensors(path, {name: tensor.double() for name, tensor in read_tensors(path).items()})
     assert minirm.load(broken).score(None, TEXTS[:1]) == minirm.load(trained).score(None, TEXTS[:1])
     assert next(load_run(broken).model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_writing_to_a_link_leaves_the_link_and_writes_what_it_points_to(tmp_path, there):
+    target, link = tmp_path / "elsewhere" / "x.json", tmp_path / "link.json"
+    target.parent.mkdir()
+    if there:
+        target.write_text("old")
+    link.symlink_to("elsewhere/x.json")
+    check_file(link)
+    write_json(link, {"a": 1})
+    assert link.is_symlink() and read_json(target) == {"a": 1}
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_writing_to_a_pipe_or_a_device_goes_into_it(tmp_path):
+    pipe, null = tmp_path / "pipe", tmp_path / "null"
+    os.mkfifo(pipe)
+    null.symlink_to(os.devnull)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, null):
+        check_file(path)
+        write_json(path, {"a": 1})
+    assert json.loads(os.read(reader, 100)) == {"a": 1} and pipe.is_fifo() and null.is_char_device()
+    os.close(reader)
