@@ -34,7 +34,8 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the data files that the paths name, folders replaced by the files below them in sorted order.
 
     Raises:
-        InputError: a path does not exist or has no accepted suffix, or a folder holds no data.
+        InputError: a path does not exist or has no accepted suffix, or a folder holds no data, or a link to nothing.
+        OSError: a folder can't be read.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
@@ -44,8 +45,7 @@ def find_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _files_of(path: Path) -> list[Path]:
     if os.path.isdir(path):
-        visible = [file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts)]
-        if files := sorted(file for file in visible if file.name.lower().endswith(SUFFIXES) and file.is_file()):
+        if files := sorted(_files_below(path, ())):
             return files
         raise InputError(f"{name_of(path)}: folder without data: expected a file ending in {', '.join(SUFFIXES)}")
     if not os.path.exists(path):
@@ -53,6 +53,22 @@ def _files_of(path: Path) -> list[Path]:
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{name_of(path)}: unknown kind of file: the name must end in {', '.join(SUFFIXES)}")
     return [path]
+
+
+def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the data files below a folder, through links too; `above` are the folders that lead to it."""
+    above = (*above, os.path.realpath(folder))
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if os.path.realpath(path) in above:
+                raise InputError(f"{name_of(path)}: links back to a folder that it lies in: must not run in a circle")
+            yield from _files_below(path, above)
+        elif path.name.lower().endswith(SUFFIXES):
+            if not path.is_file():
+                raise InputError(f"{name_of(path)}: must be a file; it is a pipe or a device, or links to nothing")
+            yield path
 
 
 def name_of(path: Path) -> str:

@@ -1,8 +1,10 @@
 """Files are read as a stream; what is wrong with them is said in one line with its place."""
 
+import errno
 import gzip
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,38 @@ def test_a_folder_stands_for_its_data_files_in_sorted_order(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_files([tmp_path]) == [tmp_path / "a/z.csv.gz", tmp_path / "b.jsonl", tmp_path / "c.JSON"]
+
+
+def test_a_folder_is_read_through_links_to_folders(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    written(tmp_path / "elsewhere", "x.jsonl", "{}")
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "b").symlink_to("a")
+    assert find_files([tmp_path / "data"]) == [tmp_path / "data/a/x.jsonl", tmp_path / "data/b/x.jsonl"]
+
+
+def test_what_in_a_folder_cannot_be_read_is_refused_and_not_skipped(tmp_path, monkeypatch):
+    written(tmp_path, "x.jsonl", "{}")
+    (tmp_path / "circle").symlink_to(".")
+    with pytest.raises(InputError, match=r"circle: links back to a folder that it lies in: must not run in a circle"):
+        find_files([tmp_path])
+    (tmp_path / "circle").unlink()
+    (tmp_path / "y.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(InputError, match=r"y\.jsonl: must be a file; it is a pipe or a device, or links to nothing"):
+        find_files([tmp_path])
+    (tmp_path / "y.jsonl").unlink()
+    (tmp_path / "closed").mkdir()
+    list_folder = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "closed":  # as without permission; the superuser, who may run this test, has every one
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError, match="closed"):
+        find_files([tmp_path])
 
 
 def test_a_line_of_a_megabyte_is_read(tmp_path):
