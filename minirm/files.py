@@ -297,7 +297,7 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
     first = next((line for line in lines if not line[1].isspace()), None)
     if first is None:
         return
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first[1]], delimiter=mark))))
+    delimiter = _delimiter_of(first[1], f"{name}:{first[0]}")
     table = delimiter == "|"
     rows = _parse_csv(chain([first], lines), name, {"delimiter": delimiter, "skipinitialspace": table})
     columns = [cell.strip().lower() for cell in next(rows, (0, []))[1]]
@@ -310,6 +310,18 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
         cells = [cell.strip(" ") for cell in cells] if table else cells
         fields = dict(zip(columns, cells, strict=True))
         yield Row(f"{name}:{number}", fields | {c: _number_or_text(fields[c]) for c in NUMBER_COLUMNS & fields.keys()})
+
+
+def _delimiter_of(header: str, place: str) -> str:
+    try:
+        return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
+    except csv.Error as error:
+        raise _broken_csv(place, error) from None
+
+
+def _broken_csv(place: str, error: csv.Error) -> InputError:
+    reason = "a CR alone: lines must end in LF or CRLF" if "new-line" in str(error) else error
+    return InputError(f"{place}: not valid CSV: {reason}")
 
 
 def _number_or_text(cell: str) -> float | str | None:
@@ -335,4 +347,4 @@ def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> It
                 yield begins, cells
             begins = 0
     except csv.Error as error:
-        raise InputError(f"{name}:{begins}: not valid CSV: {error}") from None
+        raise _broken_csv(f"{name}:{begins}", error) from None

@@ -233,3 +233,11 @@ def test_a_value_that_is_wrong_is_not_taken_for_one_that_goes_on(tmp_path, peak_
     with pytest.raises(InputError, match=r"x\.json:1: not valid JSON: Expecting value, found 'tru},"):
         list(read_rows(path))
     assert peak_bytes() < 1_000_000
+
+
+@pytest.mark.parametrize("content, line", [("a,b\r1,2\r", 1), ("a,b\n1,2\r3,4\n", 2)])
+def test_a_table_whose_lines_end_in_cr_alone_is_refused(tmp_path, content, line):
+    path = written(tmp_path, "x.csv", content)
+    with pytest.raises(InputError) as refused:
+        fields_of(path)
+    assert str(refused.value) == f"{path}:{line}: not valid CSV: a CR alone: lines must end in LF or CRLF"
