@@ -12,8 +12,9 @@ from minirm.commands.console import STOPPED, UNPAIRED
 from minirm.errors import InputError
 from minirm.memory import keep_freed_memory
 
-ONCE = ("--data", "--validation", "--other")
-"""Options that take several values and would silently forget those given before."""
+FILES = ("--data", "--validation", "--other")
+ONCE = (*FILES, "--file", "--prompt")
+"""Options that name what is read, and would silently forget what was given before."""
 BROKEN_PIPE = 141
 """Exit status of what SIGPIPE ends: 128 and the signal's number."""
 
@@ -50,9 +51,11 @@ def _parse(arguments: list[str]) -> Command:
         InputError: a configuration refuses a value.
         SystemExit: help was asked for, or the arguments are no command; tyro has said so.
     """
+    named = [argument.partition("=")[0] for argument in arguments]
     for option in ONCE:
-        if arguments.count(option) > 1:
-            raise InputError(f"{option} is given twice: name all its files behind one {option}")
+        if named.count(option) > 1:
+            rule = f"name all its files behind one {option}" if option in FILES else "it takes one value"
+            raise InputError(f"{option} is given twice: {rule}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

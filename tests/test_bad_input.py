@@ -90,6 +90,8 @@ OPTIONS = {
     "--language-model.seed -1": "seed=-1 must be at least 0 and below 2^63",
     "--reward.seed 9223372036854775808": "seed=9223372036854775808 must be at least 0 and below 2^63",
     "--data more.jsonl": "--data is given twice: name all its files behind one --data",
+    "--data=more.jsonl": "--data is given twice: name all its files behind one --data",
+    "--validation=a.jsonl --validation b.jsonl": "--validation is given twice: name all its files behind one",
 }
 
 
@@ -317,6 +319,9 @@ def test_score_says_what_it_needs(trained, refused):
     assert refused("score", trained) == refused("score", trained, "--prompt", "a") == needed
     assert refused("score", trained, "--response", "a", "--file", "-") == needed
     assert refused("score", trained, "--prompt", "a", "--file", "-").startswith("--prompt goes with --response")
+    for twice in (["--file", "a.jsonl", "--file=b.jsonl"], ["--prompt=a", "--response", "b", "--prompt=c"]):
+        option = twice[0].partition("=")[0]
+        assert refused("score", trained, *twice) == f"{option} is given twice: it takes one value"
     assert refused("score", trained, "--response", "\ud800").startswith("field \"responses[0]\": '\\ud800': must be Un")
     assert refused("score", trained, "--file", "gone.jsonl") == "gone.jsonl: cannot be read: No such file or directory"
 
@@ -365,6 +370,8 @@ def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
     assert refused("data") == "data needs at least one file or folder"
     assert refused("data", tmp_path / "gone.csv") == f"{tmp_path}/gone.csv: no such file or folder"
     assert refused("data", pairs_file, "--other", "a.csv", "--other", "b.csv").startswith("--other is given twice")
+    for command in ("eval", "tokenizer"):
+        assert refused(command, "--data=a.csv", "--data=b.csv").startswith("--data is given twice")
     said = refused("tokenizer", "--data", pairs_file, "--out", tmp_path / "t.json", "--vocab-size", "9999")
     assert said.startswith("vocab_size=9999 is more than these texts can give; they give at most ")
     assert not (tmp_path / "t.json").exists()
