@@ -86,10 +86,10 @@ class RewardScorer:
         """
         rows = iter(rows)
         while batch := list(islice(rows, ROWS_AT_ONCE)):
-            comparisons = [_read_row(row) for row in batch]
-            for row, rewards in zip(batch, self.score_comparisons(comparisons, normalise=normalise), strict=True):
-                several = "response" not in row.fields and "completion" not in row.fields
-                yield {**row.fields, **({"rewards": rewards} if several else {"reward": rewards[0]})}
+            comparisons, singly = zip(*map(_read_row, batch), strict=True)
+            scored = self.score_comparisons(comparisons, normalise=normalise)
+            for row, is_single, rewards in zip(batch, singly, scored, strict=True):
+                yield {**row.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
 
     def reward_fn(
         self,
@@ -115,8 +115,8 @@ def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str]) -> Comparison:
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses))
 
 
-def _read_row(row: Row) -> Comparison:
-    """Return the prompt and the responses of a record to score."""
+def _read_row(row: Row) -> tuple[Comparison, bool]:
+    """Return the prompt and the responses of a record to score, and whether a field for a single response holds it."""
     fields = {"prompt": None, **row.fields}
     several = fields.get("responses")
     texts = {}
@@ -126,9 +126,11 @@ def _read_row(row: Row) -> Comparison:
         texts = {f"responses[{k}]": text for k, text in enumerate(several)}
     try:
         if not texts:
-            return parse_record(fields, recognise_format(fields), row.place)
+            format = recognise_format(fields)
+            return parse_record(fields, format, row.place), format == "completion"
         prompt = fields["prompt"]
-        return _unjudged(parse_prompt(prompt), [parse_response(text, prompt, name) for name, text in texts.items()])
+        responses = [parse_response(text, prompt, name) for name, text in texts.items()]
+        return _unjudged(parse_prompt(prompt), responses), "response" in texts
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
 

@@ -243,6 +243,17 @@ def test_any_record_that_training_accepts_can_be_scored(scorer):
     assert [row["reward"] for row in scorer.score_rows(singles)] == pytest.approx([kind, kind], **SAME)
 
 
+@pytest.mark.parametrize("completion", [None, "x"])
+def test_a_record_that_has_a_completion_beside_its_responses_keeps_all_rewards(scorer, completion):
+    records = [
+        {"prompt": "Question 1?", "chosen": "Gladly.", "rejected": "No.", "completion": completion},
+        {"prompt": "Question 1?", "responses": ["Gladly.", "No."], "completion": completion},
+    ]
+    expected = scorer.score("Question 1?", ["Gladly.", "No."])
+    for row in scorer.score_rows(Row("x", fields) for fields in records):
+        assert row["rewards"] == pytest.approx(expected, **SAME) and "reward" not in row
+
+
 def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
     read = 0
 
