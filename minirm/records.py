@@ -140,7 +140,7 @@ def _pair(fields: dict) -> Judged:
 
 
 def _pair_of_texts(prompt: object, chosen: object, rejected: object) -> Judged:
-    if prompt is None or prompt == "":
+    if prompt in (None, "", []):  # the forms that `parse_prompt` takes for no prompt
         prompt, *pair = split_dialogues(check_text(chosen, "chosen"), check_text(rejected, "rejected"))
         return prompt, tuple(pair), PAIR
     pair = (parse_response(chosen, prompt, "chosen"), parse_response(rejected, prompt, "rejected"))

@@ -11,7 +11,7 @@ import torch
 from minirm import hugging_face
 from minirm.checkpoint import LoadedRun, load_run
 from minirm.config import PackingConfig
-from minirm.dialogue import LEAD_IN, Turn, check_text, parse_prompt, parse_response
+from minirm.dialogue import LEAD_IN, Turn, check_text, has_human_turn, parse_prompt, parse_response
 from minirm.errors import InputError, field_error
 from minirm.files import Row
 from minirm.packing import Encoded, pack, tokenize, truncate
@@ -137,10 +137,10 @@ def _read_row(row: Row) -> tuple[Comparison, bool]:
 
 def _parse_sample(sample: str) -> Comparison:
     """Split a whole dialogue before its last response."""
-    if LEAD_IN not in check_text(sample, "sample"):
+    opening, lead_in, response = check_text(sample, "sample").rpartition(LEAD_IN)
+    if not has_human_turn(opening):
         return _unjudged((), [sample])
-    end = sample.rindex(LEAD_IN) + len(LEAD_IN)
-    prompt, response = sample[:end], sample[end:]
+    prompt = opening + lead_in
     return _unjudged(parse_prompt(prompt, "sample"), [parse_response(response, prompt, "sample")])
 
 

@@ -206,6 +206,11 @@ def test_reward_fn_splits_a_sample_before_its_last_response(scorer):
     assert scorer.reward_fn([sample, "only a response"]) == pytest.approx(expected, **SAME)
 
 
+def test_a_sample_in_which_no_human_speaks_is_a_response_without_a_prompt(scorer):
+    for sample in ("Answer:\n\nAssistant: Gladly.", "\n\nAssistant: Gladly."):
+        assert scorer.reward_fn([sample]) == pytest.approx(scorer.score(None, [sample]), **SAME)
+
+
 @pytest.mark.parametrize("completion", [[], [{"role": "assistant", "content": None}], 3, None])
 def test_reward_fn_refuses_a_completion_without_text(scorer, completion):
     with pytest.raises(InputError, match=r'field "responses\[0\]": .* must be text'):
@@ -252,6 +257,14 @@ def test_a_record_that_has_a_completion_beside_its_responses_keeps_all_rewards(s
     expected = scorer.score("Question 1?", ["Gladly.", "No."])
     for row in scorer.score_rows(Row("x", fields) for fields in records):
         assert row["rewards"] == pytest.approx(expected, **SAME) and "reward" not in row
+
+
+def test_dialogues_in_text_are_split_whichever_way_a_record_says_that_it_has_no_prompt(scorer):
+    pair = {f: f"\n\nHuman: Question 1?\n\nAssistant: {t}" for f, t in (("chosen", "Gladly."), ("rejected", "No."))}
+    records = [pair, *({"prompt": prompt, **pair} for prompt in (None, "", []))]
+    expected = scorer.score("Question 1?", ["Gladly.", "No."])
+    for row in scorer.score_rows(Row("x", fields) for fields in records):
+        assert row["rewards"] == pytest.approx(expected, **SAME), row
 
 
 def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
