@@ -20,6 +20,8 @@ from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
 
 Prompt = str | Sequence[dict] | None
+OTHER_PROMPTS = ("messages", "instruction", "question", "input", "conversation")
+"""How other formats name a prompt."""
 ROWS_AT_ONCE = 256
 """Records that `score_rows` reads before it yields their rewards."""
 TOKENS_AT_ONCE = 2048
@@ -127,12 +129,22 @@ def _read_row(row: Row) -> tuple[Comparison, bool]:
     try:
         if not texts:
             format = recognise_format(fields)
+            if format == "completion":
+                _check_no_other_prompt(fields)
             return parse_record(fields, format, row.place), format == "completion"
+        _check_no_other_prompt(fields)
         prompt = fields["prompt"]
         responses = [parse_response(text, prompt, name) for name, text in texts.items()]
         return _unjudged(parse_prompt(prompt), responses), "response" in texts
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
+
+
+def _check_no_other_prompt(fields: dict) -> None:
+    """Refuse a response whose prompt seems to stand in a field that would not be read."""
+    for key in OTHER_PROMPTS:
+        if fields["prompt"] is None and fields.get(key):
+            raise field_error(key, fields[key], 'beside a response, a prompt must be named "prompt"')
 
 
 def _parse_sample(sample: str) -> Comparison:

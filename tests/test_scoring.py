@@ -267,6 +267,15 @@ def test_dialogues_in_text_are_split_whichever_way_a_record_says_that_it_has_no_
         assert row["rewards"] == pytest.approx(expected, **SAME), row
 
 
+def test_a_field_that_may_hold_a_prompt_is_no_matter_where_there_is_one_or_it_is_empty(scorer):
+    records = [
+        {"prompt": "Question 1?", "input": "x", "question": "y", "response": "Gladly."},
+        {"messages": None, "input": "", "response": "Gladly."},
+    ]
+    rewards = [row["reward"] for row in scorer.score_rows(Row("x", fields) for fields in records)]
+    assert rewards == pytest.approx(scorer.score(["Question 1?", None], ["Gladly."] * 2), **SAME)
+
+
 def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
     read = 0
 
