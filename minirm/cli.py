@@ -11,6 +11,7 @@ from minirm.commands import COMMANDS, Command
 from minirm.commands.console import STOPPED, UNPAIRED
 from minirm.errors import InputError
 from minirm.memory import keep_freed_memory
+from minirm.watcher import sigterm_as_ctrl_c
 
 FILES = ("--data", "--validation", "--other")
 ONCE = (*FILES, "--file", "--prompt")
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors=UNPAIRED)
     keep_freed_memory()
     try:
-        return _parse(sys.argv[1:] if arguments is None else arguments).run()
+        with sigterm_as_ctrl_c():
+            return _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:
         return _refuse(str(error))
     except BrokenPipeError:  # whoever read the output has read enough

@@ -1,5 +1,6 @@
-"""What the command line shows while a run goes on, a bar or plain lines, and how Ctrl-C ends it."""
+"""What the command line shows while a run goes on, a bar or plain lines, and how Ctrl-C and SIGTERM end it."""
 
+import contextlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,22 +30,42 @@ class _Bars(Progress):
         yield Text(self.figures, no_wrap=True, overflow="ellipsis")
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that what it has begun is cleared away."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice, and clearing away takes a moment
+    raise KeyboardInterrupt
+
+
 class Stopper(Observer):
-    """Ctrl-C lets a run save and stop; before there is anything to save, it stops at once."""
+    """Ctrl-C and SIGTERM let a run save and stop; before there is anything to save, it stops at once."""
 
     def __init__(self) -> None:
         self.stopped = self.training = False
 
     def __enter__(self) -> Self:
-        self.before = signal.signal(signal.SIGINT, self._stop)
+        self.before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self.stopped or not self.training:
-            raise KeyboardInterrupt
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self.training:
+            _interrupt(number, frame)
+        if self.stopped:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # `timeout` sends SIGTERM twice
         self.stopped = True
         print("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
 

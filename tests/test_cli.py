@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -207,16 +208,24 @@ def test_two_runs_of_the_same_seed_are_the_same_run(trained, pairs_file, said, t
         assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("stage", ["language model", "reward"])
-def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_ended(
-    trained, pairs_file, said, tmp_path, monkeypatch, stage
+@pytest.mark.parametrize(
+    ("stage", "signals"),
+    [
+        ("language model", [signal.SIGINT]),
+        ("reward", [signal.SIGINT]),
+        ("reward", [signal.SIGTERM, signal.SIGTERM]),  # as `timeout` sends it
+    ],
+)
+def test_a_signal_saves_and_resume_ends_where_the_whole_run_ended(
+    trained, pairs_file, said, tmp_path, monkeypatch, stage, signals
 ):
     folder, watched = tmp_path / "a run", Watcher.event
 
     def interrupt(self, at, event):
         watched(self, at, event)
         if at == stage and isinstance(event, Step) and event.step == 2:
-            signal.raise_signal(signal.SIGINT)
+            for number in signals:
+                signal.raise_signal(number)
 
     monkeypatch.setattr(Watcher, "event", interrupt)
     printed = said("train", "--data", pairs_file, "--out", folder, *QUICK, *STAGES, status=130)
@@ -227,19 +236,24 @@ def test_ctrl_c_saves_and_resume_ends_where_the_whole_run_ended(
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_ctrl_c_before_training_stops_at_once_and_leaves_nothing(pairs_file, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minirm.prepare.describe", lambda *_: signal.raise_signal(signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)  # a shell that runs the tests in the background ignores it
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_training_stops_at_once_and_leaves_nothing(pairs_file, said, tmp_path, monkeypatch, number):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr("minirm.prepare.describe", lambda *_: signal.raise_signal(number))
+    before = signal.getsignal(number)  # a shell that runs the tests in the background ignores Ctrl-C
     said("train", "--data", pairs_file, "--out", tmp_path / "run", *QUICK, status=130)
-    assert not (tmp_path / "run").exists()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "run").exists() and not list(temporary.iterdir())
+    assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", [("score", "--file"), ("eval", "--data")], ids=["score", "eval"])
-def test_ctrl_c_ends_what_has_nothing_to_save_and_leaves_nothing(
-    trained, pairs_file, tmp_path, monkeypatch, capsys, command
+def test_a_signal_ends_what_has_nothing_to_save_and_leaves_nothing(
+    trained, pairs_file, tmp_path, monkeypatch, capsys, command, number
 ):
-    monkeypatch.setattr("minirm.scoring.score_encoded", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("minirm.scoring.score_encoded", lambda *_: signal.raise_signal(number))
     name, files = command
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -295,18 +295,22 @@ def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, r
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("iteration", [1, 2, 3])
-def test_ctrl_c_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(tmp_path, capsys, monkeypatch, iteration):
+@pytest.mark.parametrize(
+    ("number", "iteration"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGINT, 3)]
+)
+def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
+    tmp_path, capsys, monkeypatch, number, iteration
+):
     command, out, explore = a_policy(tmp_path), tmp_path / "out", PPO._explore
-    before = signal.getsignal(signal.SIGINT)  # a shell that runs the tests in the background ignores it
+    before = signal.getsignal(number)  # a shell that runs the tests in the background ignores it
 
     def interrupted(self, rng):
         if self.done == iteration - 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return explore(self, rng)
 
     monkeypatch.setattr(PPO, "_explore", interrupted)
-    assert main(command) == 130 and signal.getsignal(signal.SIGINT) is before
+    assert main(command) == 130 and signal.getsignal(number) is before
     said = capsys.readouterr()
     assert f"{iteration} of 3" in said.out and said.out.endswith("\nstopped and saved; the same command goes on\n")
     assert said.err == "stopping after this step; Ctrl-C again stops at once, without saving\n"
