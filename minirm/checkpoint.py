@@ -332,7 +332,7 @@ def saved_stage(folder: Path) -> str | None:
 
 
 def check_resumable(folder: Path) -> None:
-    """Refuse to go on with what is no run, is finished, or holds no state to go on from.
+    """Refuse to go on with what is no run or is finished; one that has saved no state begins anew.
 
     Raises:
         InputError: says which.
@@ -340,8 +340,6 @@ def check_resumable(folder: Path) -> None:
     read_description(folder)
     if (folder / METRICS).is_file():
         raise InputError(f"{folder}: this run is finished: there is nothing to go on with")
-    if not (folder / STATE).is_file():
-        raise InputError(f"{folder / STATE}: missing: the run was stopped before it saved a state; train anew")
 
 
 def restore_progress(folder: Path, trainer: Trainer) -> None:

@@ -51,7 +51,8 @@ def train_run(
 
     Args:
         folder: must be absent or empty, unless training is resumed.
-        resume: go on from the state that an interrupted run of the same configuration and data saved.
+        resume: go on from the state that an interrupted run of the same configuration and data saved, or from its
+            beginning where it had saved none.
     Returns:
         What a reward model's evaluation says, or a language model's; None if the observer stopped the run, whose state
         is saved.

@@ -340,7 +340,6 @@ def test_a_run_that_cannot_be_resumed_says_why(tmp_path, trained, broken, pairs_
     (broken / "metrics.json").unlink()
     state = broken / "last" / "training.safetensors"
     state.unlink()
-    assert refused("resume", broken).startswith(f"{state}: missing: the run was stopped before it saved a state")
     save_file({"a": torch.zeros(3)}, state)
     assert refused("resume", broken) == f"{state}: tensor 'progress' of bytes is missing"
 

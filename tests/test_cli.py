@@ -236,6 +236,26 @@ def test_a_signal_saves_and_resume_ends_where_the_whole_run_ended(
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
+def test_a_run_stopped_at_once_before_its_first_save_is_resumed_from_its_beginning(
+    trained, pairs_file, said, tmp_path, monkeypatch
+):
+    folder, watched = tmp_path / "run", Watcher.event
+
+    def interrupt(self, at, event):
+        if event.step == 2:
+            raise KeyboardInterrupt
+        watched(self, at, event)
+
+    monkeypatch.setattr(Watcher, "event", interrupt)
+    said("train", "--data", pairs_file, "--out", folder, *QUICK, *STAGES, status=130)
+    assert not (folder / "last").exists()
+    monkeypatch.setattr(Watcher, "event", watched)
+    said("resume", folder)
+    assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    lines, whole = (len((run / "log.jsonl").read_text().splitlines()) for run in (folder, trained))
+    assert lines == whole
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_training_stops_at_once_and_leaves_nothing(pairs_file, said, tmp_path, monkeypatch, number):
     temporary = tmp_path / "temporary"

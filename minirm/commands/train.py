@@ -78,7 +78,7 @@ class Resume:
     """The run's folder."""
 
     def run(self) -> int:
-        """Train on from the saved state."""
+        """Train on from the saved state, or from the beginning where none was saved."""
         checkpoint.check_resumable(self.folder)
         return _train(read_config(self.folder), self.folder, resume=True)
 
