@@ -8,7 +8,7 @@ import sys
 import tyro
 
 from minirm.commands import COMMANDS, Command
-from minirm.commands.console import STOPPED, UNPAIRED
+from minirm.commands.console import STOPPED, UNPAIRED, LastingConsole
 from minirm.errors import InputError
 from minirm.memory import keep_freed_memory
 from minirm.watcher import sigterm_as_ctrl_c
@@ -21,17 +21,28 @@ BROKEN_PIPE = 141
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for what the user has to mend, 130 when stopped."""
+    """Run one command and return its exit status: 0, 2 for what the user has to mend, 130 when stopped.
+
+    141 says that whoever read the output left before its end.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=UNPAIRED)
     keep_freed_memory()
+    LastingConsole.was_left = False
+    status = _run(arguments)
+    if status != BROKEN_PIPE and not LastingConsole.was_left:
+        return status
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes there at its end
+    return status or BROKEN_PIPE
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         with sigterm_as_ctrl_c():
             return _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:
         return _refuse(str(error))
     except BrokenPipeError:  # whoever read the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
         name = error.filename2 or error.filename

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.console import Console
@@ -123,13 +124,19 @@ def test_half_a_surrogate_pair_in_another_field_comes_back_as_it_was(trained, sa
     said("score", trained, "--file", path)
 
 
-def test_a_reader_that_has_read_enough_ends_the_command_quietly(trained, monkeypatch, capfd, tmp_path):
-    path = write_lines(tmp_path / "in.jsonl", [{"response": "a" * 90}] * 2000)
+def unread() -> TextIO:
+    """Return a pipe whose reader is gone."""
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w") as stream:
+    return os.fdopen(writing, "w")
+
+
+@pytest.mark.parametrize("command", [("score", "{run}", "--file", "{file}"), ("data", "{file}")], ids=["score", "data"])
+def test_a_reader_that_has_read_enough_ends_the_command_quietly(trained, monkeypatch, capfd, tmp_path, command):
+    path = write_lines(tmp_path / "in.jsonl", [{"prompt": "p", "response": "a" * 90}] * 2000)
+    with unread() as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        assert main(["score", str(trained), "--file", str(path)]) == 141
+        assert main([word.format(run=trained, file=path) for word in command]) == 141
     assert capfd.readouterr().err == ""
 
 
@@ -234,6 +241,16 @@ def test_a_signal_saves_and_resume_ends_where_the_whole_run_ended(
     monkeypatch.setattr(Watcher, "event", watched)
     said("resume", folder)
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_training_goes_on_when_nobody_reads_what_it_prints(trained, pairs_file, monkeypatch, capfd, tmp_path):
+    with unread() as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        command = ["train", "--data", str(pairs_file), "--out", str(tmp_path / "run"), *QUICK, *STAGES]
+        assert main(command) == 141
+    assert capfd.readouterr().err == ""
+    for name in ("model.safetensors", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_a_run_stopped_at_once_before_its_first_save_is_resumed_from_its_beginning(

@@ -1,6 +1,7 @@
 """What the commands share: their console, how an evaluation looks on it, and the status of one that was stopped."""
 
 import sys
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +16,20 @@ UNPAIRED = "backslashreplace"
 WIDTH_IN_A_PIPE = 120
 
 
+class LastingConsole(Console):
+    """Falls silent when nobody reads it any more, and the work goes on; `cli.main` tells by the exit status."""
+
+    was_left: ClassVar = False
+    """Whether a console of this process lost its reader."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = LastingConsole.was_left = True
+
+
 def new_console() -> Console:
     """Return a console that prints text as it is; file names are no markup."""
     width = None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
-    return Console(width=width, markup=False, emoji=False, highlight=False, quiet=not is_writer())
+    return LastingConsole(width=width, markup=False, emoji=False, highlight=False, quiet=not is_writer())
 
 
 def print_evaluation(console: Console, evaluation: Evaluation, name: str) -> None:
