@@ -296,6 +296,15 @@ def read_description(folder: Path) -> dict:
     return config
 
 
+def model_digest(folder: Path) -> str:
+    """Return what tells the model in a folder from any other: of its configuration, tokenizer, template and weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(path for path in folder.glob("*") if path.suffix in (".json", ".jinja", ".safetensors")):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
 def prompt_set(keys: np.ndarray) -> frozenset[bytes]:
     """Return prompt keys (prompts, 16) as `prompt_key` gives them."""
     return frozenset(map(bytes, keys))

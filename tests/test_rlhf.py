@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from minirm.checkpoint import load_language_model
+from minirm.checkpoint import load_language_model, write_tensors
 from minirm.cli import main
 from minirm.config import ModelConfig
 from minirm.dialogue import Turn
@@ -25,6 +27,7 @@ from minirm.rlhf.sampling import sample
 from minirm.run import train_run
 from minirm.template import OWN, as_dialogue
 from minirm.tokenizer import Tokenizer
+from minirm.watcher import Stopper
 from tests.conftest import write_lines
 from tests.oracles import hidden_states
 from tests.strategies import randomised
@@ -321,6 +324,27 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
     assert main(command) == main(whole) == 0
     for name in ("model.safetensors", "samples.jsonl", "metrics.json"):
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
+
+
+@pytest.mark.parametrize("changed", ["data", "policy", "reward"])
+def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, refused, trained, monkeypatch, changed):
+    command, out, reward = a_policy(tmp_path), tmp_path / "out", shutil.copytree(trained, tmp_path / "reward")
+    command += ["--reward", str(reward)]
+    with monkeypatch.context() as patch:
+        patch.setattr(PPO, "_learn", lambda *_: None)
+        patch.setattr(Stopper, "should_stop", lambda self: True)
+        assert main(command) == 130
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    weights = {"policy": tmp_path / "tuned" / "model.safetensors", "reward": reward / "model.safetensors"}
+    if changed == "data":
+        write_lines(tmp_path / "chats.jsonl", chats(40)[10:])
+    else:
+        tensors = {name: tensor * 0.5 for name, tensor in load_file(weights[changed]).items()}
+        write_tensors(weights[changed], tensors)
+    place = {"data": tmp_path / "chats.jsonl", "policy": tmp_path / "tuned", "reward": reward}[changed]
+    said = f"what {changed}={place} holds changed since this run began: begin anew in another folder"
+    assert refused(*command) == f"{out / 'ppo.json'}: {said}"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):

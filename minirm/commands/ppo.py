@@ -46,7 +46,8 @@ class Ppo:
         checkpoint.check_folder(self.out)
         reward = reward_of(load(self.reward)) if self.reward else lambda prompts, texts: list(map(praise, texts))
         inputs = {"reward": str(self.reward), "data": name_paths(self.data)}
-        follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs)
+        digest = checkpoint.model_digest(self.reward) if self.reward else None
+        follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs, digest)
         console = new_console()
         with Stopper() as stopper:
             self._print_iterations(follow.run(stopper), console)

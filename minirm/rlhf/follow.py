@@ -1,10 +1,12 @@
 """A run of PPO on disk: a fine-tuned language model in, a policy that follows a reward out, and what it writes now."""
 
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from minirm.checkpoint import (
@@ -15,6 +17,7 @@ from minirm.checkpoint import (
     TOKENIZER,
     WEIGHTS,
     load_language_model,
+    model_digest,
     read_json,
     read_tensors,
     write_json,
@@ -35,6 +38,8 @@ SAMPLES = "samples.jsonl"
 UNFINISHED, STATE = "ppo.json", "ppo.safetensors"
 """What a run was begun with, and where it stands: from its first save until it is finished."""
 SECONDS_BETWEEN_SAVES = 30
+DIGEST = "_digest"
+"""How the names of what no option says end: what the files hold."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Follow:
     config: PPOConfig
     inputs: dict[str, str] = field(default_factory=dict)
     """Where reward and prompts come from: a run that was begun with others is not gone on with."""
+    reward_digest: str | None = None
+    """What tells the reward from another at the same place."""
     judged: list[Judged] = field(default_factory=list)
 
     def run(self, observer: Observer) -> Iterator[Iteration]:
@@ -110,7 +117,7 @@ class Follow:
         return model, tokenizer
 
     def _save(self, ppo: PPO) -> None:
-        write_json(self.out / UNFINISHED, self._dials())
+        write_json(self.out / UNFINISHED, self._begun_with)
         write_tensors(self.out / STATE, ppo.state())
 
     def _restore(self, ppo: PPO) -> None:
@@ -120,23 +127,31 @@ class Follow:
         except (KeyError, RuntimeError):
             raise InputError(f"{path}: holds another model than {self.policy}: begin anew in another folder") from None
 
-    def _dials(self) -> dict:
-        return {"policy": str(self.policy), **self.inputs, **vars(self.config)}
+    @cached_property
+    def _begun_with(self) -> dict:
+        """All that decides the run, once: as it was when the run looked at its folder."""
+        prompts = json.dumps([list(self.prompts), list(self.shown)]).encode()
+        digests = {
+            "policy": model_digest(self.policy),
+            "data": hashlib.blake2b(prompts, digest_size=16).hexdigest(),
+            "reward": self.reward_digest,
+        }
+        named = {"policy": str(self.policy), **self.inputs, **vars(self.config)}
+        return named | {f"{name}{DIGEST}": digest for name, digest in digests.items()}
 
     def _check_folder(self) -> None:
         """Refuse a folder that is neither free nor where this run was stopped; nothing is written."""
-        path, dials = self.out / UNFINISHED, self._dials()
+        path, now = self.out / UNFINISHED, self._begun_with
         if path.is_file():
             begun = read_json(path)
-            changed = [name for name in dials if begun.get(name) != dials[name]]
+            changed = [name for name in now if begun.get(name) != now[name]]
             if changed:
-                name = changed[0]
-                raise InputError(f"{path}: was begun with {name}={begun.get(name)}, not {name}={dials[name]}")
+                raise InputError(f"{path}: {_change(changed[0], begun.get(changed[0]), now)}")
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise InputError(f"{self.out}: is not empty; name another folder")
 
     def _write(self, weights: dict) -> None:
-        write_json(self.out / UNFINISHED, self._dials())  # until all of it stands
+        write_json(self.out / UNFINISHED, self._begun_with)  # until all of it stands
         for name in (CONFIG, TOKENIZER, DATA, PROMPTS):
             shutil.copy(self.policy / name, self.out / name)
         write_tensors(self.out / WEIGHTS, weights)
@@ -147,6 +162,14 @@ class Follow:
         )
         for name in (STATE, UNFINISHED):
             (self.out / name).unlink(missing_ok=True)
+
+
+def _change(name: str, before: object, now: dict) -> str:
+    """Return what is to be said of something that is not as it was when the run began."""
+    if name.endswith(DIGEST):
+        what = name.removesuffix(DIGEST)
+        return f"what {what}={now[what]} holds changed since this run began: begin anew in another folder"
+    return f"was begun with {name}={before}, not {name}={now[name]}"
 
 
 def mean_rewards(judged: Sequence[Judged]) -> tuple[float, float]:
