@@ -76,6 +76,7 @@ class LanguageModel(nn.Module):
             seed: of the sampling.
         Raises:
             InputError: see `check_room`.
+            FloatingPointError: the logits of a token are not finite.
         """
         self.check_room(prompts, max_new_tokens)
         device = self.backbone.embedding.weight.device
@@ -105,7 +106,9 @@ class LanguageModel(nn.Module):
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Return one token per row of logits (n, V)."""
+    """Return one token per row of logits (n, V), all finite."""
+    if not logits.isfinite().all():
+        raise FloatingPointError("a logit of the language model is not finite")
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]

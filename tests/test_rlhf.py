@@ -20,7 +20,7 @@ from minirm.errors import InputError
 from minirm.films import praise
 from minirm.journal import Observer
 from minirm.language_model import LanguageModel
-from minirm.rlhf import follow
+from minirm.rlhf import follow, ppo
 from minirm.rlhf.best_of_n import best_of_n
 from minirm.rlhf.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
 from minirm.rlhf.sampling import sample
@@ -248,10 +248,23 @@ def test_praise_is_the_share_of_opinions_that_are_favourable():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("iterations", 0), ("clip", 0.0), ("kl_weight", -1.0), ("decay", 1.5), ("learning_rate", 0.0)]
+    ("field", "value"),
+    [
+        ("iterations", 0),
+        ("clip", 0.0),
+        ("clip", 1e300),
+        ("kl_weight", -1.0),
+        ("kl_weight", 1e300),
+        ("value_weight", 1e300),
+        ("decay", 1.5),
+        ("learning_rate", 0.0),
+        ("learning_rate", 1e300),
+        ("seed", -1),
+        ("seed", 99999999999999999999),
+    ],
 )
 def test_dials_out_of_their_range_are_refused(field, value):
-    with pytest.raises(InputError, match=f"^{field}={value} must be"):
+    with pytest.raises(InputError, match=f"^{field}={re.escape(str(value))} must be"):
         PPOConfig(**{field: value})
 
 
@@ -278,7 +291,7 @@ def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(follow, "pick_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(follow, "sample", stop)
+    monkeypatch.setattr(ppo, "sample", stop)
     assert main(a_policy(tmp_path)) == 130 and found == ["meta"]
 
 
@@ -326,6 +339,21 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
+@pytest.mark.parametrize("dial", [("--learning-rate", 1e10), ("--kl-weight", 1e30), ("--value-weight", 1e30)])
+def test_ppo_that_diverges_says_when_and_leaves_nothing(tmp_path, refused, dial):
+    said = refused(*a_policy(tmp_path), *dial)
+    name = dial[0].removeprefix("--").replace("-", "_")
+    assert re.search(r"(loss|norm) is (nan|inf|-inf) in iteration \d:|logit .* is not finite in iteration \d:", said)
+    assert f"{name}={dial[1]}" in said and said.endswith(" may be too high") and not (tmp_path / "out").exists()
+
+
+def test_a_policy_that_diverges_at_the_very_end_is_not_written(tmp_path, refused):
+    command = a_policy(tmp_path)
+    few = ["--iterations", 1, "--epochs", 1, "--batch", 8, "--learning-rate", 1e30]
+    assert refused(*command, *few).startswith("a logit of the language model is not finite in iteration 1: learning_ra")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("changed", ["data", "policy", "reward"])
 def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, refused, trained, monkeypatch, changed):
     command, out, reward = a_policy(tmp_path), tmp_path / "out", shutil.copytree(trained, tmp_path / "reward")
@@ -349,7 +377,7 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
 
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     command = a_policy(tmp_path)
-    monkeypatch.setattr(follow, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(ppo, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(command) == 130 and not (tmp_path / "out").exists()
     assert capsys.readouterr().err == "minirm: stopped\n"
 

@@ -29,7 +29,7 @@ from minirm.journal import Observer
 from minirm.language_model import LanguageModel
 from minirm.records import Comparison
 from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
-from minirm.rlhf.sampling import Dialogue, Reward, sample
+from minirm.rlhf.sampling import Dialogue, Reward
 from minirm.run import pick_device
 from minirm.scoring import RewardScorer
 from minirm.tokenizer import Tokenizer
@@ -81,13 +81,12 @@ class Follow:
                 `judged` then stays empty.
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
-                model, or can't write so much behind one of the prompts.
+                model, or can't write so much behind one of the prompts, or diverges.
         """
         self._check_folder()
         model, tokenizer = self._load_policy()
-        options = {"max_new_tokens": self.config.max_new_tokens, "seed": self.config.seed}
-        before = [one.response for one in sample(model, tokenizer, self.shown, **options)]
         ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
+        before = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
         if (self.out / STATE).is_file():
             self._restore(ppo)
         saved = time.monotonic()
@@ -100,7 +99,7 @@ class Follow:
                 saved = time.monotonic()
             if stop:
                 return
-        after = [one.response for one in sample(model, tokenizer, self.shown, **options)]
+        after = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
         rewards = self.reward(self.shown, before), self.reward(self.shown, after)
         texts = [prompt[-1].text if prompt else "" for prompt in self.shown]
         self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]

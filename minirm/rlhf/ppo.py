@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from minirm.checkpoint import tensors_under
 from minirm.config import require
+from minirm.errors import InputError
 from minirm.language_model import LanguageModel
 from minirm.optimizers import optimizer_tensors, restore_optimizer
 from minirm.packing import PackedBatch, pack
 from minirm.rlhf.sampling import Dialogue, Reward, Sample, sample
 from minirm.shaping import kl_penalty, whiten
 from minirm.tokenizer import Tokenizer
+
+LARGEST_DIAL = 1e30
+"""What float32 holds with room to compute."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ class PPOConfig:
             require(value >= 1, f"{field}={value} must be at least 1")
         for field in ("learning_rate", "clip"):
             value = getattr(self, field)
-            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
+            require(0 < value <= LARGEST_DIAL, f"{field}={value} must be above 0 and at most {LARGEST_DIAL:g}")
         for field in ("kl_weight", "value_weight"):
             value = getattr(self, field)
-            require(0 <= value < math.inf, f"{field}={value} must be at least 0 and finite")
+            require(0 <= value <= LARGEST_DIAL, f"{field}={value} must be at least 0 and at most {LARGEST_DIAL:g}")
         require(0 <= self.decay <= 1, f"decay={self.decay} must be in [0, 1]")
+        require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,11 @@ class PPO:
         self.done = 0  # iterations
 
     def run(self) -> Iterator[Iteration]:
-        """Yield what each iteration found, when the policy has learned from it."""
+        """Yield what each iteration found, when the policy has learned from it.
+
+        Raises:
+            InputError: a loss, a gradient or the policy's own logits are not finite; the message names the iteration.
+        """
         while self.done < self.config.iterations:
             rng = np.random.default_rng([self.config.seed, self.done])
             experience, found = self._explore(rng)
@@ -147,8 +156,7 @@ class PPO:
     def _explore(self, rng: np.random.Generator) -> tuple[Experience, Iteration]:
         config = self.config
         drawn = [self.prompts[i] for i in rng.integers(len(self.prompts), size=config.prompts_per_iteration)]
-        seed, most = config.seed + self.done + 1, config.max_new_tokens
-        samples = sample(self.policy.language_model, self.tokenizer, drawn, max_new_tokens=most, seed=seed)
+        samples = self.write(drawn, seed=config.seed + self.done + 1)
         rewards = torch.tensor(self.reward(drawn, [one.response for one in samples]), dtype=torch.float32)
         experience, kl_nats = gather(self.policy, self.first, samples, rewards, config)
         tokens = experience.mask.sum(1).double().mean().item()
@@ -156,9 +164,33 @@ class PPO:
 
     def _learn(self, experience: Experience) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        surrogate_loss(self.policy, experience, self.config).backward()
-        nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        loss = surrogate_loss(self.policy, experience, self.config)
+        self._check_finite("loss", loss.item())
+        loss.backward()
+        self._check_finite("gradient norm", nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0).item())
         self.optimizer.step()
+
+    def write(self, prompts: Sequence[Dialogue], *, seed: int) -> list[Sample]:
+        """Return a response of the policy, as it is now, to each prompt.
+
+        Raises:
+            InputError: learning has left it logits that are not finite.
+        """
+        most = self.config.max_new_tokens
+        try:
+            return sample(self.policy.language_model, self.tokenizer, prompts, max_new_tokens=most, seed=seed)
+        except FloatingPointError as error:
+            raise InputError(f"{error} {self._where()}") from None
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise InputError(f"{what} is {value} {self._where()}")
+
+    def _where(self) -> str:
+        """Return when something came out that is not finite, and what may have led to it."""
+        config, iteration = self.config, min(self.done + 1, self.config.iterations)
+        rate, costs = f"learning_rate={config.learning_rate}", f"kl_weight={config.kl_weight}"
+        return f"in iteration {iteration}: {rate}, {costs} or value_weight={config.value_weight} may be too high"
 
     def state(self) -> dict[str, Tensor]:
         """Return the policy, the optimizer's moments and the iterations done."""
