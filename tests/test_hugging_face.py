@@ -675,6 +675,31 @@ def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("config.json", "versions", None, 'field "versions.minirm": null: must be text'),
+        ("config.json", "versions", [], 'field "versions.minirm": null: must be text'),
+        ("data.json", "summary", None, 'field "summary": null: must be an object'),
+        ("data.json", "counts", 3, 'field "counts": 3: must be an object'),
+        ("metrics.json", "validation", None, 'field "validation": null: must be an object'),
+        ("metrics.json", "validation.pairs", "9", "field \"validation.pairs\": '9': must be a whole number"),
+        ("metrics.json", "validation.accuracy", None, "validation.accuracy: null: must be a JSON object"),
+        ("metrics.json", "validation.accuracy.low", None, "validation.accuracy: field 'low' is missing"),
+        ("metrics.json", "validation.swapped", "high", "validation.swapped: 'high': must be a JSON object"),
+    ],
+)
+def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, name, place, value, message):
+    path, (*inside, last) = broken / name, place.split(".")
+    values = part = json.loads(path.read_text())
+    for key in inside:
+        part = part[key]
+    part.pop(last) if value is None else part.update({last: value})
+    path.write_text(json.dumps(values))
+    assert refused("export", broken, "--out", broken.parent / "out") == f"{path}: {message}"
+    assert {path.name for path in broken.parent.iterdir()} == {"broken"}
+
+
 def test_an_export_is_written_whole_or_not_at_all(trained, tmp_path, refused, monkeypatch):
     write_lines(tmp_path / "out" / "mine", []) if (tmp_path / "out").mkdir() is None else None
     assert (

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from minirm.checkpoint import DATA, METRICS, LoadedRun, read_json
+from minirm.checkpoint import CONFIG, DATA, METRICS, LoadedRun, read_json
+from minirm.config_json import KINDS, config_from_json
+from minirm.errors import InputError, field_error
+from minirm.evaluation import Estimate
 
 MEASURES = {
     "accuracy": ("accuracy", "pairs in the right order"),
@@ -80,18 +84,23 @@ PAD_LEFT = {
 
 
 def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> None:
-    """Write README.md."""
-    metrics, read = read_json(run_folder / METRICS), read_json(run_folder / DATA)
-    validation, config = metrics["validation"], run.model.config
+    """Write README.md.
+
+    Raises:
+        InputError: a file of the run lacks what the card tells.
+    """
+    validation = _field(run_folder / METRICS, "validation", dict)
+    data = _field(run_folder / DATA, "summary", dict) | _field(run_folder / DATA, "counts", dict)
+    config = run.model.config
     end = run.tokenizer.template.assistant[1]
     text = CARD.format(
         name=name,
-        version=read_json(run_folder / "config.json")["versions"]["minirm"],
+        version=_field(run_folder / CONFIG, "versions.minirm", str),
         size=f"{config.style} style, {config.layers} layers, width {config.width}, {config.heads} heads",
-        data="\n".join(_describe(read["summary"] | read["counts"])),
-        pairs=validation["pairs"],
-        prompts=validation["prompts"],
-        measures="\n".join(_measures(validation)),
+        data="\n".join(_describe(data)),
+        pairs=_field(run_folder / METRICS, "validation.pairs", int),
+        prompts=_field(run_folder / METRICS, "validation.prompts", int),
+        measures="\n".join(_measures(validation, f"{run_folder / METRICS}: validation")),
         mean=run.reward_mean,
         std=run.reward_std,
         usage=OF_ENCODER if config.bidirectional else OF_DECODER,
@@ -102,23 +111,51 @@ def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> 
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
+def _field(path: Path, name: str, kind: type) -> Any:
+    """Return what a file holds under a name, each dot of which leads into an object.
+
+    Raises:
+        InputError: nothing is there, or something of another kind.
+    """
+    value = _find(read_json(path), name)
+    if type(value) is not kind:
+        rule = f"must be {KINDS.get(kind, 'an object')}"
+        raise InputError(f"{path}: {field_error(name, value, rule)}")
+    return value
+
+
+def _find(values: dict, name: str) -> object:
+    """Return what stands under a dotted name; None where nothing does."""
+    value: object = values
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def _describe(summary: dict) -> Iterator[str]:
     """Yield the lines of a data summary."""
     for name, value in summary.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{key}: {count:,.6g}" for key, count in value.items()) or "none"
+            value = ", ".join(f"{key}: {_amount(count)}" for key, count in value.items()) or "none"
         if value is not None:
             yield f"- {name.replace('_', ' ')}: {value}"
 
 
-def _measures(validation: dict) -> Iterator[str]:
-    """Yield the rows of the table."""
+def _amount(count: object) -> str:
+    return f"{count:,.6g}" if isinstance(count, int | float) else str(count)
+
+
+def _measures(validation: dict, place: str) -> Iterator[str]:
+    """Yield the rows of the table.
+
+    Raises:
+        InputError: a measure is no number and no estimate.
+    """
     for path, (name, meaning) in MEASURES.items():
-        value = validation
-        for key in path.split("."):
-            value = value and value.get(key)
-        if isinstance(value, dict):
-            interval = "" if value["low"] is None else f"[{value['low']:.3f}, {value['high']:.3f}]"
-            yield f"| {name} | {value['value']:.3f} | {interval} | {meaning} |"
-        elif value is not None:
+        value = _find(validation, path)
+        if isinstance(value, float):
             yield f"| {name} | {value:.3f} | | {meaning} |"
+        elif value is not None or path == "accuracy":
+            measured = config_from_json(Estimate, value, f"{place}.{path}")
+            interval = "" if None in (measured.low, measured.high) else f"[{measured.low:.3f}, {measured.high:.3f}]"
+            yield f"| {name} | {measured.value:.3f} | {interval} | {meaning} |"
