@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
 from minirm.disk import naming, write_whole
+from minirm.errors import InputError
 from minirm.records import Comparison
-from minirm.train import Evaluated, Step
+from minirm.train import Evaluated, Progress, Step
+
+KINDS = ("step", "evaluation")
+"""What a line of log.jsonl tells of."""
 
 
 class Observer:
@@ -31,17 +35,23 @@ class Observer:
 
 
 class Journal:
-    """log.jsonl and TensorBoard of one stage; without a folder it writes nothing."""
+    """log.jsonl and TensorBoard of one stage; without a folder it writes nothing.
 
-    def __init__(self, folder: Path | None, stage: str, done: int) -> None:
+    Args:
+        progress: from where training goes on; what was written of later steps is dropped.
+    Raises:
+        InputError: log.jsonl holds a line that is no entry.
+    """
+
+    def __init__(self, folder: Path | None, stage: str, progress: Progress) -> None:
         self.stage = stage
         self.file: TextIO | None = None
         if folder is not None:
-            _forget_after(folder / "log.jsonl", stage, done)
+            _forget_after(folder / "log.jsonl", stage, progress)
             self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
             # A folder for each stage, since what is purged on resuming is purged from the whole folder.
             board = folder / "tensorboard" / stage.replace(" ", "_")
-            purge = done + 1 if board.is_dir() else None  # what an earlier process wrote of later steps
+            purge = progress.step + 1 if board.is_dir() else None  # what an earlier process wrote of later steps
             self.board = SummaryWriter(str(board), purge_step=purge, flush_secs=10)
 
     def __enter__(self) -> "Journal":
@@ -80,19 +90,33 @@ class Journal:
             self.board.add_text(f"{self.stage}/texts/{number}", f"{prompt}\n\n{table}", step)
 
 
-def _forget_after(path: Path, stage: str, done: int) -> None:
-    """Drop a stage's lines beyond the step that training goes on from; they will be written again."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if (entry := json.loads(line))["stage"] != stage or entry["step"] <= done]
-    write_whole(path, lambda p: p.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+def _forget_after(path: Path, stage: str, progress: Progress) -> None:
+    """Drop a stage's entries beyond where training goes on, and half a line; they will be written again."""
+    last = {"step": progress.step, "evaluation": progress.evaluated_step}
+    kept = [entry for entry in _entries(path) if entry["stage"] != stage or entry["step"] <= last[entry["kind"]]]
+    if path.is_file():
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _entries(path: Path) -> Iterator[dict]:
+    """Yield the entries of a log, but for a last line that was not written to its end.
+
+    Raises:
+        InputError: a line is no entry.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            is_entry = isinstance(entry["stage"], str) and type(entry["step"]) is int and entry["kind"] in KINDS
+        except (ValueError, TypeError, KeyError, RecursionError):
+            is_entry = False
+        if not is_entry:
+            raise InputError(f"{path}, line {number}: must be a JSON object with stage, kind and step: remove it")
+        yield entry
 
 
 def read_log(folder: Path, stage: str) -> list[dict]:
     """Return a stage's entries in log.jsonl."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        return []
-    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [entry for entry in entries if entry["stage"] == stage]
+    return [entry for entry in _entries(folder / "log.jsonl") if entry["stage"] == stage]

@@ -142,7 +142,7 @@ class _Stages:
         if self.resume_at == stage:
             checkpoint.restore_progress(self.folder, trainer)
         self.observer.begin(stage, trainer.progress.step, trainer.steps)
-        with Journal(self.folder if is_writer() else None, stage, trainer.progress.step) as journal:
+        with Journal(self.folder if is_writer() else None, stage, trainer.progress) as journal:
             finished = self._follow(trainer, stage, journal)
         trainer.use_best()
         return trainer.progress.best_loss if finished else None

@@ -20,7 +20,7 @@ from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
-from minirm.train import Evaluated, OnItsWay, Step, Trainer
+from minirm.train import Evaluated, OnItsWay, Progress, Step, Trainer
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -100,7 +100,7 @@ def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
     run.time = SimpleNamespace(monotonic=lambda: next(looks, 301.0))
     run.checkpoint = SimpleNamespace(save_progress=lambda *_: saves.append(trainer.progress.step))
     stages = SimpleNamespace(observer=Observer(), folder=folder)
-    assert run._Stages._follow(stages, trainer, "language model", Journal(None, "language model", 0))
+    assert run._Stages._follow(stages, trainer, "language model", Journal(None, "language model", Progress()))
     (folder / f"saves{rank}").write_text(f"{trainer.progress.step} {saves}")
 
 

@@ -18,7 +18,7 @@ from minirm.records import Comparison, Turn, read_comparisons
 from minirm.run import LANGUAGE_MODEL, REWARD, RunConfig, prepare, train_run
 from minirm.scoring import load
 from minirm.splits import prompt_key
-from minirm.train import Step
+from minirm.train import Evaluated, Step
 from tests.conftest import kind_and_rude, write_lines
 
 
@@ -156,6 +156,35 @@ def test_a_run_that_was_killed_goes_on_from_its_last_evaluation(file, whole, tmp
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     losses = [[e["loss"] for stage in (LANGUAGE_MODEL, REWARD) for e in read_log(f, stage)] for f in (folder, whole)]
     assert losses[0] == losses[1]
+
+
+def test_an_evaluation_that_was_told_and_not_saved_is_told_once(file, whole, tmp_path, monkeypatch):
+    """Killed behind an evaluation, after a save between its step and it."""
+
+    class Kill(Observer):
+        def event(self, stage, event):
+            if (stage, event.step, isinstance(event, Evaluated)) == (REWARD, 4, True):
+                raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "SECONDS_BETWEEN_SAVES", -1.0)
+        train_run(a_config(file), folder, Kill())
+    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    told = [[(e["kind"], e["step"], e["loss"]) for e in read_log(place, REWARD)] for place in (folder, whole)]
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("line", [b"garbage}", b"\xff}", b"{}", b"3", b'{"stage": "a", "kind": "step", "step": "x"}'])
+def test_a_log_with_an_odd_line_is_refused_and_left_as_it_is(file, tmp_path, refused, line):
+    folder = tmp_path / "run"
+    assert train_run(a_config(file), folder, StopAt(LANGUAGE_MODEL, 2)) is None
+    log = folder / "log.jsonl"
+    before = line + b"\n" + log.read_bytes()
+    log.write_bytes(before)
+    rule = "must be a JSON object with stage, kind and step: remove it"
+    assert refused("resume", folder) == f"{log}, line 1: {rule}"
+    assert log.read_bytes() == before
 
 
 def test_a_run_does_not_go_on_with_other_data_and_touches_nothing(file, tmp_path):
