@@ -203,7 +203,7 @@ def _summaries(fields: dict) -> Judged:
         raise field_error("choice", choice, "must be 0 or 1, which summary is better")
     labels = (("subreddit", "SUBREDDIT: r/"), ("title", "TITLE: "), ("post", "POST: "), ("article", "ARTICLE: "))
     parts = [label + check_text(info[key], f"info.{key}") for key, label in labels if info.get(key) is not None]
-    pair = tuple(check_text(summaries[i].get("text"), f"summaries[{i}].text") for i in (choice, 1 - choice))
+    pair = tuple(check_text(summaries[i].get("text"), f"summaries[{i}].text") for i in map(int, (choice, 1 - choice)))
     return (Turn("user", "\n\n".join([*parts, "TL;DR:"])),), pair, PAIR
 
 

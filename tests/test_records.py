@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minirm.dialogue import Turn
 from minirm.errors import InputError
-from minirm.records import FORMATS, Comparison, read_comparisons, to_json
+from minirm.records import FORMATS, Comparison, parse_record, read_comparisons, to_json
 
 DATA = Path(__file__).parent.parent / "data"
 SAME_SIX = [
@@ -151,6 +151,12 @@ def test_an_instruction_is_followed_by_its_input_where_there_is_one():
     assert plain.prompt == user(f"Please rewrite in plain English.\n\n{given}")
     assert plain.responses == ("Please do not drink on the train.",) and plain.scores == (0.0,)
     assert without_input.prompt == user("Name three uses for a paper clip besides holding paper.")
+
+
+@pytest.mark.parametrize("choice", [0, 1, 0.0, 1.0])
+def test_the_choice_between_summaries_may_be_written_with_a_point(choice):
+    fields = {"info": {"post": "a"}, "summaries": [{"text": "b"}, {"text": "c"}], "choice": choice}
+    assert parse_record(fields, "summaries").responses == (("b", "c") if choice == 0 else ("c", "b"))
 
 
 def test_margin_weight_and_probability_are_read():
