@@ -44,13 +44,20 @@ def follow(path: Path) -> Path:
 
 
 def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder beside `folder`, then put it in its place, which must be free or an empty folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    """Let `write` fill a folder on the same disk, then put it in the place of `folder`, which must be free or empty.
+
+    An empty folder stays and takes in what was written: it may be where the user stands, or where a disk is mounted.
+    """
+    place = Path(os.path.realpath(folder))  # "." has no name, and a link stays
+    stays = place.is_dir()
+    unfinished = (place if stays else place.parent) / f".{place.name}.{os.getpid()}"
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming(folder, unfinished):
             unfinished.mkdir()
             write(unfinished)
-            os.replace(unfinished, folder)
+            moves = [(path, place / path.name) for path in unfinished.iterdir()] if stays else [(unfinished, place)]
+            for source, target in moves:
+                os.replace(source, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Checkpoints of transformers come in, and runs go out, with the same hidden states, logits, rewards and gradients."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -713,3 +714,12 @@ def test_an_export_is_written_whole_or_not_at_all(trained, tmp_path, refused, mo
     monkeypatch.setattr(minirm.hugging_face.writing, "write_card", fail)
     assert "No space left" in refused("export", trained, "--out", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_fills_the_empty_folder_in_which_one_stands(trained, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    monkeypatch.chdir(tmp_path / "link")
+    assert main(["export", str(trained), "--out", "."]) == 0
+    assert "# mine\n" in Path("README.md").read_text() and not list(Path().glob(".*"))
+    assert set(os.listdir()) == set(os.listdir(tmp_path / "mine")) >= {"config.json", "model.safetensors"}

@@ -54,7 +54,7 @@ def export_run(run_folder: str | Path, out: str | Path) -> None:
         (folder / TOKENIZER).write_text(bpe.to_str(pretty=True), encoding="utf-8")  # bpe.save has no OSError
         (folder / CHAT_TEMPLATE).write_text(run.tokenizer.template.to_jinja(), encoding="utf-8")
         write_json(folder / SETTINGS, _tokenizer_settings(run.tokenizer, pad, config))
-        write_card(folder, run_folder, run, name=out.name)
+        write_card(folder, run_folder, run, name=out.resolve().name)
 
     write_folder_whole(out, write)
 
