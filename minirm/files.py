@@ -222,8 +222,9 @@ class _Window:
             except (ValueError, RecursionError) as error:
                 raise _broken_json(self.place(), error) from None
             else:
-                if end < len(self.text) or not self._read_on():  # a number at the edge may go on
-                    self._move(end)
+                length = end - self.at
+                if end + 2 < len(self.text) or not self._read_on():  # a number at the edge may go on, behind its "e+"
+                    self._move(self.at + length)
                     return value
 
     def _move(self, to: int) -> None:
@@ -262,7 +263,10 @@ def _read_document(window: _Window, layout: str) -> Iterator[Row]:
     if layout == "instances":
         while window.next_character() == ",":
             window.take(",")
-            window.take_value()
+            window.next_character()
+            place = window.place()
+            if window.take_value() == "instances":
+                raise InputError(f'{place}: key "instances" stands here again: must be there once')
             window.take(":")
             window.take_value()
         window.take("}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minirm.errors import InputError
-from minirm.files import find_files, read_rows
+from minirm.files import CHUNK, find_files, read_rows
 
 
 def fields_of(path):
@@ -241,3 +241,18 @@ def test_a_table_whose_lines_end_in_cr_alone_is_refused(tmp_path, content, line)
     with pytest.raises(InputError) as refused:
         fields_of(path)
     assert str(refused.value) == f"{path}:{line}: not valid CSV: a CR alone: lines must end in LF or CRLF"
+
+
+@pytest.mark.parametrize("number", ["7", "7.5", "7e5", "-7.5E-12"])
+@pytest.mark.parametrize("end", ["}", "\n}\n", ', "y": 1}'])
+def test_a_number_may_lie_across_the_edge_of_a_chunk(tmp_path, number, end):
+    head = '{"instances": [{"a": 1}], "z": '
+    for read in range(len(number) + 1):
+        text = head + " " * (CHUNK - len(head) - read) + number + end
+        assert fields_of(written(tmp_path, "x.json", text)) == [{"a": 1}]
+
+
+def test_instances_that_come_twice_are_refused(tmp_path):
+    path = written(tmp_path, "x.json", '{"instances": [{"a": 1}],\n"instances": [{"a": 2}]}')
+    with pytest.raises(InputError, match=r'x\.json:2: key "instances" stands here again: must be there once'):
+        fields_of(path)
