@@ -9,6 +9,7 @@ import tyro
 
 from minirm.commands import COMMANDS, Command
 from minirm.commands.console import STOPPED, UNPAIRED, LastingConsole
+from minirm.disk import naming
 from minirm.errors import InputError
 from minirm.memory import keep_freed_memory
 from minirm.watcher import sigterm_as_ctrl_c
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        with sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c(), naming("standard output"):  # who writes anywhere else has named it
             return _parse(sys.argv[1:] if arguments is None else arguments).run()
     except InputError as error:
         return _refuse(str(error))

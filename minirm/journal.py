@@ -60,7 +60,8 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-            self.board.close()
+            with naming(self.board.log_dir):
+                self.board.close()
 
     def write(self, event: Step | Evaluated) -> None:
         """Write one event."""
@@ -75,8 +76,9 @@ class Journal:
         if isinstance(event, Step):
             values["cases_per_second"] = event.cases / event.seconds
             values["tokens_per_second"] = event.tokens / event.seconds
-        for name in values.keys() - {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}:
-            self.board.add_scalar(f"{where}/{name}", values[name], event.step)
+        with naming(self.board.log_dir):  # its own thread writes; here it tells that it could not
+            for name in values.keys() - {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}:
+                self.board.add_scalar(f"{where}/{name}", values[name], event.step)
 
     def write_texts(self, step: int, comparisons: Sequence[Comparison], rewards: Sequence[Sequence[float]]) -> None:
         """Write texts with their scores, so that a reader can see whether the rewards make sense."""
@@ -87,7 +89,8 @@ class Journal:
             rows = sorted(zip(scored, comparison.scores, comparison.responses, strict=True), reverse=True)
             cells = (f"| {r:+.3f} | {s:g} | {' '.join(t.split()).replace('|', chr(92) + '|')} |" for r, s, t in rows)
             table = "\n".join(["| reward | label | response |", "|---:|---:|---|", *cells])
-            self.board.add_text(f"{self.stage}/texts/{number}", f"{prompt}\n\n{table}", step)
+            with naming(self.board.log_dir):
+                self.board.add_text(f"{self.stage}/texts/{number}", f"{prompt}\n\n{table}", step)
 
 
 def _forget_after(path: Path, stage: str, progress: Progress) -> None:

@@ -1,7 +1,9 @@
 """What is wrong gets one line that names the place, the value and the rule; status 2; and nothing is half-written."""
 
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -421,3 +423,12 @@ def test_an_export_that_finds_no_room_leaves_nothing(tmp_path, trained, refused,
     out = tmp_path / "exported"
     assert refused("export", trained, "--out", out) == f"{out}: No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["score", "data"])
+def test_a_full_standard_output_is_refused_by_its_name(trained, pairs_file, refused, monkeypatch, command):
+    arguments = {"score": [trained, "--file", pairs_file], "data": [pairs_file]}[command]
+    with contextlib.suppress(OSError), open("/dev/full", "w") as stream:  # closing it tries once more
+        monkeypatch.setattr(sys, "stdout", stream)
+        said = refused(command, *arguments)
+    assert said == "standard output: No space left on device"
