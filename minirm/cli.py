@@ -12,7 +12,7 @@ from minirm.commands.console import STOPPED, UNPAIRED, LastingConsole
 from minirm.disk import naming
 from minirm.errors import InputError
 from minirm.memory import keep_freed_memory
-from minirm.watcher import sigterm_as_ctrl_c
+from minirm.watcher import sigterm_as_ctrl_c, tell
 
 FILES = ("--data", "--validation", "--other")
 ONCE = (*FILES, "--file", "--prompt")
@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     141 says that whoever read the output left before its end.
     """
+    if sys.stderr is None:  # the caller closed it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 open as long as the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=UNPAIRED)
     keep_freed_memory()
@@ -49,12 +51,12 @@ def _run(arguments: list[str] | None) -> int:
         name = error.filename2 or error.filename
         return _refuse(f"{name}: {error.strerror}" if name else str(error))
     except KeyboardInterrupt:
-        print("minirm: stopped", file=sys.stderr)
+        tell("minirm: stopped")
         return STOPPED
 
 
 def _refuse(message: str) -> int:
-    print(f"minirm: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"minirm: {' '.join(message.split())}")
     return 2
 
 
@@ -72,7 +74,7 @@ def _parse(arguments: list[str]) -> Command:
             raise InputError(f"{option} is given twice: {rule}")
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(sys.stdout or io.StringIO()):
             return tyro.extras.subcommand_cli_from_dict(
                 dict(COMMANDS), args=arguments, prog="minirm", description=__doc__
             )

@@ -1,6 +1,7 @@
 """What the command line shows while a run goes on, a bar or plain lines, and how Ctrl-C and SIGTERM end it."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ class _Bars(Progress):
     def get_renderables(self) -> Iterator[RenderableType]:
         yield from super().get_renderables()
         yield Text(self.figures, no_wrap=True, overflow="ellipsis")
+
+
+def tell(message: str) -> None:
+    """Say something on standard error; where nobody can read it, nothing happens."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 open as long as the process
 
 
 @contextlib.contextmanager
@@ -67,7 +76,7 @@ class Stopper(Observer):
                 raise KeyboardInterrupt
             return  # `timeout` sends SIGTERM twice
         self.stopped = True
-        print("stopping after this step; Ctrl-C again stops at once, without saving", file=sys.stderr)
+        tell("stopping after this step; Ctrl-C again stops at once, without saving")
 
     def begin(self, stage: str, done: int, steps: int) -> None:
         self.training = True

@@ -332,6 +332,31 @@ def test_score_says_what_it_needs(trained, refused):
     assert refused("score", trained, "--file", "gone.jsonl") == "gone.jsonl: cannot be read: No such file or directory"
 
 
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_closed_stream_that_is_needed_is_refused(trained, pairs_file, refused, monkeypatch, name):
+    commands = {"stdin": [["score", trained, "--file", "-"]]}
+    commands["stdout"] = [["score", trained, "--file", pairs_file], ["data", pairs_file]]
+    monkeypatch.setattr(sys, name, None)
+    for command in commands[name]:
+        assert refused(*command).startswith(f"{name}: is closed; must be open to be ")
+
+
+def test_what_needs_no_output_works_with_a_closed_one(trained, pairs_file, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["score", str(trained), "--file", str(pairs_file), "--out", str(tmp_path / "out.jsonl")]) == 0
+    assert main(["tokenizer", "--data", str(pairs_file), "--out", str(tmp_path / "t.json")]) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["fly"])
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_nobody_can_be_told_is_refused_all_the_same(monkeypatch, is_open):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writing, "w") if is_open else None)
+    assert main(["data", "gone.csv"]) == 2
+
+
 # Going on
 
 

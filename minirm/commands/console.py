@@ -1,11 +1,12 @@
 """What the commands share: their console, how an evaluation looks on it, and the status of one that was stopped."""
 
 import sys
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from minirm.errors import InputError
 from minirm.evaluate import Evaluation, as_table
 from minirm.run import is_writer
 
@@ -26,9 +27,19 @@ class LastingConsole(Console):
         self.quiet = LastingConsole.was_left = True
 
 
+def check_open(name: Literal["stdin", "stdout"]) -> None:
+    """Refuse to work with a standard stream that the caller closed.
+
+    Raises:
+        InputError: it is closed.
+    """
+    if getattr(sys, name) is None:
+        raise InputError(f"{name}: is closed; must be open to be {'read' if name == 'stdin' else 'written'}")
+
+
 def new_console() -> Console:
     """Return a console that prints text as it is; file names are no markup."""
-    width = None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
+    width = None if sys.stdout and sys.stdout.isatty() else WIDTH_IN_A_PIPE
     return LastingConsole(width=width, markup=False, emoji=False, highlight=False, quiet=not is_writer())
 
 

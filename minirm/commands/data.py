@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from tyro.conf import Positional
 
-from minirm.commands.console import new_console
+from minirm.commands.console import check_open, new_console
 from minirm.errors import InputError, name_paths
 from minirm.records import read_comparisons
 from minirm.survey import as_rows, describe
@@ -27,6 +27,7 @@ class Data:
         """Print what the files hold."""
         if not self.files:
             raise InputError("data needs at least one file or folder")
+        check_open("stdout")
         other = read_comparisons(self.other, format=self.format) if self.other else None
         summary = describe(read_comparisons(self.files, format=self.format), other)
         table = Table("", "", title=name_paths(self.files))

@@ -10,11 +10,12 @@ from typing import Annotated, TextIO
 from tyro.conf import Positional, UseAppendAction, arg
 
 from minirm import checkpoint
-from minirm.commands.console import UNPAIRED
+from minirm.commands.console import UNPAIRED, check_open
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.files import Row, read_rows, read_standard_input
 from minirm.scoring import RewardScorer, load
+from minirm.watcher import tell
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Score:
             raise InputError("score needs either --response, with or without --prompt, or --file")
         if self.file is not None and self.prompt is not None:
             raise InputError("--prompt goes with --response; with --file, each line holds its own prompt")
-        if self.out is not None:
+        if self.file == "-":
+            check_open("stdin")
+        if self.out is None:
+            check_open("stdout")
+        else:
             checkpoint.check_file(self.out)
         scorer = load(self.run_folder)
         if self.file is None:
@@ -69,7 +74,7 @@ def _tell_cut(scorer: RewardScorer) -> None:
     if scorer.cut.total():
         prompts, responses = scorer.cut["prompts"], scorer.cut["responses"]
         parts = f"prompt from its left: {prompts:,}; response before its end token: {responses:,}"
-        print(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}", file=sys.stderr)
+        tell(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}")
 
 
 def _rows(file: str) -> Iterator[Row]:
