@@ -240,7 +240,8 @@ class TrainConfig:
     patience: int = 0
     """Stop after this many evaluations without a lower validation loss; 0 never stops early."""
     seed: int = 0
-    """Seed of the weights, the order of the batches and the dropout."""
+    """Seed of the order of the batches and the dropout; the last stage's also of the weights and of what is kept for
+    validation."""
 
     def __post_init__(self) -> None:
         for field in ("epochs", "weight_decay", "clip", "centering", "tie_width", "patience"):
@@ -367,6 +368,11 @@ class RunConfig:
     def stages(self) -> tuple[str, ...]:
         """The stages that the run goes through, in order."""
         return tuple(s for s in STAGES[self.stage] if s == REWARD or self.language_model.epochs)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the weights and of what is kept for validation: the last stage's."""
+        return self.reward.seed if REWARD in self.stages else self.language_model.seed
 
     @property
     def only_assistant(self) -> bool:

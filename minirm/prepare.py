@@ -82,7 +82,7 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     Raises:
         InputError: the files can't be read, or hold nothing to learn from.
     """
-    data, seed = config.data, config.reward.seed
+    data, seed = config.data, config.seed
     keys: set[bytes] = set()
     summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys))
     _check_learnable(config, summary)

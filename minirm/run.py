@@ -99,7 +99,7 @@ class _Stages:
 
     def train(self) -> tuple[RewardModel | LanguageModel, float] | None:
         """Return the trained model and its lowest validation loss; None if training was stopped."""
-        torch.manual_seed(self.config.reward.seed)
+        torch.manual_seed(self.config.seed)
         model = self._begin(RewardModel(self.config.model))
         if LANGUAGE_MODEL in self.config.stages and self.resume_at != REWARD:
             language_model = self._begin(LanguageModel(self.config.model))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from minirm import checkpoint
 from minirm.checkpoint import load_language_model, read_start
 from minirm.cli import main
-from minirm.config import LANGUAGE_MODEL, REWARD, LoraConfig, PackingConfig
+from minirm.config import LANGUAGE_MODEL, REWARD, LoraConfig, PackingConfig, TrainConfig
 from minirm.dialogue import Turn
 from minirm.errors import InputError
 from minirm.evaluation import Surprise
@@ -299,12 +299,27 @@ def test_from_conversations_to_rewards_on_the_command_line(chat_file, pair_file,
         (["--vocab-size", "300"], "vocab_size=300 does not go with --from {}: its model has vocab_size="),
         (["--max-tokens", "65"], "max_tokens=65 must not exceed the model's max_positions=64"),
         (["--language-model.epochs", "1"], "--language-model.… goes with --stage both or lm: this run has no such"),
+        (["--stage", "lm", "--reward.loss", "plackett_luce"], "--reward.… goes with --stage both or reward: this run"),
+        (["--stage", "lm", "--reward.epochs", "9"], "--reward.… goes with --stage both or reward: this run has no"),
         (["--stage", "lm", "--language-model.epochs", "0"], "stage=lm and language_model.epochs=0 leave nothing to"),
     ],
 )
 def test_what_does_not_go_with_the_start_is_refused_in_one_line(tuned, pair_file, tmp_path, refused, flags, said):
     line = refused("train", "--from", tuned, "--data", pair_file, "--out", tmp_path / "run", *flags)
     assert line.startswith(said.format(tuned)) and not (tmp_path / "run").exists()
+
+
+def test_the_seed_of_a_language_model_alone_draws_its_weights(chat_file, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "minirm.run._Stages._train", lambda self, model, *_: drawn.append(next(model.parameters()).detach().clone())
+    )
+    for number, (seed, unused) in enumerate([(0, 0), (1, 0), (0, 1)]):
+        config = sft_config(chat_file)
+        stages = {"language_model": replace(config.language_model, seed=seed), "reward": TrainConfig(seed=unused)}
+        train_run(replace(config, **stages), tmp_path / str(number), Observer())
+    first, other, same = drawn
+    assert not torch.equal(first, other) and torch.equal(first, same)
 
 
 def test_what_is_no_finished_run_is_no_start(pair_file, tmp_path, refused):

@@ -23,6 +23,7 @@ from minirm.run import read_config, train_run
 from minirm.watcher import Watcher
 
 FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)
+SECOND_STAGE = TrainConfig(epochs=2.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Train:
     tokenizer and model are taken over."""
     language_model: TrainConfig = field(default_factory=lambda: FIRST_STAGE)
     """First stage; epochs 0 leaves it out."""
-    reward: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2.0))
+    reward: TrainConfig = field(default_factory=lambda: SECOND_STAGE)
     """Second stage."""
     lora: LoraOptions = field(default_factory=LoraOptions)
     """Low-rank adapters."""
@@ -54,6 +55,8 @@ class Train:
         stage = self.stage or ("both" if self.start is None else "reward")
         if stage == "reward" and self.language_model.epochs and self.language_model != FIRST_STAGE:
             raise InputError("--language-model.… goes with --stage both or lm: this run has no such stage")
+        if stage == "lm" and self.reward != SECOND_STAGE:
+            raise InputError("--reward.… goes with --stage both or reward: this run has no such stage")
         packing, model = self._shapes()
         stages = self.language_model, self.reward
         config = RunConfig(self.data, model, packing, *stages, self.lora.configure(), stage, self.start)
