@@ -29,10 +29,36 @@ SIZES = {
 """Sizes by name: layers L, width D, heads H."""
 
 
+LARGEST = {
+    "vocab_size": 1_000_000,
+    "layers": 10_000,
+    "width": 1_000_000,
+    "heads": 1_000_000,
+    "mlp_width": 1_000_000,
+    "max_positions": 10_000_000,
+    "max_tokens": 10_000_000,
+    "rank": 1_000_000,
+    "epochs": 1e6,
+    "evaluate_every": 1e6,
+    "tie_width": 1e6,
+}
+"""The largest value of a field: far above any use, and short of where a library would overflow or abort."""
+
+
 def require(holds: bool, message: str) -> None:
     """Raise `InputError(message)` unless the rule holds."""
     if not holds:
         raise InputError(message)
+
+
+def check_largest(**fields: float | None) -> None:
+    """Refuse a value above the `LARGEST` of its name.
+
+    Raises:
+        InputError: says which.
+    """
+    for name, value in fields.items():
+        require(value is None or value <= LARGEST[name], f"{name}={value} must be at most {LARGEST[name]:.0f}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +122,7 @@ class ModelConfig:
         for field in ("vocab_size", "layers", "width", "heads", "mlp_width", "max_positions"):
             value = getattr(self, field)
             require(value is None or value >= 1, f"{field}={value} must be at least 1")
+            check_largest(**{field: value})
         for field in ("rope_theta", "norm_eps"):
             value = getattr(self, field)
             require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
@@ -175,6 +202,7 @@ class PackingConfig:
     def __post_init__(self) -> None:
         require(self.tokens_per_batch >= 1, f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
         require(self.max_tokens >= 4, f"max_tokens={self.max_tokens} must be at least 4")
+        check_largest(max_tokens=self.max_tokens)
         per_batch = self.comparisons_per_batch
         require(per_batch is None or per_batch >= 1, f"comparisons_per_batch={per_batch} must be at least 1")
 
@@ -250,6 +278,7 @@ class TrainConfig:
         for field in ("learning_rate", "evaluate_every"):
             value = getattr(self, field)
             require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
+        check_largest(epochs=self.epochs, evaluate_every=self.evaluate_every, tie_width=self.tie_width)
         require(0 <= self.warmup < 1, f"warmup={self.warmup} must be in [0, 1)")
         require(0 <= self.final_rate <= 1, f"final_rate={self.final_rate} must be in [0, 1]")
         require(0 <= self.label_smoothing < 0.5, f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
@@ -277,6 +306,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"lora: rank={self.rank} must be at least 1")
+        check_largest(rank=self.rank)
         require(0 < self.alpha < math.inf, f"lora: alpha={self.alpha} must be above 0 and finite")
         require(0 <= self.dropout < 1, f"lora: dropout={self.dropout} must be in [0, 1)")
         require(len(self.matrices) > 0, "lora: matrices: at least one must be named")
@@ -305,6 +335,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(len(self.data) > 0, "data: at least one file or folder must be given")
+        check_largest(vocab_size=self.vocab_size)
         share = self.validation_share
         require(0 < share < 100, f"validation_share={share} must be above 0 and below 100 percent")
 

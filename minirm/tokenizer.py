@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
+from minirm.config import check_largest
 from minirm.errors import InputError
 from minirm.records import Turn
 from minirm.template import OWN, Template
@@ -71,13 +72,14 @@ class Tokenizer:
             texts: what it will have to encode; read once.
             vocab_size: how many tokens, special ones included. None: 8192, or as many as the texts give.
         Raises:
-            InputError: `vocab_size` is below 262, or more than the texts can give.
+            InputError: `vocab_size` is below 262, above a million, or more than the texts can give.
         """
         wanted = DEFAULT_VOCABULARY if vocab_size is None else vocab_size
         if wanted < SMALLEST:
             raise InputError(
                 f"vocab_size={wanted} must be at least {SMALLEST} (256 bytes and {len(SPECIAL)} special tokens)"
             )
+        check_largest(vocab_size=wanted)
         bpe = BPETokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = decoders.ByteLevel()

@@ -91,6 +91,15 @@ OPTIONS = {
     "--reward.betas 0.9 1": "betas=(0.9, 1.0) must each be in [0, 1)",
     "--language-model.seed -1": "seed=-1 must be at least 0 and below 2^63",
     "--reward.seed 9223372036854775808": "seed=9223372036854775808 must be at least 0 and below 2^63",
+    "--reward.epochs 1e308": "epochs=1e+308 must be at most 1000000",
+    "--language-model.epochs 1e308": "epochs=1e+308 must be at most 1000000",
+    "--reward.evaluate-every 1e308": "evaluate_every=1e+308 must be at most 1000000",
+    "--reward.tie-width 1e300 --reward.loss rao_kupper": "tie_width=1e+300 must be at most 1000000",
+    "--vocab-size 1000000000000": "vocab_size=1000000000000 must be at most 1000000",
+    "--max-tokens 100000000000": "max_tokens=100000000000 must be at most 10000000",
+    "--mlp-width 1000000000000": "mlp_width=1000000000000 must be at most 1000000",
+    "--layers 1000000000000": "layers=1000000000000 must be at most 10000",
+    "--lora.rank 100000000000000000000": "rank=100000000000000000000 must be at most 1000000",
     "--data more.jsonl": "--data is given twice: name all its files behind one --data",
     "--data=more.jsonl": "--data is given twice: name all its files behind one --data",
     "--validation=a.jsonl --validation b.jsonl": "--validation is given twice: name all its files behind one",
@@ -404,6 +413,8 @@ def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
         assert refused(command, "--data=a.csv", "--data=b.csv").startswith("--data is given twice")
     said = refused("tokenizer", "--data", pairs_file, "--out", tmp_path / "t.json", "--vocab-size", "9999")
     assert said.startswith("vocab_size=9999 is more than these texts can give; they give at most ")
+    said = refused("tokenizer", "--data", pairs_file, "--out", tmp_path / "t.json", "--vocab-size", 10**12)
+    assert said == "vocab_size=1000000000000 must be at most 1000000"
     assert not (tmp_path / "t.json").exists()
 
 
