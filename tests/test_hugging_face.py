@@ -351,6 +351,10 @@ BROKEN = {
         lambda f: (f / "chat_template.jinja").write_text("{{ messages[0]['content'] }}"),
         "its chat template does not just put turns one behind another (it leaves out a turn of role 'assistant')",
     ),
+    "chat template is not UTF-8": (
+        lambda f: (f / "chat_template.jinja").write_bytes(b"{{ 1 }}\xff"),
+        "chat_template.jinja: byte 8 is not UTF-8",
+    ),
     "no such chat template": (
         lambda f: (f / "chat_template.jinja").write_text("{% if %}"),
         "its chat template does not just put turns one behind another (",
@@ -370,6 +374,7 @@ def test_a_bad_checkpoint_gives_one_clear_line(save, refused, name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"model_type": ["gpt2"]}, 'field "model_type": a list of 1: must be one of gpt2, llama, bert'),
         ({"model_type": "mistral"}, "field \"model_type\": 'mistral': must be one of gpt2, llama, bert"),
         ({"activation_function": "relu"}, "field \"activation_function\": 'relu': must be 'gelu_new' or"),
         ({"scale_attn_by_inverse_layer_idx": True}, 'field "scale_attn_by_inverse_layer_idx": true: must be false'),
@@ -495,6 +500,23 @@ def test_a_template_that_trims_one_role_alone_is_refused():
     )
     with pytest.raises(InputError, match="stays with some roles and goes with others"):
         derive_template(trims_assistant, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ 1 // 0 }}", "integer division or modulo by zero"),
+        ("{{ 2.0 ** 9999 }}", "(34, "),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth exceeded"),
+        ("{{ 'a' * 10 ** 18 }}", "MemoryError"),
+        ("{{ '{x}'.format() }}", "'x'"),
+        ("{{ '%(x)s' % messages[0] }}", "'x'"),
+    ],
+)
+def test_a_template_that_fails_in_whatever_way_is_refused_in_one_line(source, said):
+    with pytest.raises(InputError, match="does not just put turns one behind another") as caught:
+        derive_template(source, NAMES)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_role_that_the_template_lacks_is_refused():

@@ -63,7 +63,10 @@ def _content(token: object) -> str | None:
 def _chat_template(folder: Path, settings: dict) -> str | None:
     """Return the chat template from its file or the settings; of several, the one called default."""
     if (folder / CHAT_TEMPLATE).is_file():
-        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+        try:
+            return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{folder / CHAT_TEMPLATE}: byte {error.start + 1} is not UTF-8") from None
     source = settings.get("chat_template")
     if isinstance(source, list):
         source = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}.get("default")
@@ -103,7 +106,7 @@ def derive_template(source: str, names: dict[str, str]) -> Template:
     try:
         template = _read_off(render)
         _compare(template, render)
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except ValueError as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"its chat template does not just put turns one behind another ({said})") from None
     return template
@@ -113,7 +116,7 @@ Renderer = Callable[..., str]
 
 
 def _renderer(source: str, names: dict[str, str]) -> Renderer:
-    """Return a function that renders turns as transformers does."""
+    """Return a function that renders turns as transformers does, and raises ValueError where that fails."""
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -128,8 +131,11 @@ def _renderer(source: str, names: dict[str, str]) -> Renderer:
 
     def render(*turns: Turn, add_generation_prompt: bool = False) -> str:
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        template = environment.from_string(source)
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
+        try:
+            template = environment.from_string(source)
+            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **names)
+        except Exception as error:  # a foreign program may fail in any way
+            raise ValueError(str(error) or type(error).__name__) from None
 
     return render
 
@@ -153,7 +159,7 @@ def _read_off(render: Renderer) -> Template:
 def _read_off_system(render: Renderer, before_user: str) -> Around | None:
     try:
         before, between, _ = _split(render(SYSTEM, FIRST), SYSTEM, FIRST)
-    except (jinja2.TemplateError, ValueError):
+    except ValueError:
         return None
     return before, between.removesuffix(before_user)
 
@@ -161,7 +167,7 @@ def _read_off_system(render: Renderer, before_user: str) -> Around | None:
 def _read_off_tool(render: Renderer, after_assistant: str) -> Around | None:
     try:
         _, _, between, after = _split(render(FIRST, REPLY, TOOL), FIRST, REPLY, TOOL)
-    except (jinja2.TemplateError, TypeError, ValueError):
+    except ValueError:
         return None
     return between.removeprefix(after_assistant), after
 

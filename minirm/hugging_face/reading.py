@@ -138,7 +138,7 @@ def _read_description(folder: Path) -> tuple[ModelConfig, Family, str]:
         raise InputError(f"{path}: missing: a checkpoint in Hugging Face's layout has one")
     values = read_json(path)
     try:
-        if values.get("model_type") not in FAMILIES:
+        if values.get("model_type") not in list(FAMILIES):  # a list, since JSON has values that no dict can look up
             raise field_error("model_type", values.get("model_type"), f"must be one of {', '.join(FAMILIES)}")
         family = FAMILIES[values["model_type"]]
         architectures = values.get("architectures")
