@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirm.checkpoint import write_json
+from minirm.checkpoint import CONFIG, METRICS, read_json, write_json
 from minirm.dialogue import render_dialogue
+from minirm.errors import InputError
 from minirm.evaluation import Evaluation, as_table
 from minirm.pairs import Rewards, pair_table
 from minirm.pictures import learning_curve, reliability_diagram, reward_histogram
@@ -13,6 +14,20 @@ from minirm.report import Example, Judged, Picture, Section, Table, write_report
 
 SHOWN = 5
 """Examples of each kind on a page."""
+
+
+def check_evaluation_folder(folder: Path) -> None:
+    """Refuse a folder in which an evaluation would overwrite something else than an earlier evaluation.
+
+    Raises:
+        InputError: it is a run's, or is neither empty nor has the metrics.json of an evaluation.
+    """
+    if (folder / CONFIG).exists():
+        raise InputError(f"{folder}: is a run folder, whose own report would be lost; name another folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / METRICS).is_file() or not {"accuracy", "calibration"} <= read_json(folder / METRICS).keys():
+        raise InputError(f"{folder}: is not empty and holds no earlier evaluation; name another folder")
 
 
 def write_evaluation(
@@ -30,6 +45,8 @@ def write_evaluation(
         history: a run's own entries of log.jsonl, for the learning curve of its reward stage. None: not a run's folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if history is None:
+        write_json(folder / METRICS, evaluation.to_json())  # first: by it the folder is known again
     accuracy = as_table(evaluation)[0]
     verdict = f"Accuracy {accuracy.value} {accuracy.interval}: {accuracy.explanation}."
     sections = evaluation_sections(comparisons, rewards, evaluation)
@@ -38,8 +55,6 @@ def write_evaluation(
         sections.append(Section("How it was learned", [curve]))
     sections.append(Section("Where it is most wrong", most_wrong(comparisons, rewards)))
     write_report(folder / "report.html", title=title, verdict=verdict, sections=sections)
-    if history is None:
-        write_json(folder / "metrics.json", evaluation.to_json())
 
 
 def evaluation_sections(

@@ -144,6 +144,19 @@ def test_an_evaluation_does_not_overwrite_a_run(trained, pairs_file, refused):
     assert (trained / "metrics.json").read_bytes() == before
 
 
+def test_an_evaluation_overwrites_nothing_but_an_earlier_one(trained, pairs_file, refused, tmp_path):
+    out = tmp_path / "out"
+    command = ["eval", str(trained), "--data", str(pairs_file), "--out", str(out)]
+    out.mkdir()
+    assert main(command) == main(command) == 0
+    for name, text in (("metrics.json", '{"as trained": {"accuracy": 1, "calibration": 1}}'), ("report.html", "mine")):
+        (out / "metrics.json").unlink()
+        (out / name).write_text(text)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert refused(*command) == f"{out}: is not empty and holds no earlier evaluation; name another folder"
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_an_evaluation_without_strict_pairs_is_refused(tmp_path, trained, refused):
     path = write_lines(tmp_path / "tied.jsonl", [{"prompt": "p", "responses": [{"text": t, "score": 1} for t in "ab"]}])
     said = refused("eval", trained, "--data", path, "--out", tmp_path / "out")

@@ -11,7 +11,7 @@ from minirm import checkpoint
 from minirm.commands.console import new_console, print_evaluation
 from minirm.errors import InputError, name_paths
 from minirm.evaluate import evaluate
-from minirm.evaluation_page import write_evaluation
+from minirm.evaluation_page import check_evaluation_folder, write_evaluation
 from minirm.records import read_comparisons
 from minirm.rewardbench import write_results
 from minirm.scoring import load, swap_prompts
@@ -29,14 +29,14 @@ class Eval:
     format: str | None = None
     """Format of the files; by default it is recognised by content."""
     out: Path | None = None
-    """Folder for metrics.json and a page with pictures, report.html; with --format rewardbench also for its files."""
+    """Folder for metrics.json and a page with pictures, report.html; with --format rewardbench also for its files.
+    Empty, absent, or of an earlier evaluation, which is overwritten."""
 
     def run(self) -> int:
         """Score the files, and print the evaluation."""
         if self.out is not None:
             checkpoint.check_folder(self.out)
-            if (self.out / checkpoint.CONFIG).exists():
-                raise InputError(f"{self.out}: is a run folder, whose own report would be lost; name another folder")
+            check_evaluation_folder(self.out)
         scorer = load(self.run_folder)
         counts: Counter[str] = Counter()
         comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
