@@ -59,8 +59,8 @@ def train_run(
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
-    if not resume and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
+    if not resume and is_writer() and folder.is_dir() and any(folder.iterdir()):
+        raise _not_empty(folder)
     if config.lora is not None:
         with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
             add_adapters(RewardModel(config.model).backbone, config.lora)
@@ -72,6 +72,7 @@ def train_run(
         if resume:
             _check_unchanged(prepared, folder)
         elif is_writer():
+            _claim(folder)
             _write_description(config, prepared, folder)
         resume_at = checkpoint.saved_stage(folder) if resume else None
         trained = _Stages(config, prepared, start, folder, observer, resume_at).train()
@@ -213,6 +214,19 @@ def _write_weights(config: RunConfig, model: RewardModel | LanguageModel, folder
         checkpoint.write_tensors(folder / checkpoint.ADAPTERS, trained_weights(model))
         merge(model)
     checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder and its config.json, still empty: of runs that were started at once into it, only one can."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / checkpoint.CONFIG).touch(exist_ok=False)
+    except FileExistsError:
+        raise _not_empty(folder) from None
+
+
+def _not_empty(folder: Path) -> InputError:
+    return InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
 
 
 def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> None:

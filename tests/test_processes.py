@@ -93,6 +93,27 @@ def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_pa
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours | theirs), name
 
 
+def _train_together_when_one_is_late(rank: int, folder: Path) -> None:
+    config, out = a_config(folder / "pairs.jsonl"), folder / "run"
+    claim = run._claim
+
+    def claimed(*arguments):
+        claim(*arguments)
+        dist.barrier()
+
+    run._claim = claimed
+    if rank == 1:
+        dist.barrier()  # until the first has claimed the folder
+    evaluation = run.train_run(config, out, Observer())
+    assert (evaluation is not None) == (rank == 0)
+
+
+def test_a_process_that_is_late_takes_part_though_the_folder_is_no_longer_empty(tmp_path):
+    write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
+    in_two_processes(_train_together_when_one_is_late, tmp_path)
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
 def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
     trainer = make_trainer(folder / str(rank), TrainConfig(epochs=4, evaluate_every=100))
     trainer.lag = 1  # as on a GPU

@@ -338,6 +338,22 @@ def test_a_folder_that_is_not_empty_is_refused(file, whole):
         train_run(a_config(file), whole, Observer())
 
 
+def test_of_two_runs_started_at_once_into_one_folder_one_is_refused(file, whole, tmp_path, monkeypatch):
+    """The other one's description is there when this one has read its data."""
+    folder = tmp_path / "run"
+
+    def slowly(*arguments):
+        prepared = prepare(*arguments)
+        folder.mkdir()
+        (folder / "config.json").write_bytes((whole / "config.json").read_bytes())
+        return prepared
+
+    monkeypatch.setattr(run, "prepare", slowly)
+    with pytest.raises(InputError, match="run: is not empty; name another folder, or go on with: minirm resume"):
+        train_run(a_config(file, seed=1), folder, Observer())
+    assert contents(folder) == {"config.json": (whole / "config.json").read_bytes()}
+
+
 def test_a_demo_with_a_wrong_seed_writes_nothing(tmp_path):
     with pytest.raises(InputError, match="seed=-1 must be at least 0"):
         run_demo(tmp_path / "demo", Observer(), seed=-1)
