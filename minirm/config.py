@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from minirm.config_json import to_json
-from minirm.errors import InputError
+from minirm.errors import InputError, shorten
 
 Backbone = Literal["transformer", "torch_decoder", "gru", "lstm"]
 Style = Literal["gpt2", "llama", "bert"]
@@ -28,21 +28,23 @@ SIZES = {
 }
 """Sizes by name: layers L, width D, heads H."""
 
-
 LARGEST = {
     "vocab_size": 1_000_000,
-    "layers": 10_000,
-    "width": 1_000_000,
-    "heads": 1_000_000,
+    "layers": 1_000,
+    "width": 100_000,
+    "heads": 100_000,
+    "kv_heads": 100_000,
     "mlp_width": 1_000_000,
     "max_positions": 10_000_000,
+    "trained_positions": 10_000_000,
     "max_tokens": 10_000_000,
     "rank": 1_000_000,
     "epochs": 1e6,
     "evaluate_every": 1e6,
     "tie_width": 1e6,
 }
-"""The largest value of a field: far above any use, and short of where a library would overflow or abort."""
+"""The largest value of a field: far above any use, and short of where a library would overflow, abort or build for
+ever."""
 
 
 def require(holds: bool, message: str) -> None:
@@ -58,7 +60,7 @@ def check_largest(**fields: float | None) -> None:
         InputError: says which.
     """
     for name, value in fields.items():
-        require(value is None or value <= LARGEST[name], f"{name}={value} must be at most {LARGEST[name]:.0f}")
+        require(value is None or value <= LARGEST[name], f"{name}={shorten(value)} must be at most {LARGEST[name]:.0f}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class RopeScaling:
     def __post_init__(self) -> None:
         for field in ("factor", "low_frequency_factor", "trained_positions"):
             value = getattr(self, field)
-            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
+            require(0 < value < math.inf, f"{field}={shorten(value)} must be above 0 and finite")
+        check_largest(trained_positions=self.trained_positions)
         low, high = self.low_frequency_factor, self.high_frequency_factor
         require(low < high < math.inf, f"high_frequency_factor={high} must be above low_frequency_factor={low}")
 
@@ -119,9 +122,9 @@ class ModelConfig:
     """Added to the variance in LayerNorm and RMSNorm; Google's BERT has 1e-12."""
 
     def __post_init__(self) -> None:
-        for field in ("vocab_size", "layers", "width", "heads", "mlp_width", "max_positions"):
+        for field in ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "max_positions"):
             value = getattr(self, field)
-            require(value is None or value >= 1, f"{field}={value} must be at least 1")
+            require(value is None or value >= 1, f"{field}={shorten(value)} must be at least 1")
             check_largest(**{field: value})
         for field in ("rope_theta", "norm_eps"):
             value = getattr(self, field)
@@ -129,7 +132,6 @@ class ModelConfig:
         require(0 <= self.dropout < 1, f"dropout={self.dropout} must be in [0, 1)")
         require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
         kv_heads = self.key_value_heads
-        require(kv_heads >= 1, f"kv_heads={kv_heads} must be at least 1")
         require(self.heads % kv_heads == 0, f"heads={self.heads} must be a multiple of kv_heads={kv_heads}")
         encodes = self.backbone == "transformer" or not self.bidirectional
         require(encodes, f"style=bert must go with backbone=transformer, not {self.backbone}")

@@ -1,6 +1,7 @@
 """A configuration as plain JSON types, and back: every value is held against its field's annotation."""
 
 import dataclasses
+import math
 import types
 import typing
 from pathlib import Path
@@ -51,6 +52,14 @@ def config_from_json(kind: type[C], values: object, place: str) -> C:
         raise InputError(f"{place}: {error}") from None
 
 
+def as_float(number: float) -> float:
+    """Return a number as a float; a whole number that is too large as infinity, as JSON's 1e400 is read."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+
+
 def _typed(value: object, hint: object, place: str) -> object:
     """Return a JSON value as the type that a field's annotation asks for."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -63,7 +72,7 @@ def _typed(value: object, hint: object, place: str) -> object:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and type(value) in (int, float):
-        return float(value)
+        return as_float(value)
     if dataclasses.is_dataclass(hint):
         return config_from_json(hint, value, place)
     if isinstance(hint, type) and type(value) is hint:

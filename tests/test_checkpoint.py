@@ -73,6 +73,25 @@ def test_a_configuration_of_wrong_types_is_refused(values, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("norm_eps", 10**400, "=inf must be above 0 and finite"),
+        ("norm_eps", -(10**400), "=-inf must be above 0 and finite"),
+        ("layers", 10**12, "=1000000000000 must be at most 1000"),
+        ("vocab_size", 10**30, f"=1{'0' * 30} must be at most 1000000"),
+        ("width", 10**12, "=1000000000000 must be at most 100000"),
+        ("kv_heads", 10**400, f"=1{'0' * 58}… must be at most 100000"),
+    ],
+)
+def test_a_run_of_an_absurd_size_is_refused_before_it_is_built(broken, refused, field, value, rule):
+    path = broken / "config.json"
+    values = json.loads(path.read_text())
+    values["model"][field] = value
+    path.write_text(json.dumps(values))
+    assert refused("score", broken, "--response", "a") == f"{path}: model: {field}{rule}"
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file.json"
     write_json(path, {"a": "é"})

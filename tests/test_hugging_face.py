@@ -374,6 +374,9 @@ def test_a_bad_checkpoint_gives_one_clear_line(save, refused, name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"layer_norm_epsilon": 10**400}, "norm_eps=inf must be above 0 and finite"),
+        ({"n_layer": 10**7}, "layers=10000000 must be at most 1000"),
+        ({"vocab_size": 10**400}, f"vocab_size=1{'0' * 58}… must be at most 1000000"),
         ({"model_type": ["gpt2"]}, 'field "model_type": a list of 1: must be one of gpt2, llama, bert'),
         ({"model_type": "mistral"}, "field \"model_type\": 'mistral': must be one of gpt2, llama, bert"),
         ({"activation_function": "relu"}, "field \"activation_function\": 'relu': must be 'gelu_new' or"),
@@ -413,6 +416,13 @@ def test_a_configuration_that_minirm_does_not_compute_is_refused(save, refused, 
         (
             {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
             'field "rope_parameters.partial_rotary_factor": 0.5: is not known to minirm for rope_type=default',
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+                | {"original_max_position_embeddings": 10**400}
+            },
+            f"trained_positions=1{'0' * 58}… must be at most 10000000",
         ),
         ({"num_hidden_layers": None}, 'field "num_hidden_layers": null: must be a whole number'),
     ],

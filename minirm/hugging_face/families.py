@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass
 
 from minirm.config import ModelConfig, RopeScaling, Style
-from minirm.config_json import KINDS
+from minirm.config_json import KINDS, as_float
 from minirm.errors import InputError, field_error, shorten
 
 
@@ -276,7 +276,7 @@ def _read_fields(kind: type, values: dict, fields: dict[str, Field], place: str 
         wanted = {bool: (bool,), float: (int, float)}.get(hints[ours], (int,))
         if type(value) not in wanted and not (value is None and default is None):
             raise field_error(place + theirs, value, f"must be {KINDS[wanted[-1]]}")
-        read[ours] = value
+        read[ours] = as_float(value) if hints[ours] is float else value
     return read
 
 
