@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -84,28 +83,13 @@ def read_rows(path: Path) -> Iterator[Row]:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
     name, read = name_of(path), read_csv if path.name.lower().removesuffix(".gz").endswith(".csv") else read_json
+    number = 0
     try:
         with _open(path) as stream:
-            yield from _one_or_more(read(stream, name), name)
+            for number, row in enumerate(read(stream, name), 1):  # noqa: B007 the count is used after the loop
+                yield row
     except (OSError, EOFError, zlib.error) as error:  # the last two are what a damaged gzip file raises
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def read_standard_input() -> Iterator[Row]:
-    """Yield the records of JSON Lines from standard input.
-
-    Raises:
-        InputError: it is closed, is empty, or holds something else.
-    """
-    if sys.stdin is None:
-        raise InputError("stdin: is closed: must be open for reading")
-    yield from _one_or_more(read_json_lines(sys.stdin.buffer, "stdin"), "stdin")
-
-
-def _one_or_more(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    number = 0
-    for number, row in enumerate(rows, 1):  # noqa: B007 the count is used after the loop
-        yield row
     if not number:
         raise InputError(f"{name}: empty: a data file holds at least one record")
 

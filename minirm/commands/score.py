@@ -13,7 +13,7 @@ from minirm import checkpoint
 from minirm.commands.console import UNPAIRED, check_open
 from minirm.disk import write_whole
 from minirm.errors import InputError
-from minirm.files import Row, read_rows, read_standard_input
+from minirm.files import Row, read_json_lines, read_rows
 from minirm.scoring import RewardScorer, load
 from minirm.watcher import tell
 
@@ -78,7 +78,7 @@ def _tell_cut(scorer: RewardScorer) -> None:
 
 
 def _rows(file: str) -> Iterator[Row]:
-    return read_standard_input() if file == "-" else read_rows(Path(file))
+    return read_json_lines(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
 
 
 def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
