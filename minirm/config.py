@@ -60,7 +60,8 @@ def check_largest(**fields: float | None) -> None:
         InputError: says which.
     """
     for name, value in fields.items():
-        require(value is None or value <= LARGEST[name], f"{name}={shorten(value)} must be at most {LARGEST[name]:.0f}")
+        if value is not None and value > LARGEST[name]:
+            raise InputError(f"{name}={shorten(value)} must be at most {LARGEST[name]:.0f}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "max_positions"):
             value = getattr(self, field)
-            require(value is None or value >= 1, f"{field}={shorten(value)} must be at least 1")
+            require(value is None or value >= 1, f"{field}={value} must be at least 1")
             check_largest(**{field: value})
         for field in ("rope_theta", "norm_eps"):
             value = getattr(self, field)
