@@ -40,7 +40,7 @@ LARGEST = {
     "max_tokens": 10_000_000,
     "rank": 1_000_000,
     "epochs": 1e6,
-    "evaluate_every": 1e6,
+    "evaluate_every": 1e9,
     "tie_width": 1e6,
 }
 """The largest value of a field: far above any use, and short of where a library would overflow, abort or build for
