@@ -98,7 +98,7 @@ OPTIONS = {
     "--vocab-size 1000000000000": "vocab_size=1000000000000 must be at most 1000000",
     "--max-tokens 100000000000": "max_tokens=100000000000 must be at most 10000000",
     "--mlp-width 1000000000000": "mlp_width=1000000000000 must be at most 1000000",
-    "--layers 1000000000000": "layers=1000000000000 must be at most 10000",
+    "--layers 1000000000000": "layers=1000000000000 must be at most 1000",
     "--lora.rank 100000000000000000000": "rank=100000000000000000000 must be at most 1000000",
     "--data more.jsonl": "--data is given twice: name all its files behind one --data",
     "--data=more.jsonl": "--data is given twice: name all its files behind one --data",
