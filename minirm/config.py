@@ -235,9 +235,9 @@ class TrainConfig:
     schedule: Schedule = "cosine"
     """How the rate falls to `final_rate` × learning_rate after the warm-up."""
     final_rate: float = 0.1
-    """Part of the rate to which it falls (cosine, linear); a step after the last would reach it."""
+    """Fraction of the rate to which it falls (cosine, linear); a step after the last would reach it."""
     warmup: float = 0.05
-    """Part of the steps over which the rate rises linearly from 0."""
+    """Fraction of the steps over which the rate rises linearly from 0."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices (adamw, lion); biases, norms and embeddings of positions are spared."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -249,7 +249,7 @@ class TrainConfig:
     loss: Loss = "all_pairs"
     """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
     weighting: Literal["prompt", "pair"] = "prompt"
-    """prompt: each comparison counts once, its pairs 1/C(K,2) each. pair: every pair counts alike."""
+    """prompt: each comparison counts once, its n pairs of different scores 1/n each. pair: every pair counts alike."""
     label_smoothing: float = 0.0
     """Probability that a label is taken to be wrong."""
     centering: float = 0.0

@@ -1,10 +1,17 @@
-"""Writing a file or a folder whole or not at all."""
+"""Writing a file or a folder whole or not at all, and alone."""
 
 import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from minirm.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextlib.contextmanager
@@ -61,3 +68,37 @@ def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
                 os.replace(source, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, until the end: nobody else who asks for it gets in meanwhile.
+
+    The system keeps the lock, and frees it however the process ends. Where it has none (Windows, some network disks),
+    nobody is kept out. Folders that were made for this and stayed empty are removed.
+
+    Raises:
+        InputError: another one holds it.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    held = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if held is not None:
+            _lock(held, folder)
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+        with contextlib.suppress(OSError):  # not empty
+            for path in new:
+                path.rmdir()
+
+
+def _lock(held: int, folder: Path) -> None:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another command of minirm is at work in it; wait for its end") from None
+    except OSError:  # a disk without locks
+        pass

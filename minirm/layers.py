@@ -38,7 +38,7 @@ def fill_up(tokens: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
         return F.pad(index, (0, more))
 
     types = None if layout.types is None else filled(layout.types)
-    everywhere = replace(layout.everywhere, order=filled(layout.everywhere.order))
+    everywhere = replace(layout.everywhere, place=filled(layout.everywhere.place))
     return filled(tokens), replace(layout, positions=filled(layout.positions), types=types, everywhere=everywhere)
 
 
@@ -55,12 +55,12 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, head_width:
         (queries, H·C)
     """
     queries, keys = [tile.queries for tile in tiles.tiles], [tile.keys for tile in tiles.tiles]
-    inputs = (_rectangles(x, index, head_width) for x, index in ((q, queries), (k, keys), (v, keys)))
+    inputs = (_gather_tiles(x, index, head_width) for x, index in ((q, queries), (k, keys), (v, keys)))
     parts = [_attend(*qkv, tile, dropout) for *qkv, tile in zip(*inputs, tiles.tiles, strict=True)]
-    return take_rows(torch.cat([rearrange(part, "n h r c -> (n r) (h c)") for part in parts]), tiles.order)
+    return take_rows(torch.cat([rearrange(part, "n h r c -> (n r) (h c)") for part in parts]), tiles.place)
 
 
-def _rectangles(x: Tensor, indices: list[Tensor], head_width: int) -> list[Tensor]:
+def _gather_tiles(x: Tensor, indices: list[Tensor], head_width: int) -> list[Tensor]:
     """Return rows of x (rows, H·C) as rectangles, one (n, H, R, C) for each index (n, R).
 
     They are taken together: the backward pass then makes one gradient of x's size, not one for each rectangle.
@@ -143,9 +143,9 @@ class Attention(nn.Module):
     def look_for_likeness(self) -> None:
         """Start with equal queries and keys, so that a token looks first for tokens like itself.
 
-        q·k/√C is then about √C for a token's like and N(0, 1) for any other. What a response has in common with its
-        prompt is visible from the first step, instead of being a coincidence that training has to find.
-        Source: Trockman and Kolter, arXiv:2305.09828.
+        q·k/√C is then about √C for a token's like and N(0, 1) for any other; rotary positions weaken that with the
+        distance. What a response has in common with its prompt is visible from the first step, instead of being a
+        coincidence that training has to find. Source: mimetic initialisation, Trockman and Kolter, arXiv:2305.09828.
         """
         width, keys = self.widths[:2]
         nn.init.normal_(self.qkv.weight[width : width + keys], std=width**-0.5)
@@ -187,20 +187,20 @@ class Attention(nn.Module):
             (M, D), or (N, D) with `reads`; and (k, v), each (past + M, G·C).
         """
         if reads is None:
-            q, k, v = self.qkv(x).split(self.widths, dim=-1)
+            q, k, v = self.qkv(x).split(self.widths, dim=-1)  # (M, H·C), (M, G·C), (M, G·C)
         else:
-            q, k, v = self._project_reads(x, reads)
+            q, k, v = self._project_reads(x, reads)  # (N, H·C), (M, G·C), (M, G·C)
         if rotary is not None:
             cosines, sines = rotary
             k = rotate(k, cosines, sines)
             q = rotate(q, cosines, sines) if reads is None else rotate(q, cosines[reads], sines[reads])
         if past is not None:
-            k, v = torch.cat([past[0], k]), torch.cat([past[1], v])
+            k, v = torch.cat([past[0], k]), torch.cat([past[1], v])  # (past + M, G·C)
         attended = segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)
         return self.out(attended), (k, v)
 
     def _project_reads(self, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries at the reads alone, keys and values everywhere: the first half of the fused read."""
+        """Return queries at the reads alone, keys and values everywhere: the first half of the fused read."""
         width = self.widths[0]
         k, v = self.qkv.part(x, width, sum(self.widths)).chunk(2, dim=-1)
         return self.qkv.part(take_rows(x, reads), 0, width), k, v
@@ -255,3 +255,13 @@ def build_norm(config: ModelConfig) -> nn.Module:
 def build_mlp(config: ModelConfig) -> nn.Module:
     """Return the MLP of a style: GELU (gpt2, bert) or SwiGLU (llama)."""
     return SwiGLU(config) if config.style == "llama" else GeluMLP(config)
+
+
+def compile_mlps(model: nn.Module) -> None:
+    """Run each MLP through torch.compile: where most of the arithmetic is, and the same graph for every batch.
+
+    Attention is left out: its tiles change from batch to batch, and each change would be compiled anew.
+    """
+    for module in model.modules():
+        if isinstance(module, GeluMLP | SwiGLU):
+            module.compile(dynamic=True)

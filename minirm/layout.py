@@ -28,15 +28,16 @@ TILE_SLACK = 1.15
 TILE_ALLOWANCE = 30_000
 """… plus this many, since starting a kernel costs about as much."""
 SHORT_PATH = 0.5
-"""A path of at most so many times a segment's own tokens asks along with it."""
+"""The path before a segment, if at most this many times as long, is asked for again along with it: then the tile is
+plain causal, and needs no mask."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """n segments of like length, as a rectangle for attention."""
 
-    queries: Tensor  # (n, R) which query, the segment's own ones last; a pad repeats the last one
-    keys: Tensor  # (n, S) which tokens, path first; a pad repeats the last one
+    queries: Tensor  # (n, R) index of each query, the segment's own tokens last; padding repeats the last index
+    keys: Tensor  # (n, S) index of each token that is seen, the path first; padding repeats the last index
     visible: Tensor  # (n, R) how many keys, from the left, a query sees; (n, 1) where all of a row see the same
     causal: bool  # no path before the queries: the kernel's own triangle is the mask
 
@@ -50,19 +51,19 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """All queries of one kind, tiled."""
+    """All tokens, or only the reads, as queries: grouped into tiles."""
 
     tiles: tuple[Tile, ...]
-    order: Tensor  # (queries,) where the result of each query lies when the tiles are laid end to end
+    place: Tensor  # (queries,) where the result of each query lies when the tiles are laid end to end
 
 
 @dataclass(frozen=True)
 class Level:
     """Segments whose parents are all computed: what a recurrent network can run side by side."""
 
-    order: Tensor  # (m,) tokens, step by step: first tokens of all segments (longest first), then second ones, …
+    tokens: Tensor  # (m,) which, step by step: first tokens of all segments (longest first), then second ones, …
     steps: Tensor  # (R,) on the host: how many segments reach each step
-    parents: Tensor  # (n,) row of the memory that each segment starts from; row 0 is blank
+    starts_from: Tensor  # (n,) row of the memory that each segment's parent left; row 0 is blank
     lengths: Tensor  # (n,) tokens of each segment, longest first
 
 
@@ -73,15 +74,14 @@ class Layout:
     positions: Tensor  # (M,) place of each token on its path, from 0
     types: Tensor | None  # (M,) 0 in a prompt, 1 in a response; None where tokens only look back
     reads: Tensor  # (N,) the tokens at which the result is read
-    everywhere: Tiles  # every token asks
-    at_reads: Tiles  # only the N read tokens ask
+    everywhere: Tiles  # every token is a query
+    at_reads: Tiles  # only the N read tokens are
     levels: tuple[Level, ...]
-    level_order: Tensor  # (M,) where each token lies when the levels are laid end to end
-    paths: tuple[
-        np.ndarray, ...
-    ]  # per segment, past ones included: its path's tokens, counted from the first past token
-    memory_rows: tuple[int, ...]  # per segment, past ones included: the row of the memory that it leaves behind
-    tokens: int  # past tokens and M
+    place_in_levels: Tensor  # (M,) where each token lies when the levels are laid end to end
+    # Per segment, past ones included: its path's tokens, counted from the first past token …
+    paths: tuple[np.ndarray, ...]
+    memory_rows: tuple[int, ...]  # … and the row of the memory that it leaves behind
+    tokens_so_far: int  # past tokens and M
 
     def to(self, device: torch.device | str) -> "Layout":
         """Return the same layout with its tensors on `device`."""
@@ -102,7 +102,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         past: what earlier calls computed, for segments that continue it.
     """
     paths = list(past.paths) if past else []
-    old, first_token = len(paths), past.tokens if past else 0
+    old, first_token = len(paths), past.tokens_so_far if past else 0
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     spans = np.split(np.arange(starts[-1]), starts[1:-1])
     for span, parent in zip(spans, parents, strict=True):
@@ -117,17 +117,17 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents]), first_token),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
         levels=levels,
-        level_order=torch.from_numpy(np.argsort(np.concatenate([level.order for level in levels]), kind="stable")),
+        place_in_levels=torch.from_numpy(np.argsort(np.concatenate([level.tokens for level in levels]), kind="stable")),
         paths=tuple(paths),
         memory_rows=tuple(memory_rows),
-        tokens=first_token + int(starts[-1]),
+        tokens_so_far=first_token + int(starts[-1]),
     )
 
 
 def _joined(
     spans: list[np.ndarray], paths: list[np.ndarray], parents: list[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return queries and keys, a segment that alone continues another being joined to it: they ask along one path."""
+    """Return queries and keys; an only child is joined to its parent, for one causal row serves both."""
     children, queries = Counter(parents), dict(enumerate(spans))
     for segment, parent in enumerate(parents):
         if children[parent] == 1 and parent in queries:
@@ -153,10 +153,10 @@ def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
         everywhere=_tile(rows, rows, both_ways=True),
         at_reads=_tile([np.array([n]) for n in range(len(rows))], rows, both_ways=True),
         levels=(),
-        level_order=torch.empty(0, dtype=torch.int64),
+        place_in_levels=torch.empty(0, dtype=torch.int64),
         paths=tuple(rows),
         memory_rows=(),
-        tokens=int(starts[-1]),
+        tokens_so_far=int(starts[-1]),
     )
 
 
@@ -165,8 +165,11 @@ def _tile(
 ) -> Tiles:
     """Put segments of like length into rectangles; those that need a mask apart from those that do without.
 
-    `queries` are the last entries of `keys`, under another number, and each sees up to itself; both ways: each of them,
-    whichever they are, sees all of `keys`. Where every token asks, token `first_token` is query 0.
+    Args:
+        queries: of each segment, which queries are its own.
+        keys: of each segment, the tokens that it sees. Its queries are the last of them, each seeing up to itself.
+        first_token: the token that is query 0, where every token is a query; None where only reads are.
+        both_ways: every query sees all of `keys`, of which it may be any.
     """
     asking = [_asking(*segment, first_token) for segment in zip(queries, keys, strict=True)]
     sizes = [(len(a) < len(k), len(a), len(k)) for a, k in zip(asking, keys, strict=True)]
@@ -180,18 +183,18 @@ def _tile(
         groups[-1].append(s)
         needed, longest = needed + r * k, max(longest, k)
     tiles = tuple(_rectangle([asking[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
-    order, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
+    place, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
     for group in groups:
         for s in group:
-            order[queries[s]] = offset + np.arange(len(asking[s]))[-len(queries[s]) :]
-            offset += len(asking[group[-1]])
-    return Tiles(tiles, torch.from_numpy(order))
+            place[queries[s]] = offset + np.arange(len(asking[s]))[-len(queries[s]) :]
+            offset += len(asking[group[-1]])  # the longest of its group
+    return Tiles(tiles, torch.from_numpy(place))
 
 
 def _asking(queries: np.ndarray, keys: np.ndarray, first_token: int | None) -> np.ndarray:
     """Return the queries of a segment's row in its tile: with those of the path before it, if that is short.
 
-    Their results are thrown away, but the kernel's own triangle is then the mask, and half of the row is not computed.
+    The path's results are thrown away, but the kernel's own triangle is then the mask, and half is not computed.
     """
     before = len(keys) - len(queries)
     joins = first_token is not None and keys[0] >= first_token and before <= SHORT_PATH * len(queries)

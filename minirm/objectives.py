@@ -15,8 +15,8 @@ from minirm.losses import all_pairs_loss, centering_penalty, number_of_pairs, pl
 from minirm.packing import PackedBatch
 
 BLOCK = 256
-"""From this K on, all pairs are summed block by block, and (B, K, K) is never held. Below, it is small beside what the
-backbone holds, and to compute blocks twice only costs time: 1.9 times as much at K = 128 on a CPU."""
+"""From this K on, the loss sums all pairs block by block, so that no (B, K, K) is kept for the backward pass. Below, it
+is small beside what the backbone holds, and to compute blocks twice only costs time: 1.9 times at K = 128 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class RewardObjective:
         if self.config.loss == "all_pairs":
             return batch.weight * (pairs if self.config.weighting == "pair" else pairs > 0)
         return batch.weight * (batch.mask.sum(1) > 1)
+
+    def total_weight(self, batch: PackedBatch) -> Tensor:
+        """Return () how much the batch counts."""
+        return self.row_weights(batch).sum()
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a reward model."""
@@ -96,11 +100,9 @@ def count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
 class LanguageModelObjective:
     """The next token, every one that is to be learned alike."""
 
-    config: TrainConfig
-
-    def row_weights(self, batch: PackedBatch) -> Tensor:
-        """Return (S,) ones: how much each target counts."""
-        return torch.ones(len(batch.targets), device=batch.targets.device)
+    def total_weight(self, batch: PackedBatch) -> Tensor:
+        """Return () how much the batch counts: the number of its targets."""
+        return torch.tensor(len(batch.targets))
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a language model; a target counts as hit with its probability."""

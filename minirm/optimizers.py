@@ -72,8 +72,7 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)  # in [0, 1)
     fall = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[config.schedule]
-    floor = config.final_rate if config.schedule != "constant" else 0.0
-    return config.learning_rate * (floor + (1 - floor) * fall)
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * fall)
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ segment     0  0  0 |  1  1  1 |  2  2 |  3  3  3  3
 position    0  1  2 |  3  4  5 |  3  4 |  3  4  5  6
 read here                    ^       ^             ^
 
-token i sees token j  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
+token i sees token j of its comparison  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
+
+An encoder, which sees both ways, gets a prompt and a response to each row instead. `layout.py` has the general rule.
 """
 
 from collections import Counter
@@ -37,7 +39,7 @@ class Encoded:
     weight: float = 1.0
     probability: float = 1.0
     learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
-    ending: int = 1  # tokens of a response that are never cut: the end token and what the template writes behind it
+    ending: int = 1  # tokens of a response that are never cut: the end token and what the template writes after it
 
     @property
     def tokens(self) -> int:
@@ -77,7 +79,7 @@ class PackedBatch:
 
 
 def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Yield comparisons in tokens, as long as they come; of a prompt, what an assistant wrote is `learned`."""
+    """Yield comparisons in tokens, read a few ahead; of a prompt, what an assistant wrote is `learned`."""
     comparisons = iter(comparisons)
     while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
         prompts = tokenizer.encode_dialogues([comparison.prompt for comparison in batch])
@@ -93,7 +95,7 @@ def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> 
     """Return the comparison within `max_tokens`: prompt cut from its left, then responses before their end token.
 
     Args:
-        keep_first: cut the prompt behind its first token, at which an encoder is read.
+        keep_first: cut the prompt after its first token, at which an encoder is read.
     Raises:
         InputError: `max_tokens` has no room for what ends a response.
     """

@@ -132,9 +132,10 @@ def _encode(
         rows = split.rows(part)
         if stage == REWARD:
             rows = usable(rows, found, keep_ties=config.reward.loss == "rao_kupper")
-        encoded = fit(tokenize(rows, tokenizer), config.packing, found, keep_first=config.model.bidirectional)
-        if stage == LANGUAGE_MODEL:
+        encoded = tokenize(rows, tokenizer)
+        if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
             encoded = _as_texts(config, encoded)
+        encoded = fit(encoded, config.packing, found, keep_first=config.model.bidirectional)
         store = stores[f"{part} {stage}"] = TokenStore.write(encoded, folder / stage)
         if not len(store):
             dropped = {count: name for name, count in found.items() if not name.startswith(KEPT)}

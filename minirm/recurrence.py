@@ -1,15 +1,18 @@
 """GRU and LSTM over packed steps, forward and backward written out.
 
 A level's tokens lie step by step: the first tokens of all its segments (longest first), then the second ones, and so
-on. What comes from the inputs is one product for all of them; only what comes from the step before must wait for it:
+on. What comes from the inputs, x = W_ih·input + b_ih, is one product for all of them; only what comes from the step
+before must wait for it. With each gate's own part of x, W and b:
 
-    GRU     r, z = σ(x + h·W)      n = tanh(x + r·(h·W))      h ← n + z·(h − n)
-    LSTM    i, f, o = σ(x + h·W)   g = tanh(x + h·W)          c ← f·c + i·g       h ← o·tanh(c)
+    GRU     r, z = σ(x + h·W + b)    n = tanh(x + r·(h·W + b))    h ← n + z·(h − n)
+    LSTM    i, f, o = σ(x + h·W)     g = tanh(x + h·W)            c ← f·c + i·g       h ← o·tanh(c)
 
-Backward is a loop too, over d, the gradient of h; how d passes each gate is known beforehand for all tokens, and the
-gradient of W is one product in the end. `nn.GRU` gives the same, but on a CPU each step of its backward pass through a
-PackedSequence fills a gradient of the size of all inputs, so that its time grows with the square of their length. On a
-GPU it is cuDNN's, and is used. Sources: arXiv:1406.1078; Hochreiter and Schmidhuber 1997, in PyTorch's arrangement.
+Backward is a loop too, over d, the gradient of h. The factors by which d reaches each gate depend on the forward pass
+alone, so they are computed for all tokens at once (`passes`), and the gradient of W is one product in the end.
+
+`nn.GRU` gives the same, but on a CPU each step of its backward pass through a PackedSequence fills a gradient of the
+size of all inputs, so that its time grows with the square of their length. On a GPU it is cuDNN's, and is used.
+Sources: arXiv:1406.1078; Hochreiter and Schmidhuber 1997, in PyTorch's arrangement.
 """
 
 import torch
@@ -70,8 +73,9 @@ class GruSteps(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, start: Tensor, weight: Tensor, bias: Tensor, steps: Tensor) -> Tensor:
         sizes, width = steps.tolist(), start.shape[1]
         inner, gates, states = torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), width)
-        columns = (x[:, : 2 * width], x[:, 2 * width :], inner, inner[:, : 2 * width], inner[:, 2 * width :])
-        columns += (gates[:, : 2 * width], gates[:, width : 2 * width], gates[:, :width], gates[:, 2 * width :], states)
+        (x_rz, x_n), (h_rz, h_n) = (part.split([2 * width, width], dim=1) for part in (x, inner))
+        r, z, n = gates.chunk(3, dim=1)
+        columns = (x_rz, x_n, inner, h_rz, h_n, gates[:, : 2 * width], z, r, n, states)  # views, made once
         h, transposed = start, weight.t()
         for x_rz, x_n, h_all, h_rz, h_n, rz, z, r, n, new in zip(*(c.split(sizes) for c in columns), strict=True):
             h = h[: len(new)]

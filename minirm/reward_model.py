@@ -29,13 +29,13 @@ class RewardModel(nn.Module):
         """Make the head anew, with variance 1/(D + 1). Source: Stiennon et al., arXiv:2009.01325."""
         width, encodes = self.config.width, self.config.bidirectional
         self.pooler = Pooler(self.config) if encodes else nn.Identity()
-        self.head = nn.Linear(width, 1, bias=False)  # no bias: only differences of rewards are learned …
+        self.head = nn.Linear(width, 1, bias=False)  # no bias: only differences of rewards are learned
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
-        # … but a BERT that comes from elsewhere has one, and keeps its rewards.
+        # Not learned: the bias of a BERT that comes from elsewhere, which so keeps its rewards.
         self.register_buffer("offset", torch.zeros(1) if encodes else None)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return rewards (B, K), float32 whatever the autocast (float64 in a float64 model); 0 where no response is."""
+        """Return rewards (B, K), float32 under any autocast (float64 in a float64 model); 0 where there is none."""
         hidden, _ = self.backbone(batch.tokens, batch.layout, only_reads=True)  # (N, D)
         hidden = self.pooler(hidden)
         with torch.autocast(hidden.device.type, enabled=False):

@@ -1,5 +1,6 @@
 """From prepared data to a run folder: language-model stage, reward stage, evaluation, or one of the stages alone."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import io
@@ -21,7 +22,7 @@ from torch import nn
 from minirm import checkpoint
 from minirm.config import LANGUAGE_MODEL, REWARD, RunConfig, TrainConfig
 from minirm.config_json import config_from_json, to_json
-from minirm.disk import write_whole
+from minirm.disk import alone_in, write_whole
 from minirm.errors import InputError
 from minirm.evaluate import Evaluation, evaluate
 from minirm.evaluation import Surprise
@@ -59,8 +60,13 @@ def train_run(
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
-    if not resume and is_writer() and folder.is_dir() and any(folder.iterdir()):
-        raise _not_empty(folder)
+    with alone_in(folder) if is_writer() else contextlib.nullcontext():
+        if not resume and is_writer() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
+        return _train_run(config, folder, observer, resume=resume)
+
+
+def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: bool) -> Evaluation | Surprise | None:
     if config.lora is not None:
         with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
             add_adapters(RewardModel(config.model).backbone, config.lora)
@@ -72,7 +78,6 @@ def train_run(
         if resume:
             _check_unchanged(prepared, folder)
         elif is_writer():
-            _claim(folder)
             _write_description(config, prepared, folder)
         resume_at = checkpoint.saved_stage(folder) if resume else None
         trained = _Stages(config, prepared, start, folder, observer, resume_at).train()
@@ -112,7 +117,7 @@ class _Stages:
             model.backbone.load_state_dict(language_model.backbone.state_dict())
             torch.manual_seed(self.config.reward.seed)  # dropout has left each process's generator elsewhere
         if self.config.reward.average_read:
-            model.backbone.read_the_average()
+            model.backbone.begin_as_average()
         if self.config.lora is not None and self.start is None:
             add_adapters(model.backbone, self.config.lora)
         loss = self._train(model, REWARD, self.config.reward)
@@ -129,7 +134,9 @@ class _Stages:
     def _train(self, model: nn.Module, stage: str, config: TrainConfig) -> float | None:
         """Run one stage, put the best weights into the model and return its loss; None if training was stopped."""
         model.to(pick_device())
-        objective = RewardObjective(config) if stage == REWARD else LanguageModelObjective(config)
+        if config.precision == "bfloat16" and not computes_bfloat16(pick_device()):
+            self.observer.note(f"{stage}: bfloat16 is slower than float32 here: this processor has no products in it")
+        objective = RewardObjective(config) if stage == REWARD else LanguageModelObjective()
         streams = [
             Stream(
                 self.prepared.stores[f"{part} {stage}"],
@@ -216,19 +223,6 @@ def _write_weights(config: RunConfig, model: RewardModel | LanguageModel, folder
     checkpoint.write_tensors(folder / checkpoint.WEIGHTS, model.state_dict())
 
 
-def _claim(folder: Path) -> None:
-    """Make the folder and its config.json, still empty: of runs that were started at once into it, only one can."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        (folder / checkpoint.CONFIG).touch(exist_ok=False)
-    except FileExistsError:
-        raise _not_empty(folder) from None
-
-
-def _not_empty(folder: Path) -> InputError:
-    return InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
-
-
 def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> None:
     versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
     checkpoint.write_json(
@@ -280,3 +274,9 @@ def is_writer() -> bool:
 def pick_device() -> torch.device:
     """Return the GPU of this process, PyTorch's current one, where there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has matrix products in bfloat16; a CPU without (AVX2 alone) takes some 100 times as long."""
+    has_onednn = torch.backends.mkldnn.is_available()
+    return device.type != "cpu" or (has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -98,8 +98,12 @@ def _mapped(path: Path, dtype: type) -> np.ndarray:
 
 
 def preferred(encoded: Encoded) -> Encoded:
-    """Return the comparison with its best response alone: what a language model learns from."""
-    best = max(range(len(encoded.scores)), key=encoded.scores.__getitem__)
+    """Return the comparison with its best response alone: what a language model learns from.
+
+    The worst one, where the order of the scores is more probably false than true.
+    """
+    best_of = max if encoded.probability >= 0.5 else min
+    best = best_of(range(len(encoded.scores)), key=encoded.scores.__getitem__)
     return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],))
 
 
@@ -143,7 +147,7 @@ class Stream:
         return packed.pinned() if torch.cuda.is_available() else packed
 
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
-        """Yield the batches of a plan, packed one ahead in a thread of their own."""
+        """Yield the batches of a plan, packed ahead in a thread of their own."""
         return ahead(self.packed(rows) for rows in plan)
 
 

@@ -56,8 +56,8 @@ class Tokenizer:
         if not ends:
             raise InputError(f"the template ends a response with {template.assistant[1]!r}: must hold a special token")
         self.end_id = ends[0]
-        [nothing] = self.encode_responses([""])
-        self.ending = len(nothing) - nothing.index(self.end_id)  # tokens, the end token and all behind it
+        [empty] = self.encode_responses([""])
+        self.ending = len(empty) - empty.index(self.end_id)  # tokens, the end token and all after it
         self.pad_id = bpe.token_to_id(PAD)
 
     def __reduce__(self) -> tuple:

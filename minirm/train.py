@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minirm.config import TrainConfig
 from minirm.errors import InputError
-from minirm.layers import GeluMLP, SwiGLU
+from minirm.layers import compile_mlps
 from minirm.lora import trained_weights
 from minirm.objectives import LanguageModelObjective, Outcome, RewardObjective
 from minirm.optimizers import build_optimizer, clip_gradients, rate_at
@@ -31,7 +31,7 @@ class Step:
     step: int  # counted from 1
     steps: int  # in all
     loss: float  # per unit of weight, in nats
-    accuracy: float  # part of pairs in the right order; mean probability of the next token
+    accuracy: float  # fraction of pairs in the right order; mean probability of the next token
     gradient_norm: float  # before clipping
     learning_rate: float
     cases: int  # pairs, or targets of the language model
@@ -149,7 +149,7 @@ class Trainer:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every step that was taken has been told."""
+        """Whether every step that was taken has been reported."""
         return not self.in_flight
 
     def _is_out_of_patience(self) -> bool:
@@ -180,16 +180,16 @@ class Trainer:
         rate = rate_at(self.progress.step, self.steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        weights = [float(self.objective.row_weights(batch).sum()) for batch in window]
+        weights = [float(self.objective.total_weight(batch)) for batch in window]
         total = self._sum_over_processes(torch.tensor(sum(weights), dtype=torch.float64)).clamp(min=1e-30).item()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
         for number, batch in enumerate(window):
             outcome = self._forward(batch.to(self.device))
-            self._check_finite("loss", outcome.loss, number, batch.rows)
+            self._check_finite("loss", outcome.loss, batch.rows, number)
             (outcome.loss / total).backward()
             _add_up(sums, outcome, batch)
         norm, rows = self._finish_gradients(), [row for batch in window for row in batch.rows]
-        self._check_finite("gradient norm", norm, 0, rows)
+        self._check_finite("gradient norm", norm, rows)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         figures = torch.cat([self._sum_over_processes(sums), norm[None].double()])
@@ -211,21 +211,21 @@ class Trainer:
         """
         loss, hits, cases, comparisons, tokens, norm = launched.figures.wait()
         if not math.isfinite(norm):
-            raise InputError(self._not_finite("gradient norm", norm, launched.step, 0, launched.rows))
+            raise InputError(self._not_finite("gradient norm", norm, launched.step, launched.rows))
         now = time.perf_counter()
         seconds, self.last_read = now - max(launched.began, self.last_read), now
         self.settling = self.settling and not self.is_settled
         return Step(
-            launched.step,
-            self.steps,
-            loss / launched.total,
-            hits / max(cases, 1),
-            norm,
-            launched.rate,
-            int(cases),
-            int(comparisons),
-            int(tokens),
-            seconds,
+            step=launched.step,
+            steps=self.steps,
+            loss=loss / launched.total,
+            accuracy=hits / max(cases, 1),
+            gradient_norm=norm,
+            learning_rate=launched.rate,
+            cases=int(cases),
+            comparisons=int(comparisons),
+            tokens=int(tokens),
+            seconds=seconds,
         )
 
     def _forward(self, batch: PackedBatch) -> Outcome:
@@ -258,29 +258,26 @@ class Trainer:
         """Return of each wish whether one of the processes has it, so that all of them act after the same step."""
         return (self._sum_over_processes(torch.tensor(wishes, dtype=torch.float64)) > 0).tolist()
 
-    def _check_finite(self, what: str, value: Tensor, number: int, rows: Sequence[int]) -> None:
+    def _check_finite(self, what: str, value: Tensor, rows: Sequence[int], number: int | None = None) -> None:
         """Look at once on a CPU; a GPU is not made to wait: `_read` looks at the gradient when it is there."""
         if self.device.type == "cpu" and not math.isfinite(value.item()):
-            raise InputError(self._not_finite(what, value.item(), self.progress.step + 1, number, rows))
+            raise InputError(self._not_finite(what, value.item(), self.progress.step + 1, rows, number))
 
-    def _not_finite(self, what: str, value: float, step: int, number: int, rows: Sequence[int]) -> str:
+    def _not_finite(self, what: str, value: float, step: int, rows: Sequence[int], number: int | None = None) -> str:
         named = ", ".join(map(str, rows[:16])) + (", …" if len(rows) > 16 else "")
-        where = f"step {step}, batch {number + 1} of its window, training rows {named}"
-        return f"{what} is {value} at {where}: learning_rate={self.config.learning_rate} may be too high"
-
-    def evaluate(self) -> tuple[float, float]:
-        """Return loss and accuracy over the validation part."""
-        return self.evaluate_on(self.validation)
+        where = f"step {step}, " + ("" if number is None else f"batch {number + 1} of its window, ")
+        rate = f"learning_rate={self.config.learning_rate} may be too high"
+        return f"{what} is {value} at {where}training rows {named}: {rate}"
 
     @torch.no_grad()
-    def evaluate_on(self, stream: Stream) -> tuple[float, float]:
+    def evaluate(self, stream: Stream) -> tuple[float, float]:
         """Return loss and accuracy over all of a stream."""
         self.model.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         weight = 0.0
         for batch in stream.batches(stream.plan(None)):
             _add_up(sums, self._forward(batch.to(self.device)), batch)
-            weight += float(self.objective.row_weights(batch).sum())
+            weight += float(self.objective.total_weight(batch))
         loss, hits, cases, _, _ = sums.tolist()
         return loss / max(weight, 1e-30), hits / max(cases, 1)
 
@@ -298,7 +295,7 @@ class Trainer:
         if not self._is_evaluation_due():
             return
         step = self.progress.step
-        loss, accuracy = self._mean_over_processes(*self.evaluate())  # by which all of them judge
+        loss, accuracy = self._mean_over_processes(*self.evaluate(self.validation))  # by which all of them judge
         if not math.isfinite(loss):
             rate = f"learning_rate={self.config.learning_rate} may be too high"
             raise InputError(f"validation loss is {loss} after step {step}: {rate}")
@@ -321,13 +318,3 @@ def _add_up(sums: Tensor, outcome: Outcome, batch: PackedBatch) -> None:
     sums[:3] += torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases])
     sums[3] += len(batch.rows)
     sums[4] += len(batch.tokens)
-
-
-def compile_mlps(model: nn.Module) -> None:
-    """Run each MLP through torch.compile: where most of the arithmetic is, and the same graph for every batch.
-
-    Attention is left out: its tiles change from batch to batch, and each change would be compiled anew.
-    """
-    for module in model.modules():
-        if isinstance(module, GeluMLP | SwiGLU):
-            module.compile(dynamic=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from minirm.backbones.recurrent import Recurrent
 from minirm.backbones.torch_decoder import TorchDecoder
 from minirm.backbones.transformer import Transformer
+from minirm.layout import Tiles
 from minirm.packing import Encoded
 from minirm.reward_model import RewardModel
 
@@ -184,3 +185,17 @@ def surprise_one_by_one(backbone: torch.nn.Module, batch: list[Encoded]) -> Tens
                 counted = k == 0 or i >= prompt - 1
                 total = total - log_p[i, sequence[i + 1]] * counted
     return total
+
+
+def seen_by_tiles(tiles: Tiles) -> list[list[int]]:
+    """Return for each query the keys it sees, read off masks or the kernel's triangle."""
+    laid_end_to_end = []
+    for tile in tiles.tiles:
+        n, R = tile.queries.shape
+        mask = tile.mask()
+        if mask is None:
+            mask = torch.ones(R, tile.keys.shape[1], dtype=torch.bool).tril()
+        mask = mask.expand(n, 1, R, -1)
+        for row in range(n):
+            laid_end_to_end += [tile.keys[row][mask[row, 0, r]].tolist() for r in range(R)]
+    return [laid_end_to_end[place] for place in tiles.place.tolist()]

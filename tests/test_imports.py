@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
-    ["errors", "disk", "memory"],
-    ["config_json"],
+    ["errors", "memory"],
+    ["disk", "config_json"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
     ["records", "layout", "films", "pictures", "report", "template"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bench.varlen import Sequences, by_loop, varlen_attention
 from minirm.layers import segment_attention
-from minirm.layout import TILE_ALLOWANCE, TILE_SLACK, Layout, Tiles, lay_out, lay_out_rows
+from minirm.layout import TILE_ALLOWANCE, TILE_SLACK, Layout, lay_out, lay_out_rows
+from tests.oracles import seen_by_tiles
 
 Segments = tuple[list[int], list[int], list[int]]  # lengths, parents, reads
 
@@ -38,20 +39,6 @@ def seen_by_definition(lengths: Sequence[int], parents: Sequence[int]) -> list[s
     ]
 
 
-def seen_by_tiles(tiles: Tiles) -> list[list[int]]:
-    """Return for each query the keys it sees, read off masks or the kernel's triangle."""
-    laid_end_to_end = []
-    for tile in tiles.tiles:
-        n, R = tile.queries.shape
-        mask = tile.mask()
-        if mask is None:
-            mask = torch.ones(R, tile.keys.shape[1], dtype=torch.bool).tril()
-        mask = mask.expand(n, 1, R, -1)
-        for row in range(n):
-            laid_end_to_end += [tile.keys[row][mask[row, 0, r]].tolist() for r in range(R)]
-    return [laid_end_to_end[place] for place in tiles.order.tolist()]
-
-
 def check_sees(layout: Layout, expected: list[set[int]]) -> None:
     """Compare with what each token of the layout should see, itself being the last."""
     found = seen_by_tiles(layout.everywhere)
@@ -71,7 +58,7 @@ def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
     check_sees(layout, seen_by_definition(lengths, parents))
     ends = np.cumsum(lengths) - 1
     assert layout.reads.tolist() == ends[reads].tolist()
-    assert layout.tokens == sum(lengths)
+    assert layout.tokens_so_far == sum(lengths)
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +74,7 @@ def test_both_ways_a_token_sees_its_whole_row_and_nothing_else(parts):
     assert layout.reads.tolist() == [min(row_of[row]) for row in range(len(parts))]
     assert layout.positions.tolist() == [place for p, r in parts for place in range(p + r)]
     assert layout.types.tolist() == [kind for p, r in parts for kind in [0] * p + [1] * r]
-    assert layout.tokens == len(rows) and lay_out([1], [-1], [0]).types is None
+    assert layout.tokens_so_far == len(rows) and lay_out([1], [-1], [0]).types is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,7 +88,7 @@ def test_segments_may_continue_what_earlier_layouts_hold(data):
         layout = lay_out(more, their_parents, reads, layout)
         lengths, parents = lengths + more, parents + their_parents
         expected = seen_by_definition(lengths, parents)
-        assert layout.tokens == sum(lengths) and len(layout.paths) == len(lengths)
+        assert layout.tokens_so_far == sum(lengths) and len(layout.paths) == len(lengths)
         check_sees(layout, expected[before:])
 
 
@@ -153,19 +140,19 @@ def test_a_segment_that_alone_continues_another_asks_together_with_it():
 def test_levels_hold_every_token_once_and_parents_before_children(forest):
     lengths, parents, reads = forest
     layout = lay_out(lengths, parents, reads)
-    order = torch.cat([level.order for level in layout.levels])
+    order = torch.cat([level.tokens for level in layout.levels])
     assert sorted(order.tolist()) == list(range(sum(lengths)))
-    assert order[layout.level_order].tolist() == list(range(sum(lengths)))
+    assert order[layout.place_in_levels].tolist() == list(range(sum(lengths)))
     starts = np.cumsum(lengths) - lengths
     written = {0}
     for level in layout.levels:
-        firsts = level.order[: level.steps[0]].tolist()
+        firsts = level.tokens[: level.steps[0]].tolist()
         members = [starts.tolist().index(first) for first in firsts]
         sizes = [lengths[s] for s in members]
         assert sizes == sorted(sizes, reverse=True)
         assert level.steps.tolist() == [sum(size > step for size in sizes) for step in range(sizes[0])]
         rows = [layout.memory_rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
-        assert level.parents.tolist() == rows and set(rows) <= written
+        assert level.starts_from.tolist() == rows and set(rows) <= written
         written |= {layout.memory_rows[s] for s in members}
     assert written == set(range(len(lengths) + 1))  # row 0 is blank
 
@@ -185,9 +172,9 @@ def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
     assert lay_out_rows([2], [3]).to("meta").types.is_meta
     moved = lay_out([3, 2, 4], [-1, 0, 0], [1, 2]).to("meta")
     tiles = (*moved.everywhere.tiles, *moved.at_reads.tiles)
-    tensors = [moved.positions, moved.reads, moved.level_order, moved.everywhere.order, moved.at_reads.order]
+    tensors = [moved.positions, moved.reads, moved.place_in_levels, moved.everywhere.place, moved.at_reads.place]
     tensors += [tensor for tile in tiles for tensor in (tile.queries, tile.keys, tile.visible)]
-    tensors += [tensor for level in moved.levels for tensor in (level.order, level.parents)]
+    tensors += [tensor for level in moved.levels for tensor in (level.tokens, level.starts_from)]
     assert all(tensor.is_meta for tensor in tensors)
     assert not any(level.steps.is_meta for level in moved.levels)
 

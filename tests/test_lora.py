@@ -13,14 +13,14 @@ from minirm.cli import main
 from minirm.config import LoraConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.journal import Observer
-from minirm.layers import Stacked
+from minirm.layers import Stacked, compile_mlps
 from minirm.lora import Adapted, add_adapters, merge, trained_weights
 from minirm.optimizers import build_optimizer
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
 from minirm.run import LANGUAGE_MODEL, REWARD, read_config, train_run
 from minirm.scoring import load
-from minirm.train import Evaluated, compile_mlps
+from minirm.train import Evaluated
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 from tests.strategies import ARCHITECTURES, randomised
 from tests.test_run import StopAt, a_config

@@ -20,6 +20,7 @@ from minirm.packing import fit, pack, tokenize
 from minirm.records import Comparison, Turn, read_comparisons
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
+from tests.oracles import seen_by_tiles
 
 LINE = '{"prompt": "Is a tomato a fruit?", "chosen": "Yes: it grows from a flower and holds seeds.", "rejected": "No."}'
 
@@ -59,10 +60,8 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     assert batch.mask.shape == (1, 2) and batch.scores.tolist() == [[1.0, 0.0]]
 
     # 4. layout: a token sees its own path only. The second response's first token sees the prompt and itself.
-    sees = {int(tile.keys[n, column]) for tile in batch.layout.everywhere.tiles
-            for n, queries in enumerate(tile.queries) for place, query in enumerate(queries) if query == P + R[0]
-            for column in range(int(tile.visible[n, place]))}  # fmt: skip
-    assert sees == {*range(P), P + R[0]}
+    seen = seen_by_tiles(batch.layout.everywhere)
+    assert len(seen) == M and set(seen[P + R[0]]) == {*range(P), P + R[0]}
 
     # 5. backbone: a hidden state for every token; or, with the fused read, of the last layer only what is read.
     model = RewardModel(ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2))

@@ -148,7 +148,7 @@ def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch,
     with torch.autocast("cpu", dtype=torch.bfloat16):
         filled, layout = fill_up(packed.tokens, packed.layout)
         hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=True)
-    assert len(filled) == len(layout.positions) == len(layout.everywhere.order) <= 17 / 16 * len(packed.tokens)
+    assert len(filled) == len(layout.positions) == len(layout.everywhere.place) <= 17 / 16 * len(packed.tokens)
     torch.testing.assert_close(hidden, exact, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(same, state, rtol=1e-10, atol=1e-10)
     fast, slow = (gradients(backbone, (weight * states.tanh()).sum()) for states in (hidden, exact))

@@ -95,15 +95,15 @@ def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_pa
 
 def _train_together_when_one_is_late(rank: int, folder: Path) -> None:
     config, out = a_config(folder / "pairs.jsonl"), folder / "run"
-    claim = run._claim
+    write = run._write_description
 
-    def claimed(*arguments):
-        claim(*arguments)
+    def written(*arguments):
+        write(*arguments)
         dist.barrier()
 
-    run._claim = claimed
+    run._write_description = written
     if rank == 1:
-        dist.barrier()  # until the first has claimed the folder
+        dist.barrier()  # until the first has written into the folder
     evaluation = run.train_run(config, out, Observer())
     assert (evaluation is not None) == (rank == 0)
 
@@ -152,7 +152,7 @@ def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path
 def _evaluate_apart(rank: int, folder: Path) -> None:
     trainer = make_trainer(folder / str(rank), TrainConfig(epochs=8, patience=1))
     losses = iter([3.0, [2.0, 2.5][rank], [2.25, 2.0][rank], 2.5])  # rank 0 alone would stop after the third
-    trainer.evaluate = lambda: (next(losses), 0.5)
+    trainer.evaluate = lambda stream: (next(losses), 0.5)
     told = [(event.loss, event.best) for event in trainer.run() if isinstance(event, Evaluated)]
     assert told == [(3.0, True), (2.25, True), (2.125, True), (2.5, False)]
 

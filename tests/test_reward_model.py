@@ -73,7 +73,7 @@ def test_queries_start_equal_to_keys(name):
 def test_a_read_that_begins_as_average_is_the_mean_of_the_values_of_all_that_it_sees(name):
     config = ARCHITECTURES[name]
     model = RewardModel(config).double()
-    model.backbone.read_the_average()
+    model.backbone.begin_as_average()
     batch = packed_for(name, some_comparisons(5))
     attention = model.backbone.blocks[-1].attention
     x = torch.randn(len(batch.tokens), config.width, dtype=torch.float64)

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from minirm import run
 from minirm.config import DataConfig, LoraConfig, PackingConfig, TrainConfig, sized
 from minirm.demo import run_demo
+from minirm.disk import alone_in
 from minirm.errors import InputError
 from minirm.evaluate import as_table, evaluate
 from minirm.journal import Observer, read_log
@@ -251,6 +252,17 @@ def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path)
     assert counts["truncate"]["training, reward: merged: responses identical after the cut"] == 8
 
 
+def test_a_language_model_loses_nothing_to_responses_that_it_does_not_learn(tmp_path):
+    rows = [{"prompt": f"Say it {n}!", "chosen": f"It {n}.", "rejected": "no, " * 80} for n in range(20)]
+    for when_longer in ("drop", "truncate"):
+        config = a_config(write_lines(tmp_path / "pairs.jsonl", [*kind_and_rude(20), *rows]))
+        config = replace(config, packing=replace(config.packing, when_longer=when_longer))
+        prepared = prepare(config, tmp_path / when_longer)
+        counts = prepared.description()["counts"]
+        assert counts and not any("language model" in name for name in counts)
+        assert sum(len(prepared.stores[f"{part} language model"]) for part in ("training", "validation")) == 40
+
+
 def test_conversations_without_a_judgement_feed_the_language_model_only(file, tmp_path):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     (tmp_path / "chats.json").write_text(json.dumps({"type": "conversation", "instances": [{"messages": messages}]}))
@@ -338,20 +350,15 @@ def test_a_folder_that_is_not_empty_is_refused(file, whole):
         train_run(a_config(file), whole, Observer())
 
 
-def test_of_two_runs_started_at_once_into_one_folder_one_is_refused(file, whole, tmp_path, monkeypatch):
-    """The other one's description is there when this one has read its data."""
-    folder = tmp_path / "run"
-
-    def slowly(*arguments):
-        prepared = prepare(*arguments)
-        folder.mkdir()
-        (folder / "config.json").write_bytes((whole / "config.json").read_bytes())
-        return prepared
-
-    monkeypatch.setattr(run, "prepare", slowly)
-    with pytest.raises(InputError, match="run: is not empty; name another folder, or go on with: minirm resume"):
-        train_run(a_config(file, seed=1), folder, Observer())
-    assert contents(folder) == {"config.json": (whole / "config.json").read_bytes()}
+def test_of_two_runs_at_once_in_one_folder_one_is_refused(file, whole, tmp_path):
+    before = contents(whole)
+    with alone_in(whole), pytest.raises(InputError, match=f"^{whole}: another command of minirm is at work in it"):
+        train_run(run.read_config(whole), whole, Observer(), resume=True)
+    assert contents(whole) == before
+    folder = tmp_path / "new" / "run"
+    with alone_in(folder), pytest.raises(InputError, match="at work in it"):
+        train_run(a_config(file), folder, Observer())
+    assert not folder.parent.exists()
 
 
 def test_a_demo_with_a_wrong_seed_writes_nothing(tmp_path):
@@ -402,3 +409,19 @@ def test_what_a_language_model_has_no_use_for_is_refused(file, field, value):
     config = a_config(file)
     with pytest.raises(InputError, match=f"^language_model.{field}={value} must be .*: the reward stage alone"):
         replace(config, language_model=replace(config.language_model, **{field: value}))
+
+
+@pytest.mark.parametrize(("has_products", "says"), [(False, 1), (True, 0)])
+def test_a_processor_without_bfloat16_products_is_named_before_training(
+    file, tmp_path, monkeypatch, has_products, says
+):
+    told = []
+
+    class Listening(StopAt):
+        def note(self, text):
+            told.append(text)
+
+    monkeypatch.setattr(run, "computes_bfloat16", lambda device: has_products)
+    config = a_config(file, precision="bfloat16")
+    assert train_run(config, tmp_path / "run", Listening(REWARD, 1)) is None
+    assert told == ["reward: bfloat16 is slower than float32 here: this processor has no products in it"] * says

@@ -99,6 +99,13 @@ def test_useful_flops_are_what_the_rewards_ask_for(style, batch):
     assert useful_flops(ARCHITECTURES[style], batch) == 3 * expected
 
 
+def test_useful_flops_outside_attention_by_hand():
+    """Two layers, a prompt of two tokens and a response of one: 1 + 2 + 3 keys are seen in the first, 3 in the last."""
+    batch = made_of_noise([(2, [1])], TINY.vocab_size)
+    inside = useful_flops(TINY, batch, backward=False) - useful_flops(TINY, batch, backward=False, attention=False)
+    assert inside == 4 * TINY.width * (1 + 2 + 3 + 3)
+
+
 @settings(max_examples=20, deadline=None)
 @given(batch=encoded_batches())
 def test_flops_of_rows_are_those_of_each_sequence_alone_with_no_layer_cut_short(batch):
@@ -203,14 +210,15 @@ def test_an_idea_switched_off_changes_no_gradient(ideas, world, monkeypatch):
 
 
 @pytest.mark.peers
-def test_trl_takes_the_same_step_as_minirm(world, monkeypatch):
+@pytest.mark.parametrize("at_once", [2, 1])
+def test_trl_takes_the_same_step_as_minirm(world, monkeypatch, at_once):
     pytest.importorskip("trl")
     work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
     training = MinirmTraining(work)
     expected = gradients_of_minirm(training, monkeypatch)
     twin = hugging_face_twin(training.trainer.model, pad_id=world.tokenizer.pad_id)
     tokenizer = fast_tokenizer(world.tokenizer)
-    epoch = trl_epoch(lambda: twin, work.encoded, tokenizer, TRAINING, 2, checkpointing=True)
+    epoch = trl_epoch(lambda: twin, work.encoded, tokenizer, TRAINING, 2, at_once=at_once, checkpointing=True)
     assert_same(gradients(epoch, twin, monkeypatch), expected)
 
 

@@ -35,12 +35,12 @@ class RecurrentBlock(nn.Module):
         Returns:
             (M, D), or (N, D) with `reads`; and the memory, what was past included.
         """
-        sizes = [len(level.order) for level in layout.levels]
+        sizes = [len(level.tokens) for level in layout.levels]
         *inputs, rest = project_inputs(self.recurrent, self.norm(x)).split([*sizes, len(x) - sum(sizes)])
         memory = past if past is not None else (x.new_zeros(1, x.shape[1]),) * self.parts
         outputs = []
         for level, level_inputs in zip(layout.levels, inputs, strict=True):
-            start = tuple(take_rows(part, level.parents) for part in memory)  # (n, D) each
+            start = tuple(take_rows(part, level.starts_from) for part in memory)  # (n, D) each
             output, ends = run_level(self.recurrent, level_inputs, start, level.steps)
             outputs.append(output)
             memory = tuple(torch.cat([part, end.to(part.dtype)]) for part, end in zip(memory, ends, strict=True))
@@ -76,9 +76,9 @@ class Recurrent(nn.Module):
         keep_state: bool = False,
     ) -> tuple[Tensor, State | None]:
         """Return hidden states after the last norm; see `backbones.Backbone`."""
-        rows, layout = fill_up(tokens[torch.cat([level.order for level in layout.levels])], layout)
-        x = self.dropout(self.embedding(rows))  # (M, D), level by level
-        wanted, state = layout.level_order[layout.reads] if only_reads else layout.level_order, []
+        filled, layout = fill_up(tokens[torch.cat([level.tokens for level in layout.levels])], layout)
+        x = self.dropout(self.embedding(filled))  # (M, D), level by level
+        wanted, state = layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels, []
         for depth, block in enumerate(self.blocks):
             reads = wanted if depth == len(self.blocks) - 1 else None
             layer_past = None if past is None else past[depth]
@@ -86,5 +86,6 @@ class Recurrent(nn.Module):
                 x, memory = checkpoint(block, x, layout, reads, layer_past, use_reentrant=False)
             else:
                 x, memory = block(x, layout, reads, layer_past)
-            state.append(memory)
+            if keep_state:
+                state.append(memory)
         return self.norm(x), state if keep_state else None

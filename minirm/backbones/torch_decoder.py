@@ -92,10 +92,10 @@ class TorchDecoder(nn.Module):
         if not only_reads:
             last = prompt.take_along_dim(ends[..., None], dim=1)  # (B, 1, D)
             prompt = torch.where((place == ends)[..., None], self._decode(last, memory, pads), prompt)
-        owner = layout.levels[1].parents - 1  # row 0 of a recurrent network's memory is blank
+        owner = layout.levels[1].starts_from - 1  # row 0 of a recurrent network's memory is blank
         response = self._decode(response, memory[owner], pads[owner])  # (N, R, D)
         states = torch.cat([_real(prompt, prompt_lengths), _real(response, lengths)])
-        return take_rows(states, layout.level_order[layout.reads] if only_reads else layout.level_order), None
+        return take_rows(states, layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels), None
 
     def _decode(self, x: Tensor, memory: Tensor, pads: Tensor) -> Tensor:
         """Return what the layers make of x (n, T, D), each token seeing those before it and memory (n, P, D)."""
@@ -110,7 +110,7 @@ class TorchDecoder(nn.Module):
 
 def _rectangle(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
     """Return a level's segments of x (M, D) as (n, R, D), zeros behind each, and their lengths, on the host."""
-    return pad_packed_sequence(PackedSequence(take_rows(x, level.order), level.steps), batch_first=True)
+    return pad_packed_sequence(PackedSequence(take_rows(x, level.tokens), level.steps), batch_first=True)
 
 
 def _real(x: Tensor, lengths: Tensor) -> Tensor:

@@ -89,7 +89,10 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """BERT's: N(0, 0.02²). GPT-2's: half of it for positions, less by √(2L) for what writes into the residual."""
+        """Draw matrices from N(0, 0.02²), as BERT and GPT-2 do, then queries equal to keys.
+
+        A decoder's positions have half of that deviation, and what writes into its residual stream 1/√(2L) of it.
+        """
         encodes = self.config.bidirectional
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and encodes:
@@ -103,7 +106,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.attention.look_for_likeness()
 
-    def read_the_average(self) -> None:
+    def begin_as_average(self) -> None:
         """Let the last block begin as the mean of what each token sees; see `Attention.begin_as_average`."""
         self.blocks[-1].attention.begin_as_average()
 
@@ -123,8 +126,8 @@ class Transformer(nn.Module):
         """
         if (layout.types is not None) != self.config.bidirectional:
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
-        rows, layout = fill_up(tokens, layout)
-        x = self.embedding(rows)  # (M, D)
+        filled, layout = fill_up(tokens, layout)
+        x = self.embedding(filled)  # (M, D)
         if self.positions is not None:
             x = x + self.positions(layout.positions)
         if self.token_types is not None:
@@ -138,5 +141,6 @@ class Transformer(nn.Module):
                 x, layer_state = checkpoint(block, x, layout, rotary, reads, layer_past, use_reentrant=False)
             else:
                 x, layer_state = block(x, layout, rotary, reads, layer_past)
-            state.append(tuple(kept[: layout.tokens] for kept in layer_state))
-        return self.norm(x[: len(tokens)]), state if keep_state else None
+            if keep_state:  # else its tensors would live until the last layer
+                state.append(tuple(kept[: layout.tokens_so_far] for kept in layer_state))
+        return self.norm(x[: len(tokens)]), state if keep_state else None  # without what `fill_up` added

@@ -8,6 +8,7 @@ from rich.table import Table
 from minirm import checkpoint
 from minirm.commands.console import STOPPED, new_console
 from minirm.demo import run_demo, verdict
+from minirm.disk import alone_in
 from minirm.watcher import Watcher
 
 
@@ -24,7 +25,7 @@ class Demo:
         """Make the world, train, report; the last line is the verdict."""
         checkpoint.check_folder(self.out)
         console = new_console()
-        with Watcher(console) as watcher:
+        with alone_in(self.out), Watcher(console) as watcher:
             tested = run_demo(self.out, watcher, seed=self.seed)
         if tested is None:
             console.print("stopped")

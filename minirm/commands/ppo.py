@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from minirm import checkpoint
 from minirm.commands.console import STOPPED, new_console
+from minirm.disk import alone_in
 from minirm.errors import InputError, name_paths
 from minirm.films import praise
 from minirm.records import read_comparisons
@@ -49,7 +50,7 @@ class Ppo:
         digest = checkpoint.model_digest(self.reward) if self.reward else None
         follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs, digest)
         console = new_console()
-        with Stopper() as stopper:
+        with alone_in(self.out), Stopper() as stopper:
             self._print_iterations(follow.run(stopper), console)
         if not follow.judged:
             console.print("stopped and saved; the same command goes on", soft_wrap=True)
