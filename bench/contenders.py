@@ -26,6 +26,7 @@ from bench.peers import (
     training_loop,
     trl_epoch,
 )
+from bench.texts import longest
 from bench.timing import wait_for_gpu
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.layers import take_rows
@@ -45,6 +46,10 @@ MINIRM, MINIRM_CHECKPOINTING = "minirm", "minirm, checkpointing"
 MINIRM_IN_FOUR = "minirm, the step in four batches"
 SORTED, RANDOM = "padded loop, sorted", "padded loop, random batches"
 TRL, TRL_WITHOUT = "TRL RewardTrainer", "TRL RewardTrainer, no checkpointing"
+AT_ONCE = 2
+"""Pairs in each of the batches that a step is accumulated from, where a peer has less to pad that way."""
+SORTED_SMALL = f"padded loop, sorted, {AT_ONCE} pairs at a time"
+TRL_SMALL = f"TRL RewardTrainer, no checkpointing, {AT_ONCE} pairs at a time"
 ALONE = "one sequence at a time"
 EACH_PAIR, BATCHED_PAIRS = "each pair separately", "pairs, sorted, 16 at a time"
 TOGETHER = "padded loop, each response once"
@@ -192,19 +197,21 @@ def contender(name: str, work: Work) -> Call:
     if name == BY_PYTORCH:
         return recurring_by_pytorch(MinirmTraining(work))
     pad_id = work.tokenizer.pad_id
-    if name in (TRL, TRL_WITHOUT):
+    if name in (TRL, TRL_WITHOUT, TRL_SMALL):
         return trl_epoch(
             lambda: gpt2_like(work.model, pad_id),
             work.encoded,
             fast_tokenizer(work.tokenizer),
             work.config,
             work.per_step,
+            at_once=AT_ONCE if name == TRL_SMALL else work.per_step,
             checkpointing=name == TRL,
         )
     rng, encoded, size = np.random.default_rng(0), work.encoded, work.per_step
     steps = {
         SORTED: lambda: sorted_steps(encoded, size),
         RANDOM: lambda: random_steps(encoded, size, rng),
+        SORTED_SMALL: lambda: separate_steps(sorted(encoded, key=longest), size, AT_ONCE),
         ALONE: lambda: separate_steps(encoded, size, 1),
         EACH_PAIR: lambda: separate_steps(encoded, size, 1),
         BATCHED_PAIRS: lambda: separate_steps(encoded, size, 16),
@@ -286,6 +293,8 @@ def peak_of_training(name: str, work: Work, threads: int) -> Peak:
     torch.set_num_threads(threads)
     tiny = replace(work, model=replace(work.model, layers=1, width=64), encoded=work.encoded[:2], per_step=2)
     contender(name, tiny)()  # loads what is loaded once: libraries, kernels, threads
+    if name.startswith(MINIRM):
+        keep_freed_memory()  # as its command line does
     state = 3 * sum(p.nbytes for p in RewardModel(work.model).parameters())  # weights and two moments
     peaks = []
     for measure in (peak_resident_bytes, peak_bytes):  # the resident one first: memory once had is not given back

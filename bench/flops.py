@@ -14,23 +14,25 @@ SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1024), (4096, 1024
 GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (16384, 768, 3072))
 
 
-def useful_flops(config: ModelConfig, batch: Iterable[Encoded], *, backward: bool = True) -> int:
+def useful_flops(
+    config: ModelConfig, batch: Iterable[Encoded], *, backward: bool = True, attention: bool = True
+) -> int:
     """Return the floating-point operations in the matrix products that exact rewards need.
 
     Real tokens only, a prompt once for all its responses, causal attention by the keys that a token sees, and of the
     final layer keys and values everywhere but queries, attention and MLP only where a reward is read. A product of
     (m, k) and (k, n) counts 2·m·k·n; norms, activations and softmax count nothing. The backward pass needs two
-    products for each one of the forward pass.
+    products for each one of the forward pass. Without `attention`, its two products (q·kᵀ and weights·v) count nothing.
     """
-    total = 0
+    total, per_key = 0, 4 * config.width * attention
     for encoded in batch:
         prompt = len(encoded.prompt)
         lengths = [len(response) for response in encoded.responses]
         tokens = prompt + sum(lengths)
         seen = _triangle(prompt) + sum(prompt * length + _triangle(length) for length in lengths)
         read = sum(prompt + length for length in lengths)
-        total += (config.layers - 1) * (tokens * (_keys_values(config) + _rest(config)) + 4 * config.width * seen)
-        total += tokens * _keys_values(config) + len(lengths) * _rest(config) + 4 * config.width * read
+        total += (config.layers - 1) * (tokens * (_keys_values(config) + _rest(config)) + per_key * seen)
+        total += tokens * _keys_values(config) + len(lengths) * _rest(config) + per_key * read
         total += len(lengths) * 2 * config.width  # the head
     return total * (3 if backward else 1)
 
@@ -56,7 +58,7 @@ def _keys_values(config: ModelConfig) -> int:
 
 def _rest(config: ModelConfig) -> int:
     """Queries, the attention's output projection and the MLP, per token."""
-    matrices = 2 if config.style == "gpt2" else 3
+    matrices = 3 if config.style == "llama" else 2
     return 2 * config.width * (2 * config.width + matrices * config.inner_width)
 
 

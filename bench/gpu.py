@@ -36,6 +36,7 @@ from bench.contenders import MINIRM, TRAINING, MinirmTraining, Work
 from bench.flops import GPU_SHAPES, SHAPES, best_matrix_rate, useful_flops
 from bench.memory import peak_bytes
 from bench.peers import by_step, gpt2_like, padded
+from bench.places import RESULTS
 from bench.speed_report import Aim, Row, markdown
 from bench.texts import longest, made_of_noise, sequences
 from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
@@ -48,7 +49,6 @@ from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer
 
-RESULTS = Path(__file__).parent / "results"
 HUGGING_FACE, HUGGING_FACE_RANDOM = "Hugging Face loop, SDPA, sorted", "Hugging Face loop, SDPA, random batches"
 TILES, VARLEN = "tiles, scaled_dot_product_attention", "torch.nn.attention.varlen"
 COARSE = "coarse tiles"
@@ -247,14 +247,14 @@ def hugging_face_epoch(work: Work, batches: Sequence[Sequence[Encoded]]) -> Call
     for batch in batches:
         both = [sequences(item) for item in batch]
         rows = [rows[0] for rows in both] + [rows[1] for rows in both]
-        ready.append([x.to(work.device) for x in padded(rows, work.tokenizer.pad_id)])
+        ready.append(padded(rows, work.tokenizer.pad_id).to(work.device))
 
     def train() -> float:
         wait_for_gpu()
         began = time.perf_counter()
-        for ids, mask in ready:
+        for ids in ready:
             with torch.autocast(work.device, dtype=torch.bfloat16, enabled=work.config.precision == "bfloat16"):
-                rewards = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+                rewards = model(input_ids=ids).logits[:, 0]
             better, worse = rewards.float().chunk(2)
             (-F.logsigmoid(better - worse).mean()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), work.config.clip)

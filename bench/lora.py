@@ -20,6 +20,7 @@ import torch
 
 from bench.losses import as_size, as_time
 from bench.memory import peak_bytes
+from bench.places import out_folder
 from bench.timing import Spread, interleaved, machine, ratio, spread
 from minirm.config import SIZES, LoraConfig, TrainConfig, sized
 from minirm.lora import add_adapters, trained_weights
@@ -28,7 +29,6 @@ from minirm.optimizers import build_optimizer
 from minirm.packing import Encoded, PackedBatch, pack
 from minirm.reward_model import RewardModel
 
-RESULTS = Path(__file__).parent / "results"
 FULL = "all weights"
 WAYS = {
     FULL: None,
@@ -137,8 +137,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny", "small", "medium"], choices=SIZES)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="the smallest size and few rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="bench/results; with --quick a new folder for temporary files")
     options = parser.parse_args(argv)
+    out = out_folder(options.out, whole=not options.quick)
     facts, rows = machine(), []
     for size in ["tiny"] if options.quick else options.sizes:
         rows += measure(size, options.device, 3 if options.quick else options.rounds)
@@ -146,7 +147,7 @@ def main(argv: list[str]) -> None:
     text = markdown(rows, facts, command)
     print(text)
     name = "lora" if options.device == "cpu" else f"lora_{options.device}"
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     record = {"command": command, "machine": facts, "rows": [asdict(row) for row in rows]}
-    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    (options.out / f"{name}.md").write_text(text)
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (out / f"{name}.md").write_text(text)

@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bench.memory import peak_bytes
+from bench.places import out_folder
 from bench.timing import Spread, interleaved, machine, ratio, spread
 from minirm.losses import all_pairs_loss, bradley_terry_loss, plackett_luce_loss
 from minirm.metrics import bootstrap_interval
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = 64
 MOST_LOOPED_PAIRS = 3_000  # a Python loop does 10,000 to 30,000 a second
 
@@ -272,8 +272,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="bench/results; with --quick a new folder for temporary files")
     options = parser.parse_args(argv)
+    out = out_folder(options.out, whole=not options.quick)
     if options.device == "cpu":
         torch.set_num_threads(1)
     facts, rows = machine(), []
@@ -284,9 +285,9 @@ def main(argv: list[str]) -> None:
     aims = [*targets(rows), bootstrap_sentence(rounds)]
     print(*aims, sep="\n")
     name = "losses" if options.device == "cpu" else f"losses_{options.device}"
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m bench losses", *argv])
     record = {"command": command, "machine": facts, "targets": aims, "rows": [asdict(row) for row in rows]}
-    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    (options.out / f"{name}.md").write_text(markdown(rows, aims, facts, command).replace("losses.png", f"{name}.png"))
-    picture(rows, B=64).savefig(options.out / f"{name}.png", dpi=150)
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (out / f"{name}.md").write_text(markdown(rows, aims, facts, command).replace("losses.png", f"{name}.png"))
+    picture(rows, B=64).savefig(out / f"{name}.png", dpi=150)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_folds, length_rewards
+from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, sized
 from minirm.files import read_rows
@@ -34,7 +35,6 @@ from minirm.splits import prompt_key
 from minirm.survey import usable
 from minirm.train import Evaluated, Step
 
-RESULTS = Path(__file__).parent / "results"
 ORACLE = "oracle: who wrote it, and log length"
 Scored = tuple[list[Comparison], dict[str, list[list[float]]]]
 
@@ -186,11 +186,12 @@ def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
 def summarise(scored: Scored, keys: Sequence[Hashable]) -> dict[str, dict]:
     """Return each method's accuracy, and its paired difference to the best that needs no neural network."""
     comparisons, rewards = scored
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     right, shorter, prompt = {}, {}, None
     for name, values in rewards.items():
         pairs = pair_table(comparisons, values)
-        numbers = np.unique([hash(keys[c]) for c in pairs.comparison], return_inverse=True)[1]
-        right[name], prompt = (np.sign(pairs.reward_difference) + 1) / 2, numbers
+        right[name] = (np.sign(pairs.reward_difference) + 1) / 2
+        prompt = np.array([number_of[keys[c]] for c in pairs.comparison])
         shorter = pairs.length_difference < 0
     plain = max((n for n in right if not n.startswith("minirm") and n != ORACLE), key=lambda n: right[n].mean())
     table = {}
@@ -231,6 +232,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--folds", type=int, default=5, help="of hh-harmless: how many of the five")
+    parser.add_argument("--out", type=Path, help="bench/results; with fewer folds a new folder for temporary files")
     options = parser.parse_args(argv)
     if not (options.data / options.name).is_dir():
         print(f"{options.data / options.name}: not there; skipped")
@@ -243,7 +245,8 @@ def main(argv: Sequence[str]) -> int:
     table, seconds = summarise(scored, keys), time.perf_counter() - began
     text = as_markdown(options.name, table, seconds)
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{options.name}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{options.name}.json").write_text(json.dumps({"table": table, "seconds": seconds}, indent=1) + "\n")
+    out = out_folder(options.out, whole=options.folds >= 5)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{options.name}.md").write_text(text, encoding="utf-8")
+    (out / f"{options.name}.json").write_text(json.dumps({"table": table, "seconds": seconds}, indent=1) + "\n")
     return 0

@@ -22,20 +22,18 @@ give minirm's rewards to 1e-4, or nothing is timed.
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.places import out_folder
 from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
-from bench.speed_setup import FULL, QUICK, Settings
+from bench.speed_setup import BF16, FULL, QUICK, Settings
 from bench.timing import machine
 from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, recurrent, training
 from minirm.errors import InputError
-
-RESULTS = Path(__file__).parent / "results"
 
 SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "training": training,
@@ -76,7 +74,9 @@ def main(argv: list[str]) -> int:
         parser.error(f"{unknown[0]!r} must be one of {', '.join(SECTIONS)}")
     base = QUICK if options.quick else FULL
     settings = replace(base, data=options.data, rounds=options.rounds or base.rounds)
-    out = options.out or (Path(tempfile.mkdtemp(prefix="minirm-speed-")) if options.quick else RESULTS)
+    out = out_folder(options.out, whole=not options.quick)
+    if BF16 not in settings.precisions:
+        print("bfloat16 is left out: this processor has no matrix products in it")
     for name in options.sections or SECTIONS:
         print(name, flush=True)
         facts, began = machine(), time.perf_counter()

@@ -101,11 +101,11 @@ def markdown(sections: dict[str, dict], titles: dict[str, str], *, pictured: boo
 
 
 def _table(rows: list[Row]) -> list[str]:
-    lines = [f"| | | | {rows[-1].relation if any(row.times for row in rows) else ''} |", "|---|---|---|---|"]
+    lines = ["| | | | |", "|---|---|---|---|"]
     last = ""
     for row in rows:
         setting, last = "" if row.setting == last else row.setting, row.setting
-        times = "" if row.times is None else with_quartiles(row.times)
+        times = "" if row.times is None else f"{with_quartiles(row.times)} {row.relation}"
         lines.append(f"| {setting} | {row.name} | {with_quartiles(row.value)} {row.unit} | {times} |")
     return lines
 

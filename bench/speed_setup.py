@@ -12,6 +12,7 @@ from minirm.config import ModelConfig, sized
 from minirm.errors import InputError
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
+from minirm.run import computes_bfloat16
 
 HH, PAIRS, RANKINGS = FILES
 TOLERANCE = 1e-4
@@ -33,6 +34,11 @@ class Settings:
     """Optimizer steps in a pass."""
     growing: dict[str, tuple[int, ...]]
     """The sizes of the section on growth."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """float32, and bfloat16 where this processor multiplies in it: elsewhere a pass would take hours."""
+        return (FP32, BF16) if computes_bfloat16(torch.device("cpu")) else (FP32,)
 
     @property
     def fewer_rounds(self) -> int:

@@ -7,8 +7,11 @@ machine that slows down for a while slows both.
 
 import os
 import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +76,22 @@ def machine() -> dict[str, str | int | float]:
         **gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **versions(),
         "load_at_start": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is there and takes part, beside PyTorch's, and the commit where git knows it."""
+    installed = {package.name for package in metadata.distributions()}
+    named = ("transformers", "trl", "scikit-learn", "numpy")
+    found = {name: metadata.version(name) for name in named if name in installed}
+    if shutil.which("git"):
+        place = Path(__file__).parent
+        told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=place)
+        found["commit"] = told.stdout.strip() or "unknown"
+    return found
 
 
 def _calls(function: Callable[[], object], warm_ups: int, at_least_seconds: float) -> int:

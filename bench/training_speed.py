@@ -21,9 +21,11 @@ from bench.contenders import (
     NO_PADDING_ALONE,
     RANDOM,
     SORTED,
+    SORTED_SMALL,
     TOGETHER,
     TRAINING,
     TRL,
+    TRL_SMALL,
     TRL_WITHOUT,
     InItsOwnProcess,
     MinirmTraining,
@@ -89,11 +91,13 @@ def race(
 def training(settings: Settings) -> list[Row]:
     """Pairs per second of whole training steps."""
     long_prompts, short_prompts = settings.corpus(HH), settings.corpus(PAIRS)
-    entrants = [(name, FP32) for name in (MINIRM, MINIRM_IN_FOUR, SORTED, RANDOM, TRL, TRL_WITHOUT, ALONE)]
+    others = (SORTED, RANDOM, SORTED_SMALL, TRL, TRL_WITHOUT, TRL_SMALL, ALONE)
+    entrants = [(name, FP32) for name in (MINIRM, MINIRM_IN_FOUR, *others)]
     aims = {(TRL, FP32): Aim(7), (TRL, BF16): Aim(4.5), (SORTED, FP32): Aim(2.2)}
     rows = race(long_prompts.name, settings.work(long_prompts), entrants, settings.rounds, aims=aims)
-    entrants = [(name, BF16) for name in (MINIRM, SORTED, TRL, TRL_WITHOUT)]
-    rows += race(long_prompts.name, settings.long_work(long_prompts), entrants, settings.fewer_rounds, aims=aims)
+    if BF16 in settings.precisions:
+        entrants = [(name, BF16) for name in (MINIRM, SORTED, TRL, TRL_WITHOUT)]
+        rows += race(long_prompts.name, settings.long_work(long_prompts), entrants, settings.fewer_rounds, aims=aims)
     fewer = [(name, FP32) for name in (MINIRM, SORTED, RANDOM, TRL)]
     half = settings.work(short_prompts, per_step=settings.per_step // 2, steps=2)
     return rows + race(f"{short_prompts.name}, {half.per_step} pairs a step", half, fewer, settings.fewer_rounds)
@@ -102,8 +106,9 @@ def training(settings: Settings) -> list[Row]:
 def kept(settings: Settings) -> list[Row]:
     """The same where the others keep their freed memory too, as anybody can have it."""
     corpus, rows = settings.corpus(HH), []
-    for precision, work in ((FP32, settings.work(corpus)), (BF16, settings.long_work(corpus))):
-        entrants = [(name, precision) for name in (MINIRM, SORTED, TRL)]
+    for precision in settings.precisions:
+        work = settings.work(corpus) if precision == FP32 else settings.long_work(corpus)
+        entrants = [(name, precision) for name in (MINIRM, SORTED, SORTED_SMALL, TRL, TRL_SMALL)]
         rows += race(corpus.name, work, entrants, settings.fewer_rounds, all_keep_memory=True)
     return rows + nine_responses(settings, (MINIRM, EACH_PAIR), all_keep_memory=True)[0]
 
@@ -133,7 +138,7 @@ def nine_responses(settings: Settings, entrants: Sequence[str], **options: objec
     corpus = settings.corpus(RANKINGS, responses=9)
     work, setting = settings.work(corpus, per_step=2, steps=2), f"{corpus.name}, K = 9, 2 prompts a step"
     named, rounds = [(name, FP32) for name in entrants], settings.fewer_rounds
-    return race(setting, work, named, rounds, unit="comparisons/s", per_comparison=36, **options), work
+    return race(setting, work, named, rounds, unit="pairs/s", per_comparison=36, **options), work
 
 
 # ── How far from the limit ────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,11 +153,8 @@ def _arithmetic_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
     torch.set_num_threads(threads)
     keep_freed_memory()
     corpus, rows = settings.corpus(HH), []
-    for config, aim, precision in (
-        (settings.model, Aim(0.6), FP32),
-        (settings.wide, Aim(0.72), FP32),
-        (settings.model, None, BF16),
-    ):
+    measured = [(settings.model, Aim(0.6), FP32), (settings.wide, Aim(0.72), FP32), (settings.model, None, BF16)]
+    for config, aim, precision in measured[: None if BF16 in settings.precisions else -1]:
         work = replace(settings.work(corpus, steps=2), model=config).at(precision)
         dtype, flops = getattr(torch, precision), useful_flops(config, work.encoded)
         calls = {MINIRM: MinirmTraining(work), "products": lambda dtype=dtype: 1 / best_matrix_rate(dtype)}
@@ -162,16 +164,22 @@ def _arithmetic_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
         rows.append(Row(setting, "minirm, useful", spread([rate / 1e9 for rate in useful]), "GFLOP/s"))
         rows.append(Row(setting, "fastest matrix product", spread([rate / 1e9 for rate in fastest]), "GFLOP/s"))
         rows.append(Row(setting, "useful share of it", ratio(useful, fastest), "", aim=aim))
-        rows += held_by(setting, calls[MINIRM], rows[-1].value)
+        outside = useful_flops(config, work.encoded, attention=False) / flops
+        rows += held_by(setting, calls[MINIRM], rows[-1].value, outside)
     return rows
 
 
-def held_by(setting: str, train: MinirmTraining, share: Spread) -> list[Row]:
-    """Return what holds the rest: the share of time of each kind of operation, and what products alone would reach."""
+def held_by(setting: str, train: MinirmTraining, share: Spread, outside_attention: float) -> list[Row]:
+    """Return what holds the rest: the share of time of each kind of operation, and what products alone would reach.
+
+    Args:
+        share: useful arithmetic over the fastest product.
+        outside_attention: the part of the useful arithmetic that is not inside attention's kernels.
+    """
     shares = time_by_kind(train.epoch)
     rows = [Row(setting, f"time in {kind}", spread([part]), "") for kind, part in shares.items()]
-    alone = Spread(*(bound / shares["matrix products"] for bound in share))
-    return [*rows, Row(setting, "useful share if products were all that takes time", alone, "")]
+    alone = Spread(*(outside_attention * bound / shares["matrix products"] for bound in share))
+    return [*rows, Row(setting, "the products' own share: useful arithmetic in them, over their time alone", alone, "")]
 
 
 def memory(settings: Settings) -> list[Row]:
@@ -179,7 +187,7 @@ def memory(settings: Settings) -> list[Row]:
     work = settings.work(settings.corpus(HH), steps=2)
     peaks = {
         name: in_fresh_process(peak_of_training, name, work, torch.get_num_threads())
-        for name in (MINIRM, MINIRM_IN_FOUR, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT)
+        for name in (MINIRM, MINIRM_IN_FOUR, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT, TRL_SMALL)
     }
     rows = []
     for field, setting in (
@@ -224,10 +232,11 @@ def ideas(settings: Settings) -> list[Row]:
         corpus = settings.corpus(name)
         work = settings.work(corpus, per_step=max(2, settings.per_step // part), steps=4)
         calls = {f"{kind}, {precision}": contender(kind, work.at(precision)) for kind, precision in
-                 ((RANDOM, FP32), (SORTED, FP32), (RANDOM, BF16))}  # fmt: skip
+                 ((RANDOM, FP32), (SORTED, FP32), (RANDOM, BF16)) if precision in settings.precisions}  # fmt: skip
         for variant, (switches, precision, compiled) in ON_ITS_OWN.items():
             config = replace(TRAINING, precision=precision, compile=compiled)
-            calls[variant] = MinirmTraining(replace(work, config=config), switches)
+            if precision in settings.precisions:
+                calls[variant] = MinirmTraining(replace(work, config=config), switches)
         seconds = interleaved(calls, settings.fewer_rounds, own_clock=True)
         start = seconds[f"{RANDOM}, {FP32}"]
         setting = f"{corpus.name} ({what}), {work.per_step} pairs a step"

@@ -207,9 +207,7 @@ def _language_model_stage(contestant: Contestant, cell: Cell, model: RewardModel
     epochs = contestant.language_model_epochs
     config = TrainConfig(epochs=epochs, learning_rate=LANGUAGE_MODEL_RATE, evaluate_every=epochs, seed=cell.seed)
     language_model = LanguageModel(model.config, model.backbone)
-    trainer = Trainer(
-        language_model, LanguageModelObjective(config), streams["training"], streams["validation"], config
-    )
+    trainer = Trainer(language_model, LanguageModelObjective(), streams["training"], streams["validation"], config)
     return sum(event.seconds for event in trainer.run() if isinstance(event, Step))
 
 

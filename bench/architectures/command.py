@@ -2,14 +2,11 @@
 
 import argparse
 import json
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -30,13 +27,13 @@ from bench.architectures.plan import (
 )
 from bench.architectures.study import Study
 from bench.architectures.subjects import Sources, disjoint_pairs
+from bench.places import RESULTS
 from bench.timing import machine
 from minirm.config import ModelConfig
 from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.packing import Encoded, tokenize, truncate
 
-RESULTS = Path(__file__).parents[1] / "results"
 SAMPLE, SAMPLE_BATCH = 32, 4
 """Comparisons on which costs are measured, and how many of them make a batch."""
 
@@ -91,7 +88,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     setup = set_up(plan, contestants, options)
     study = run(setup, options)
     at_work = {"workers": options.workers, "threads of each": options.threads}
-    facts = {"command": " ".join(command), **before, **versions(), **at_work}
+    facts = {"command": " ".join(command), **before, **at_work}
     facts["processor minutes of all trainings"] = round(study.seconds_of_computing() / 60, 1)
     facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
     name = _report_name(options)
@@ -108,17 +105,6 @@ def _report_name(options: argparse.Namespace) -> str:
     named = [part for part in parts if part not in ("default", "parameters")]
     words = "".join(letter if letter.isalnum() else " " for letter in " ".join(named)).split()
     return "-".join(["architectures", *words])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what is there and takes part, beside PyTorch's, and the commit where git knows it."""
-    installed = {package.name for package in metadata.distributions()}
-    found = {name: metadata.version(name) for name in ("transformers", "scikit-learn", "numpy") if name in installed}
-    if shutil.which("git"):
-        place = Path(__file__).parent
-        told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=place)
-        found["commit"] = told.stdout.strip() or "unknown"
-    return found
 
 
 def conforms(contestants: Sequence[Contestant], backbones: Sequence[str]) -> bool:

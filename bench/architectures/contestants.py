@@ -152,7 +152,7 @@ CONTESTANTS = [
         about=f"{OWN_GPT2}, queries and keys drawn apart, as GPT-2 draws them",
     ),
     Contestant(
-        "average read", "change", build=partial(changed, change=Transformer.read_the_average),
+        "average read", "change", build=partial(changed, change=Transformer.begin_as_average),
         about=f"{OWN_GPT2}, whose last layer begins as the mean of all it sees",
     ),
     Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm), about=f"{OWN_GPT2} with RMSNorm"),

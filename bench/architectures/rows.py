@@ -47,7 +47,7 @@ def rows_of_paths(tokens: Tensor, layout: Layout, *, only_reads: bool) -> Rows:
 
 def _covering(layout: Layout) -> list[np.ndarray]:
     """Return the paths that no longer path holds."""
-    seen = np.zeros(layout.tokens, bool)
+    seen = np.zeros(layout.tokens_so_far, bool)
     paths = []
     for path in sorted(layout.paths, key=len, reverse=True):
         if not seen[path[-1]]:

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.places import out_folder
 from bench.recipes import s1, s2, s3, s4
-from bench.recipes.common import RESULTS, Setting, write_page
+from bench.recipes.common import Setting, write_page
 from bench.timing import machine
 from minirm.errors import InputError
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache/recipes"), help="finished trainings stay here")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="bench/results; with --quick a new folder for temporary files")
     options = parser.parse_args(argv)
     recipe, began, facts = RECIPES[options.name], time.perf_counter(), machine()
     try:
@@ -54,5 +55,6 @@ def main(argv: Sequence[str]) -> int:
     facts["minutes of this call, what an earlier one finished not counted"] = round(
         (time.perf_counter() - began) / 60, 1
     )
-    print(write_page(page, f"recipe-{options.name}", facts, options.out))
+    out = out_folder(options.out, whole=not options.quick)
+    print(write_page(page, f"recipe-{options.name}", facts, out))
     return 0

@@ -27,7 +27,6 @@ from minirm.scoring import load
 from minirm.splits import prompt_key
 from minirm.survey import usable
 
-RESULTS = Path(__file__).parents[1] / "results"
 SHOWN_CHARACTERS = 60
 """Of a text in a table."""
 

@@ -308,7 +308,7 @@ def train(plan: Plan, start: Path, way: Way, parts: dict[str, list[Comparison]],
     torch.manual_seed(seed)
     model = RewardModel(begun.model)
     begun.take_over(model)
-    model.backbone.read_the_average()
+    model.backbone.begin_as_average()
     config = TrainConfig(
         epochs=plan.epochs,
         optimizer=way.optimizer,
