@@ -254,10 +254,10 @@ class TrainConfig:
     """Probability that a label is taken to be wrong."""
     centering: float = 0.0
     """Weight of the penalty that pulls a row's rewards to mean zero."""
-    average_read: bool = False
+    average_read: bool | None = None
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is
-    hard to beat, and for what a response has in common with its prompt."""
+    hard to beat, and for what a response has in common with its prompt. None: where a decoder learns from nothing."""
     tie_width: float = 1.0
     """Rao–Kupper's η = log θ, in logits: two equal rewards tie with probability tanh(η/2)."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -390,13 +390,21 @@ class RunConfig:
 
     def _check_average_read(self) -> None:
         """Refuse the read of a decoder's last layer where there is none, or where it could not learn."""
-        backbone, style = self.model.backbone, self.model.style
-        decodes = backbone == "transformer" and not self.model.bidirectional
-        for fits, why in (
-            (decodes, f"backbone={backbone}, style={style}: only a decoder begins so"),
-            (self.lora is None, "lora: what is drawn anew could not learn"),
-        ):
-            require(fits or not self.reward.average_read, f"average_read=True must be False for {why}")
+        backbone, style, asked = self.model.backbone, self.model.style, self.reward.average_read
+        why = f"backbone={backbone}, style={style}: only a decoder begins so"
+        require(self._decodes or not asked, f"average_read=True must be False for {why}")
+        learns = self.lora is None
+        require(learns or not asked, "average_read=True must be False for lora: what is drawn anew could not learn")
+
+    @property
+    def _decodes(self) -> bool:
+        return self.model.backbone == "transformer" and not self.model.bidirectional
+
+    @property
+    def reads_the_average(self) -> bool:
+        """Whether the reward stage's last layer begins as an average: as asked for, or where it suits."""
+        from_nothing = self._decodes and self.start is None and self.lora is None
+        return from_nothing if self.reward.average_read is None else self.reward.average_read
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ class _Stages:
                 return language_model, loss
             model.backbone.load_state_dict(language_model.backbone.state_dict())
             torch.manual_seed(self.config.reward.seed)  # dropout has left each process's generator elsewhere
-        if self.config.reward.average_read:
+        if self.config.reads_the_average:
             model.backbone.begin_as_average()
         if self.config.lora is not None and self.start is None:
             add_adapters(model.backbone, self.config.lora)

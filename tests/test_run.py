@@ -388,12 +388,26 @@ def test_a_single_pair_is_not_called_pairs():
     assert "1 pairs" not in said and "1 prompts" not in said
 
 
-def test_a_run_whose_read_begins_as_average_is_another_and_scores_again(file, whole, tmp_path):
-    assert train_run(a_config(file, average_read=True), tmp_path / "run", Observer()) is not None
-    weights, plain = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", whole))
+def test_a_run_whose_read_begins_as_average_is_another_and_scores_again(file, tmp_path):
+    for average in (True, False):
+        assert train_run(a_config(file, average_read=average), tmp_path / f"run{average}", Observer()) is not None
+    weights, plain = (load_file(tmp_path / f"run{average}" / "model.safetensors") for average in (True, False))
     name = "backbone.blocks.0.attention.out.weight"
     assert weights[name].norm() > 2 * plain[name].norm()  # drawn anew at unit gain
-    assert load(tmp_path / "run").score(["be kind"], ["yes"]) == load(tmp_path / "run").score(["be kind"], ["yes"])
+    again, once_more = (load(tmp_path / "runTrue").score(["be kind"], ["yes"]) for _ in range(2))
+    assert again == once_more
+
+
+def test_a_read_begins_as_average_where_a_decoder_learns_from_nothing_unless_asked_otherwise(file, whole):
+    config = a_config(file)
+    llama, gru = (
+        replace(config, model=replace(config.model, **fields)) for fields in ({"style": "llama"}, {"backbone": "gru"})
+    )
+    assert config.reads_the_average and llama.reads_the_average
+    for other in (gru, replace(config, lora=LoraConfig()), replace(config, start=whole)):
+        assert not other.reads_the_average
+    assert not a_config(file, average_read=False).reads_the_average
+    assert replace(a_config(file, average_read=True), start=whole).reads_the_average
 
 
 def test_an_average_read_is_refused_where_there_is_none_to_begin_with(file):
