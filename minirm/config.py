@@ -8,7 +8,7 @@ from typing import Literal
 from minirm.config_json import to_json
 from minirm.errors import InputError, shorten
 
-Backbone = Literal["transformer", "torch_decoder", "gru", "lstm"]
+BackboneName = Literal["transformer", "torch_decoder", "gru", "lstm"]
 Style = Literal["gpt2", "llama", "bert"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -90,7 +90,7 @@ class RopeScaling:
 class ModelConfig:
     """The shape of a backbone. The style's defaults are GPT-2's; `sized` gives a size by name."""
 
-    backbone: Backbone = "transformer"
+    backbone: BackboneName = "transformer"
     """A transformer, PyTorch's `nn.TransformerDecoder` (the response is decoded against its prompt), or a recurrent
     network."""
     style: Style = "gpt2"

@@ -28,24 +28,24 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return the negative log-probabilities of the batch's targets (S,), in nats, float32."""
-        return self.surprise(self.states(batch), batch.targets)
+        return self.nll(self.states(batch), batch.targets)
 
     def states(self, batch: PackedBatch) -> Tensor:
         """Return the hidden states (S, D) that predict the batch's targets."""
         hidden, _ = self.backbone(batch.tokens, batch.layout)  # (M, D)
         return take_rows(hidden, batch.sources)
 
-    def surprise(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return −log p (S,) of targets (S,) given the states that predict them (S, D), in nats, float32."""
         chunks = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
         # Each chunk's logits are made again for the backward pass: (S, V) in float32 would outweigh the model.
-        return torch.cat([checkpoint(self._surprise, h, target, use_reentrant=False) for h, target in chunks])
+        return torch.cat([checkpoint(self._nll, h, target, use_reentrant=False) for h, target in chunks])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (…, V) of hidden states (…, D)."""
         return F.linear(hidden, (self.unembedding or self.backbone.embedding).weight)
 
-    def _surprise(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = self.logits(hidden)
         wide = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(wide, targets, reduction="none")

@@ -106,6 +106,6 @@ class LanguageModelObjective:
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a language model; a target counts as hit with its probability."""
-        surprise = model(batch)  # (S,)
-        cases = surprise.new_full((), len(surprise))
-        return Outcome(surprise.sum(), (-surprise.detach()).exp().sum(), cases)
+        nll = model(batch)  # (S,)
+        cases = nll.new_full((), len(nll))
+        return Outcome(nll.sum(), (-nll.detach()).exp().sum(), cases)

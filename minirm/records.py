@@ -291,4 +291,5 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict], Judged]]] = {
     "ranking": (("prompt",), _ranking),
     "rewardbench": (("prompt", "chosen", "rejected", "subset"), _pair),
 }
-"""Name of a format → the keys by which it is recognised, in this order, and the function that reads a record."""
+"""Name of a format → the keys that it needs, and the function that reads a record. A record is recognised by the first
+whose keys it has, and so never as rewardbench, which is for naming: its keys include those of pairs."""

@@ -193,8 +193,8 @@ class _Own:
                 for ids, mask in zip(questions, unlearned, strict=True)
             ]
         )
-        surprise = self.model(batch.to(self.model.backbone.embedding.weight.device))
-        per_answer = surprise.view(len(questions), -1).split([len(word) for word in words], dim=1)
+        nll = self.model(batch.to(self.model.backbone.embedding.weight.device))
+        per_answer = nll.view(len(questions), -1).split([len(word) for word in words], dim=1)
         return [-tokens.sum(1) for tokens in per_answer]
 
 

@@ -173,7 +173,7 @@ def _read(model: RewardModel, prompt: Tensor, response: Tensor) -> Tensor:
     return hidden_states(model.backbone, torch.cat([prompt, response]))[-1]
 
 
-def surprise_one_by_one(backbone: torch.nn.Module, batch: list[Encoded]) -> Tensor:
+def nll_one_by_one(backbone: torch.nn.Module, batch: list[Encoded]) -> Tensor:
     """Return the sum of −log p over the tokens of a batch, in nats: each prompt's once, then each response's."""
     total = torch.zeros((), dtype=backbone.embedding.weight.dtype)
     for encoded in batch:

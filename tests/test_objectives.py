@@ -176,8 +176,8 @@ def test_centring_adds_its_weight_times_the_squared_mean():
 
 def test_the_language_model_counts_every_target_alike_and_hits_by_probability():
     batch = batch_of((1, 0))
-    surprise = torch.tensor([math.log(2), math.log(4)])
+    nll = torch.tensor([math.log(2), math.log(4)])
     objective = LanguageModelObjective()
-    outcome = objective(lambda _: surprise, batch)
+    outcome = objective(lambda _: nll, batch)
     assert outcome.loss.item() == pytest.approx(math.log(8)) and outcome.hits.item() == pytest.approx(0.75)
     assert outcome.cases.item() == objective.total_weight(batch) == 2

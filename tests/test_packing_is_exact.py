@@ -14,7 +14,7 @@ from minirm.layers import fill_up
 from minirm.layout import lay_out
 from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
-from tests.oracles import hidden_states, rewards_one_by_one, surprise_one_by_one
+from tests.oracles import hidden_states, rewards_one_by_one, nll_one_by_one
 from tests.strategies import ARCHITECTURES, CAUSAL, VOCABULARY, encoded_batches, packed_for, randomised
 
 few = settings(max_examples=12, deadline=None)
@@ -53,7 +53,7 @@ def test_packed_rewards_and_gradients_are_those_of_each_sequence_alone(name, bat
 @given(batch=encoded_batches())
 def test_packed_language_model_loss_and_gradient_are_those_of_each_sequence_alone(name, batch):
     model = randomised(LanguageModel(ARCHITECTURES[name]))
-    fast, slow = model(pack(batch)).sum(), surprise_one_by_one(model.backbone, batch)
+    fast, slow = model(pack(batch)).sum(), nll_one_by_one(model.backbone, batch)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradients(model, fast), gradients(model, slow), rtol=1e-8, atol=1e-8)
 

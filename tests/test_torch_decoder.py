@@ -39,7 +39,7 @@ CONFIG = ARCHITECTURES["torch_decoder"]
 DECODER = ["--backbone", "torch_decoder", "--language-model.epochs", "1", "--reward.epochs", "2", "--dropout", "0.1"]
 
 
-def surprise_of_responses(model: LanguageModel, batch: list[Encoded]) -> Tensor:
+def nll_of_responses(model: LanguageModel, batch: list[Encoded]) -> Tensor:
     """Return the sum of −log p over the tokens of all responses, in nats, one response at a time."""
     total = torch.zeros((), dtype=torch.float64)
     for encoded in batch:
@@ -57,7 +57,7 @@ def test_the_language_models_loss_and_gradient_are_those_of_each_response_alone(
     model = randomised(LanguageModel(CONFIG))
     batch = [replace(encoded, learned=np.zeros(len(encoded.prompt), dtype=bool)) for encoded in batch]
     for share_prompt in (True, False):
-        fast, slow = model(pack(batch, share_prompt=share_prompt)).sum(), surprise_of_responses(model, batch)
+        fast, slow = model(pack(batch, share_prompt=share_prompt)).sum(), nll_of_responses(model, batch)
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(gradients(model, fast), gradients(model, slow), rtol=1e-8, atol=1e-8)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from minirm.config import SIZES, Backbone, LoraConfig, Matrix, ModelConfig, Style, sized
+from minirm.config import SIZES, BackboneName, LoraConfig, Matrix, ModelConfig, Style, sized
 from minirm.errors import InputError
 
 
@@ -14,7 +14,7 @@ class ModelOptions:
 
     size: Literal[tuple(SIZES)] | None = None  # type: ignore[valid-type]
     """tiny 2×128, small 4×256, medium 8×512, gpt2 12×768, gpt2-medium 24×1024 (layers × width); by default small."""
-    backbone: Backbone | None = None
+    backbone: BackboneName | None = None
     """A transformer, PyTorch's nn.TransformerDecoder, or a recurrent network; by default transformer."""
     style: Style | None = None
     """gpt2: LayerNorm, learned positions, GELU. llama: RMSNorm, rotary positions, SwiGLU. bert: an encoder, one row per

@@ -94,7 +94,7 @@ class Policy(nn.Module):
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Return log π(a_t) and V_t for each token of the responses, (S,) each."""
         hidden = self.language_model.states(batch)
-        return -self.language_model.surprise(hidden, batch.targets), self.value(hidden)[:, 0]
+        return -self.language_model.nll(hidden, batch.targets), self.value(hidden)[:, 0]
 
 
 @dataclass(frozen=True)
