@@ -14,7 +14,7 @@ from minirm.layers import fill_up
 from minirm.layout import lay_out
 from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
-from tests.oracles import hidden_states, rewards_one_by_one, nll_one_by_one
+from tests.oracles import hidden_states, nll_one_by_one, rewards_one_by_one
 from tests.strategies import ARCHITECTURES, CAUSAL, VOCABULARY, encoded_batches, packed_for, randomised
 
 few = settings(max_examples=12, deadline=None)
