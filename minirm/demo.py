@@ -22,7 +22,7 @@ from minirm.run import REWARD, RunConfig, train_run
 from minirm.scoring import load
 from minirm.synthetic import Judged, World, WorldConfig
 
-TRAINING_ROWS = 12_000
+TRAINING_ROWS = 10_000
 TRAINING_RESPONSES = 8
 """K in training: 28 pairs for the price of one prompt and eight responses."""
 TEST_ROWS = 4_000
@@ -59,7 +59,7 @@ def demo_config(data: Path, seed: int) -> RunConfig:
     """Return the configuration of the demo's run: under four minutes on two cores."""
     return RunConfig(
         data=DataConfig((data,), validation_share=3.0),
-        model=sized("tiny", layers=3, max_positions=256),
+        model=sized("tiny", max_positions=256),
         packing=PackingConfig(tokens_per_batch=3072, max_tokens=256),
         language_model=TrainConfig(epochs=2.0, learning_rate=3e-3, seed=seed),
         reward=TrainConfig(epochs=1.4, learning_rate=2e-3, average_read=True, seed=seed),
