@@ -28,6 +28,7 @@ from bench.peers import (
     trl_epoch,
     whole_texts,
 )
+from bench.places import RESULTS, out_folder
 from bench.speed_report import Aim, Row, markdown, row_from_json
 from bench.speed_setup import check_twin
 from bench.texts import longest, made_of_noise, read_corpus, sequences
@@ -223,6 +224,12 @@ def test_trl_takes_the_same_step_as_minirm(world, monkeypatch, at_once):
 
 
 # ── The texts, the clock, the report ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_less_than_the_whole_bench_is_written_beside_the_committed_results_only_where_asked(tmp_path):
+    assert out_folder(None) == RESULTS and (RESULTS / "README.md").is_file()
+    assert RESULTS not in (first := out_folder(None, whole=False)).parents and first != out_folder(None, whole=False)
+    assert out_folder(tmp_path, whole=False) == out_folder(tmp_path) == tmp_path
 
 
 def test_spread_takes_whole_batches_of_the_sorted_order():

@@ -77,6 +77,13 @@ def test_the_preferred_response_is_the_first_of_the_highest_score():
     assert chosen.scores == (2.0,) and chosen.responses[0] is item.responses[1] and chosen.weight == 3.0
 
 
+def test_the_preferred_response_is_the_lowest_where_the_label_is_more_probably_false():
+    [item] = of_lengths([12], responses=3)
+    chosen = preferred(replace(item, scores=(1.0, 2.0, 0.0), probability=0.2))
+    assert chosen.scores == (0.0,) and chosen.responses[0] is item.responses[2]
+    assert preferred(replace(item, scores=(1.0, 2.0, 0.0), probability=0.5)).scores == (2.0,)
+
+
 def as_lists(plan: list[np.ndarray]) -> list[list[int]]:
     return [rows.tolist() for rows in plan]
 
