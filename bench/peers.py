@@ -83,7 +83,7 @@ def padded(rows: Sequence[np.ndarray], pad_id: int) -> Tensor:
 def padded_rewards(model: GPT2ForSequenceClassification, rows: Sequence[np.ndarray]) -> Tensor:
     """Return the rewards (n,) of sequences, in one padded batch.
 
-    Without a mask, which a causal model needs for no pad on the right: attention then takes half the time.
+    Without a mask, which a causal model needs for no pad on the right: attention then computes its triangle alone.
     """
     return model(input_ids=padded(rows, model.config.pad_token_id).to(model.device)).logits[:, 0]
 

@@ -153,8 +153,13 @@ def _arithmetic_with_memory_kept(settings: Settings, threads: int) -> list[Row]:
     torch.set_num_threads(threads)
     keep_freed_memory()
     corpus, rows = settings.corpus(HH), []
-    measured = [(settings.model, Aim(0.6), FP32), (settings.wide, Aim(0.72), FP32), (settings.model, None, BF16)]
-    for config, aim, precision in measured[: None if BF16 in settings.precisions else -1]:
+    for config, aim, precision in (
+        (settings.model, Aim(0.6), FP32),
+        (settings.wide, Aim(0.72), FP32),
+        (settings.model, None, BF16),
+    ):
+        if precision not in settings.precisions:
+            continue
         work = replace(settings.work(corpus, steps=2), model=config).at(precision)
         dtype, flops = getattr(torch, precision), useful_flops(config, work.encoded)
         calls = {MINIRM: MinirmTraining(work), "products": lambda dtype=dtype: 1 / best_matrix_rate(dtype)}
