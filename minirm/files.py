@@ -130,7 +130,7 @@ def _layout(head: str) -> str:
     """Return how the records lie in a file that begins with `head`: "lines", "array", "instances" or "values"."""
     if head.startswith("["):
         return "array"
-    if head.startswith("{") and _has_instances(head):
+    if head.startswith("{") and '"instances"' in head and _has_instances(head):
         return "instances"
     first_line, line_break, _ = head.partition("\n")
     spread_out = head.startswith("{") and line_break and not first_line.rstrip().endswith("}")

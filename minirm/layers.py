@@ -80,6 +80,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tens
     return F.scaled_dot_product_attention(q, k, v, attn_mask=tile.mask(), dropout_p=dropout, is_causal=tile.causal)
 
 
+def _means_at_reads(q: Tensor, x: Tensor, tiles: Tiles) -> Tensor:
+    """Return the mean of x by softmax(q·xᵀ) over what each read sees: q (N, H, D), x (M, D) → (N, H, D)."""
+    means = []
+    seen = _gather_tiles(x, [tile.keys for tile in tiles.tiles], x.shape[-1])  # (n, 1, S, D) each
+    for tile, states in zip(tiles.tiles, seen, strict=True):
+        scores, mask = q[tile.queries] @ states.mT, tile.mask()  # (n, 1, H, S)
+        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        means.append((scores.softmax(-1) @ states)[:, 0])
+    return torch.cat(means)[tiles.place]
+
+
 class RotaryPositions(nn.Module):
     """Rotates pairs of channels by an angle that grows with the position.
 
@@ -124,6 +135,10 @@ class Stacked(nn.Linear):
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return rows `start` to `stop` of the result, (…, stop − start), and compute no other."""
         return F.linear(x, self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """Return [W₁; W₂; …] and b; `lora.Adapted`, which may stand in its place, returns None where there is none."""
+        return self.weight, self.bias
 
 
 class Attention(nn.Module):
@@ -172,38 +187,59 @@ class Attention(nn.Module):
         x: Tensor,
         tiles: Tiles,
         rotary: tuple[Tensor, Tensor] | None = None,
-        reads: Tensor | None = None,
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the attention's output and the keys and values of every token so far.
 
         Args:
             x: (M, D) normalised hidden states.
-            tiles: `layout.everywhere`, or `layout.at_reads` when `reads` is given.
+            tiles: `layout.everywhere`.
             rotary: cosines and sines of the M positions.
-            reads: (N,) the tokens that ask; None lets all of them ask. Keys and values come from all either way.
             past: keys and values (past tokens, G·C) that the layout's paths begin with.
         Returns:
-            (M, D), or (N, D) with `reads`; and (k, v), each (past + M, G·C).
+            (M, D); and (k, v), each (past + M, G·C).
         """
-        if reads is None:
-            q, k, v = self.qkv(x).split(self.widths, dim=-1)  # (M, H·C), (M, G·C), (M, G·C)
-        else:
-            q, k, v = self._project_reads(x, reads)  # (N, H·C), (M, G·C), (M, G·C)
+        q, k, v = self.qkv(x).split(self.widths, dim=-1)  # (M, H·C), (M, G·C), (M, G·C)
         if rotary is not None:
-            cosines, sines = rotary
-            k = rotate(k, cosines, sines)
-            q = rotate(q, cosines, sines) if reads is None else rotate(q, cosines[reads], sines[reads])
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         if past is not None:
             k, v = torch.cat([past[0], k]), torch.cat([past[1], v])  # (past + M, G·C)
         attended = segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)
         return self.out(attended), (k, v)
 
-    def _project_reads(self, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries at the reads alone, keys and values everywhere: the first half of the fused read."""
-        width = self.widths[0]
-        k, v = self.qkv.part(x, width, sum(self.widths)).chunk(2, dim=-1)
-        return self.qkv.part(take_rows(x, reads), 0, width), k, v
+    def read(self, x: Tensor, tiles: Tiles, reads: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return the attention's output at the reads alone, (N, D): the first half of the fused read.
+
+        Args:
+            x: (M, D) normalised hidden states.
+            tiles: `layout.at_reads`.
+            reads: (N,) the tokens that ask.
+            rotary: cosines and sines of the M positions.
+        """
+        width, dropout = self.widths[0], self.dropout * self.training
+        q = self.qkv.part(take_rows(x, reads), 0, width)  # (N, H·C)
+        matrix = None if dropout or rotary is not None else self.qkv.matrix()
+        if matrix is not None:
+            return self.out(self._look_at_states(q, x, tiles, *matrix))
+        k, v = self.qkv.part(x, width, sum(self.widths)).chunk(2, dim=-1)  # (M, G·C) each
+        if rotary is not None:
+            cosines, sines = rotary
+            q, k = rotate(q, cosines[reads], sines[reads]), rotate(k, cosines, sines)
+        return self.out(segment_attention(q, k, v, tiles, self.head_width, dropout))
+
+    def _look_at_states(self, q: Tensor, x: Tensor, tiles: Tiles, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return what queries q (N, H·C) find among x (M, D), (N, H·C), without the keys and values of x.
+
+        q·(W_k·x) = (W_kᵀ·q)·x, and a mean of W_v·x is W_v times the mean of x: so the matrices meet the N reads, not
+        the M tokens. The bias of the keys shifts all scores of a query alike, which the softmax does not see.
+        """
+        to_keys, to_values = weight[self.widths[0] :].view(2, -1, self.head_width, x.shape[-1])  # (G, C, D) each
+        with torch.autocast(x.device.type, enabled=False):
+            q = q.to(x.dtype).view(len(q), len(to_keys), -1, self.head_width) / self.head_width**0.5  # (N, G, H/G, C)
+            asked = torch.einsum("nghc,gcd->nghd", q, to_keys)
+            means = _means_at_reads(asked.flatten(1, 2), x, tiles).view_as(asked)
+            found = torch.einsum("nghd,gcd->nghc", means, to_values)
+            return (found + bias[-self.widths[2] :].view(-1, 1, self.head_width)).flatten(1)
 
 
 class GeluMLP(nn.Module):

@@ -17,7 +17,6 @@ each response a row of its own, behind its own prompt.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import count
 
 import numpy as np
 import torch
@@ -63,7 +62,8 @@ class Level:
 
     tokens: Tensor  # (m,) which, step by step: first tokens of all segments (longest first), then second ones, …
     steps: Tensor  # (R,) on the host: how many segments reach each step
-    starts_from: Tensor  # (n,) row of the memory that each segment's parent left; row 0 is blank
+    starts_from: Tensor  # (n,) row of the memory that each segment's parent left: its number + 1; row 0 is blank
+    leaves: Tensor  # (n,) row of the memory that each segment leaves, likewise
     lengths: Tensor  # (n,) tokens of each segment, longest first
 
 
@@ -78,9 +78,7 @@ class Layout:
     at_reads: Tiles  # only the N read tokens are
     levels: tuple[Level, ...]
     place_in_levels: Tensor  # (M,) where each token lies when the levels are laid end to end
-    # Per segment, past ones included: its path's tokens, counted from the first past token …
-    paths: tuple[np.ndarray, ...]
-    memory_rows: tuple[int, ...]  # … and the row of the memory that it leaves behind
+    paths: tuple[np.ndarray, ...]  # of each segment, past ones included, its path's tokens, from the first past one
     tokens_so_far: int  # past tokens and M
 
     def to(self, device: torch.device | str) -> "Layout":
@@ -109,7 +107,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         own = first_token + span
         paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
     new = paths[old:]
-    levels, memory_rows = _levels(lengths, parents, starts, past)
+    levels = _levels(lengths, parents, starts, old)
     return Layout(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
@@ -119,7 +117,6 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         levels=levels,
         place_in_levels=torch.from_numpy(np.argsort(np.concatenate([level.tokens for level in levels]), kind="stable")),
         paths=tuple(paths),
-        memory_rows=tuple(memory_rows),
         tokens_so_far=first_token + int(starts[-1]),
     )
 
@@ -155,7 +152,6 @@ def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
         levels=(),
         place_in_levels=torch.empty(0, dtype=torch.int64),
         paths=tuple(rows),
-        memory_rows=(),
         tokens_so_far=int(starts[-1]),
     )
 
@@ -215,27 +211,20 @@ def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: boo
     )
 
 
-def _levels(
-    lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, past: Layout | None
-) -> tuple[tuple[Level, ...], list[int]]:
-    """Group segments by their distance from what is computed, and number the rows of memory they leave behind."""
-    rows = list(past.memory_rows) if past else []
-    old, next_row = len(rows), count(max(rows, default=0) + 1)
-    depth = []
+def _levels(lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, old: int) -> tuple[Level, ...]:
+    """Group segments by their distance from what is computed: `old` segments, after which they are counted."""
+    depth: list[int] = []
     for parent in parents:
         depth.append(depth[parent - old] + 1 if parent >= old else 0)
-    rows += [0] * len(lengths)
     levels = []
     for d in range(max(depth) + 1):
-        members = sorted((s for s in range(len(lengths)) if depth[s] == d), key=lambda s: -lengths[s])
-        sizes = np.array([lengths[s] for s in members])
+        members = np.array(sorted((s for s in range(len(lengths)) if depth[s] == d), key=lambda s: -lengths[s]))
+        sizes = np.array(lengths)[members]
         steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
         order = np.concatenate([starts[members[:size]] + step for step, size in enumerate(steps)])
-        from_rows = [rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
-        levels.append(Level(*map(torch.from_numpy, (order, steps, np.array(from_rows), sizes))))
-        for s in members:
-            rows[old + s] = next(next_row)
-    return tuple(levels), rows
+        rows = (np.array(parents)[members] + 1, old + members + 1)
+        levels.append(Level(*map(torch.from_numpy, (order, steps, *rows, sizes))))
+    return tuple(levels)
 
 
 def _tensor(parts: list[np.ndarray]) -> Tensor:

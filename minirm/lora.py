@@ -68,6 +68,15 @@ class Adapted(nn.Module):
                 y[..., first:stop].add_(adapter(x))
         return y
 
+    def matrix(self) -> tuple[Tensor, Tensor] | None:
+        """Return the matrix and bias of the whole map; None while adapters drop inputs, for it is no matrix then."""
+        if self.training and self.dropout.p:
+            return None
+        weight = self.linear.weight.clone()
+        for name, adapter in self.adapters.items():
+            weight[self.rows[name]] += adapter.product()
+        return weight, self.linear.bias
+
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the linear map alone, what was learned added to its matrices."""

@@ -176,9 +176,10 @@ def pack(
     for b, encoded in enumerate(batch):
         scores[b, : len(encoded.scores)] = np.unique(encoded.scores, return_inverse=True)[1]
         mask[b, : len(encoded.scores)] = True
-    sources, targets = _next_tokens(pieces, parents, learned)
+    tokens = np.concatenate(pieces).astype(np.int64)
+    sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
-        tokens=torch.from_numpy(np.concatenate(pieces).astype(np.int64)),
+        tokens=torch.from_numpy(tokens),
         layout=layout,
         place=torch.from_numpy(np.flatnonzero(mask)),
         scores=torch.from_numpy(scores),
@@ -193,32 +194,29 @@ def pack(
     )
 
 
-def _segments(
-    batch: Sequence[Encoded], share_prompt: bool
-) -> tuple[list[np.ndarray], list[int], list[np.ndarray | None]]:
-    """Return the segments' tokens, their parents (−1 for a prompt), and what of each is learned (None: all)."""
+def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
+    """Return the segments' tokens, their parents (−1 for a prompt), and which of each a language model learns."""
     pieces: list[np.ndarray] = []
     parents: list[int] = []
-    learned: list[np.ndarray | None] = []
+    learned: list[np.ndarray] = []
     for encoded in batch:
         for responses in [encoded.responses] if share_prompt else [(response,) for response in encoded.responses]:
             parents += [-1, *[len(pieces)] * len(responses)]
             pieces += [encoded.prompt, *responses]
-            learned += [encoded.learned, *[None] * len(responses)]
+            learned += [_all(encoded.prompt) if encoded.learned is None else encoded.learned, *map(_all, responses)]
     return pieces, parents, learned
 
 
+def _all(tokens: np.ndarray) -> np.ndarray:
+    return np.ones(len(tokens), dtype=bool)
+
+
 def _next_tokens(
-    pieces: list[np.ndarray], parents: list[int], learned: list[np.ndarray | None]
+    tokens: np.ndarray, lengths: list[int], parents: list[int], learned: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which token predicts which id: the target of a token is found by its segment, not to its right."""
-    ends = np.cumsum([len(piece) for piece in pieces])
-    sources, targets = [], []
-    for piece, parent, end, mask in zip(pieces, parents, ends, learned, strict=True):
-        if parent >= 0:
-            sources.append(ends[parent : parent + 1] - 1)
-            targets.append(piece[:1])
-        among = slice(None) if mask is None else mask[1:]
-        sources.append(np.arange(end - len(piece), end - 1)[among])
-        targets.append(piece[1:][among])
-    return np.concatenate(sources), np.concatenate(targets).astype(np.int64)
+    """Return which token predicts which id: the one before it, which for a response's first is its prompt's last."""
+    ends = np.cumsum(lengths)
+    before = np.arange(-1, len(tokens) - 1)
+    before[ends - lengths] = [ends[parent] - 1 if parent >= 0 else -1 for parent in parents]
+    wanted = np.concatenate(learned) & (before >= 0)  # nothing comes before a prompt
+    return before[wanted], tokens[wanted]

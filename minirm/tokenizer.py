@@ -178,12 +178,8 @@ class Tokenizer:
         texts = iter(self.encode([piece for row in joined for piece, _ in row if isinstance(piece, str)]))
         encoded = []
         for row in joined:
-            ids, written = [], []
-            for piece, is_written in row:
-                part = next(texts) if isinstance(piece, str) else [piece]
-                ids += part
-                written += [is_written] * len(part)
-            encoded.append((ids, written))
+            parts = [(next(texts) if isinstance(piece, str) else [piece], is_written) for piece, is_written in row]
+            encoded.append(([i for ids, _ in parts for i in ids], [written for ids, written in parts for _ in ids]))
         return encoded
 
 

@@ -151,9 +151,10 @@ def test_levels_hold_every_token_once_and_parents_before_children(forest):
         sizes = [lengths[s] for s in members]
         assert sizes == sorted(sizes, reverse=True)
         assert level.steps.tolist() == [sum(size > step for size in sizes) for step in range(sizes[0])]
-        rows = [layout.memory_rows[parents[s]] if parents[s] >= 0 else 0 for s in members]
-        assert level.starts_from.tolist() == rows and set(rows) <= written
-        written |= {layout.memory_rows[s] for s in members}
+        assert level.starts_from.tolist() == [parents[s] + 1 for s in members]
+        assert level.leaves.tolist() == [s + 1 for s in members]
+        assert set(level.starts_from.tolist()) <= written
+        written |= set(level.leaves.tolist())
     assert written == set(range(len(lengths) + 1))  # row 0 is blank
 
 
@@ -164,8 +165,10 @@ def test_memory_of_past_segments_keeps_its_rows(data):
     past = lay_out(lengths, parents, reads)
     more, their_parents, reads = data.draw(forests(before=len(lengths)))
     layout = lay_out(more, their_parents, reads, past)
-    assert layout.memory_rows[: len(lengths)] == past.memory_rows
-    assert sorted(layout.memory_rows) == list(range(1, len(lengths) + len(more) + 1))
+    rows = [row for level in (*past.levels, *layout.levels) for row in level.leaves.tolist()]
+    assert sorted(rows) == list(range(1, len(lengths) + len(more) + 1))
+    assert {row for level in past.levels for row in level.leaves.tolist()} == set(range(1, len(lengths) + 1))
+    assert {parent + 1 for parent in their_parents} == {r for lv in layout.levels for r in lv.starts_from.tolist()}
 
 
 def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():

@@ -76,6 +76,30 @@ def test_dropout_falls_on_the_input_of_the_adapters_alone():
     torch.testing.assert_close(adapted.eval()(x), adapted.linear(x) + 2.0 * x @ adapter.A.T @ adapter.B.T)
 
 
+def test_an_adapted_map_is_one_matrix_unless_inputs_are_dropped():
+    torch.manual_seed(0)
+    linear = Stacked(5, {"query": 4, "key": 2, "value": 3}, bias=True).double()
+    adapted = Adapted(linear, {"key": slice(4, 6), "value": slice(6, 9)}, LoraConfig(rank=2, dropout=0.5))
+    torch.nn.init.normal_(adapted.adapters["value"].B)
+    assert adapted.matrix() is None
+    weight, bias = adapted.eval().matrix()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    torch.testing.assert_close(adapted(x), x @ weight.T + bias)
+    assert torch.equal(adapted.merged().weight, weight)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_fused_read_with_adapters_has_the_gradient_of_reading_everywhere(name):
+    model, batch = adapted_model(name).train(), pack(some_comparisons(6, seed=1))
+    fused, _ = model.backbone(batch.tokens, batch.layout, only_reads=True)
+    everywhere, _ = model.backbone(batch.tokens, batch.layout)
+    there = everywhere[batch.layout.reads]
+    torch.testing.assert_close(fused, there, rtol=1e-12, atol=1e-12)
+    learned = list(trained_weights(model.backbone).values())
+    fast, slow = (torch.autograd.grad((states.tanh() * there.detach()).sum(), learned) for states in (fused, there))
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_adapters_start_from_the_very_model_that_was_there(name):
     torch.manual_seed(0)

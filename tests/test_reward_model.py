@@ -78,7 +78,7 @@ def test_a_read_that_begins_as_average_is_the_mean_of_the_values_of_all_that_it_
     attention = model.backbone.blocks[-1].attention
     x = torch.randn(len(batch.tokens), config.width, dtype=torch.float64)
     rotary = None if model.backbone.rotary is None else model.backbone.rotary(batch.layout.positions)
-    out, _ = attention(x, batch.layout.at_reads, rotary, batch.layout.reads)
+    out = attention.read(x, batch.layout.at_reads, batch.layout.reads, rotary)
     values = attention.qkv(x)[:, sum(attention.widths[:2]) :]
     for row, read in enumerate(batch.layout.reads):
         seen = next(path for path in batch.layout.paths if path[-1] == read)

@@ -1,6 +1,7 @@
 """GRU and LSTM backbones: the prompt runs once, and every response starts from its memory."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,12 +39,14 @@ class RecurrentBlock(nn.Module):
         sizes = [len(level.tokens) for level in layout.levels]
         *inputs, rest = project_inputs(self.recurrent, self.norm(x)).split([*sizes, len(x) - sum(sizes)])
         memory = past if past is not None else (x.new_zeros(1, x.shape[1]),) * self.parts
-        outputs = []
+        segments = sum(len(level.lengths) for level in layout.levels)
+        memory, outputs = tuple(F.pad(part, (0, 0, 0, segments)) for part in memory), []
         for level, level_inputs in zip(layout.levels, inputs, strict=True):
             start = tuple(take_rows(part, level.starts_from) for part in memory)  # (n, D) each
             output, ends = run_level(self.recurrent, level_inputs, start, level.steps)
             outputs.append(output)
-            memory = tuple(torch.cat([part, end.to(part.dtype)]) for part, end in zip(memory, ends, strict=True))
+            parts = zip(memory, ends, strict=True)
+            memory = tuple(part.index_copy(0, level.leaves, end.to(part.dtype)) for part, end in parts)
         output = torch.cat([*outputs, x.new_zeros(len(rest), x.shape[1])])
         if reads is not None:
             x, output = take_rows(x, reads), take_rows(output, reads)

@@ -1,5 +1,7 @@
 """A transformer, by configuration a decoder in the style of GPT-2 or Llama, or an encoder in the style of BERT."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -8,6 +10,9 @@ from minirm.backbones.protocol import State
 from minirm.config import ModelConfig
 from minirm.layers import Attention, RotaryPositions, build_mlp, build_norm, fill_up, take_rows
 from minirm.layout import Layout
+
+KeysValues = tuple[Tensor, Tensor]
+"""(tokens, G·C) each."""
 
 
 class Block(nn.Module):
@@ -26,16 +31,20 @@ class Block(nn.Module):
         x: Tensor,
         layout: Layout,
         rotary: tuple[Tensor, Tensor] | None,
-        reads: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the block's output, (M, D) or at `reads` alone (N, D), and its keys and values."""
-        tiles = layout.everywhere if reads is None else layout.at_reads
-        attended, state = self.attention(self.attention_norm(x), tiles, rotary, reads, past)
-        if reads is not None:
-            x = take_rows(x, reads)  # (N, D): from here on, only what is read
+        past: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the block's output (M, D), and its keys and values."""
+        attended, state = self.attention(self.attention_norm(x), layout.everywhere, rotary, past)
+        return self._add(x, attended), state
+
+    def read(self, x: Tensor, layout: Layout, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return the block's output at `layout.reads` alone, (N, D): the fused read."""
+        attended = self.attention.read(self.attention_norm(x), layout.at_reads, layout.reads, rotary)
+        return self._add(take_rows(x, layout.reads), attended)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), state
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class EncoderBlock(nn.Module):
@@ -50,20 +59,20 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        rotary: None,
-        reads: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the block's output, (M, D) or at `reads` alone (N, D), and its keys and values."""
-        tiles = layout.everywhere if reads is None else layout.at_reads
-        attended, state = self.attention(x, tiles, rotary, reads, past)
-        if reads is not None:
-            x = take_rows(x, reads)  # (N, D): from here on, only what is read
+        self, x: Tensor, layout: Layout, rotary: None, past: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """Return the block's output (M, D), and its keys and values."""
+        attended, state = self.attention(x, layout.everywhere, rotary, past)
+        return self._add(x, attended), state
+
+    def read(self, x: Tensor, layout: Layout, rotary: None) -> Tensor:
+        """Return the block's output at `layout.reads` alone, (N, D): the fused read."""
+        attended = self.attention.read(x, layout.at_reads, layout.reads, rotary)
+        return self._add(take_rows(x, layout.reads), attended)
+
+    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.attention_norm(x + self.dropout(attended))
-        return self.mlp_norm(x + self.dropout(self.mlp(x))), state
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
 class Transformer(nn.Module):
@@ -134,13 +143,19 @@ class Transformer(nn.Module):
             x = x + self.token_types(layout.types)
         rotary = None if self.rotary is None else self.rotary(layout.positions)
         x = self.dropout(self.embedding_norm(x))
-        state = []
-        for block, layer_past in zip(self.blocks, past or [None] * len(self.blocks), strict=True):
-            reads = layout.reads if only_reads and block is self.blocks[-1] else None
-            if self.checkpointing and torch.is_grad_enabled():
-                x, layer_state = checkpoint(block, x, layout, rotary, reads, layer_past, use_reentrant=False)
-            else:
-                x, layer_state = block(x, layout, rotary, reads, layer_past)
+        fused = only_reads and past is None and not keep_state  # else keys and values are needed everywhere
+        blocks, state = self.blocks[: len(self.blocks) - fused], []
+        for block, layer_past in zip(blocks, past or [None] * len(blocks), strict=True):
+            x, layer_state = self._run(block, x, layout, rotary, layer_past)
             if keep_state:  # else its tensors would live until the last layer
                 state.append(tuple(kept[: layout.tokens_so_far] for kept in layer_state))
-        return self.norm(x[: len(tokens)]), state if keep_state else None  # without what `fill_up` added
+        if fused:
+            return self.norm(self._run(self.blocks[-1].read, x, layout, rotary)), None
+        x = self.norm(x[: len(tokens)])  # without what `fill_up` added
+        return take_rows(x, layout.reads) if only_reads else x, state if keep_state else None
+
+    def _run(self, part: Callable, *inputs: object) -> object:
+        """Return part(*inputs); with checkpointing, only the inputs are kept for the backward pass."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
