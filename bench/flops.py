@@ -19,12 +19,14 @@ def useful_flops(
 ) -> int:
     """Return the floating-point operations in the matrix products that exact rewards need.
 
-    Real tokens only, a prompt once for all its responses, causal attention by the keys that a token sees, and of the
-    final layer keys and values everywhere but queries, attention and MLP only where a reward is read. A product of
-    (m, k) and (k, n) counts 2·m·k·n; norms, activations and softmax count nothing. The backward pass needs two
-    products for each one of the forward pass. Without `attention`, its two products (q·kᵀ and weights·v) count nothing.
+    Real tokens only, a prompt once for all its responses, causal attention by the keys that a token sees, and the final
+    layer only where a reward is read: its queries meet hidden states, or, where positions turn keys (llama), the keys
+    and values of all tokens. A product of (m, k) and (k, n) counts 2·m·k·n; norms, activations and softmax count
+    nothing. The backward pass needs two products for each one of the forward pass. Without `attention`, its two
+    products (q·kᵀ and weights·v) count nothing.
     """
     total, per_key = 0, 4 * config.width * attention
+    turns = config.style == "llama"
     for encoded in batch:
         prompt = len(encoded.prompt)
         lengths = [len(response) for response in encoded.responses]
@@ -32,7 +34,11 @@ def useful_flops(
         seen = _triangle(prompt) + sum(prompt * length + _triangle(length) for length in lengths)
         read = sum(prompt + length for length in lengths)
         total += (config.layers - 1) * (tokens * (_keys_values(config) + _rest(config)) + per_key * seen)
-        total += tokens * _keys_values(config) + len(lengths) * _rest(config) + per_key * read
+        if turns:
+            total += tokens * _keys_values(config) + per_key * read
+        else:  # each head of a read meets the two matrices once, and states of width D instead of keys of width C
+            total += len(lengths) * 4 * config.width**2 + per_key * config.heads * read
+        total += len(lengths) * _rest(config)
         total += len(lengths) * 2 * config.width  # the head
     return total * (3 if backward else 1)
 

@@ -6,8 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from minirm.cli import main
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # one core for each process that runs tests
 
 QUICK = ["--size", "tiny", "--max-tokens", "64", "--comparisons-per-batch", "8"]
 STAGES = ["--language-model.epochs", "1", "--reward.epochs", "2"]

@@ -77,10 +77,13 @@ def flops_on_demand(config: ModelConfig, encoded: Encoded, *, everywhere: bool =
             total += 2 * D * groups * C * 2
             return
         total += 2 * D * heads * C  # query
+        at_states = config.style == "gpt2" and layer == config.layers - 1 and not everywhere
+        width = D if at_states else C  # of what a head looks at
+        total += 2 * heads * 2 * C * D if at_states else 0  # W_kᵀ · query, and W_v · mean
         for other in path_to[token]:
-            ask_for("key and value", layer, other)
-            total += heads * 2 * C  # query · key
-            total += heads * 2 * C  # weight · value
+            ask_for("hidden" if at_states else "key and value", layer - at_states, other)
+            total += heads * 2 * width  # query · key
+            total += heads * 2 * width  # weight · value
         total += 2 * heads * C * D  # output
         total += (2 if config.style == "gpt2" else 3) * 2 * D * config.inner_width
 
@@ -101,10 +104,10 @@ def test_useful_flops_are_what_the_rewards_ask_for(style, batch):
 
 
 def test_useful_flops_outside_attention_by_hand():
-    """Two layers, a prompt of two tokens and a response of one: 1 + 2 + 3 keys are seen in the first, 3 in the last."""
+    """Two layers, a prompt of two tokens, a response of one: first 1 + 2 + 3 keys are seen, last 3 states a head."""
     batch = made_of_noise([(2, [1])], TINY.vocab_size)
     inside = useful_flops(TINY, batch, backward=False) - useful_flops(TINY, batch, backward=False, attention=False)
-    assert inside == 4 * TINY.width * (1 + 2 + 3 + 3)
+    assert inside == 4 * TINY.width * (1 + 2 + 3 + 3 * TINY.heads)
 
 
 @settings(max_examples=20, deadline=None)
