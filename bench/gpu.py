@@ -78,10 +78,10 @@ def dialogues(count: int, vocab_size: int, most: int = 1000) -> list[Encoded]:
 
 
 def cuda_tests(device: str) -> str:
-    """The test suite's CUDA tests: losses without synchronisation, and inside CUDA graphs."""
+    """The test suite's CUDA tests: losses without synchronisation and inside CUDA graphs, and a policy that learns."""
     if device == "cpu":
         return "skipped without a GPU"
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "tests/test_losses.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "tests/test_losses.py", "tests/test_rlhf.py"]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=SECONDS_FOR_TESTS
     )

@@ -5,8 +5,9 @@
     python -m bench preferences alpaca-rankings   K up to 56, K-way
 
 The data is read from --data (../shared/data). Results go to bench/results/NAME.json and NAME.md. The recipe for
-alpaca-pairs was chosen on its validation part, and alpaca-rankings has the same, trained longer; that for hh-harmless
-was chosen on inner folds of the first fold's training part, so on pairs that are test pairs of the other four folds.
+alpaca-pairs was chosen on its validation part; alpaca-rankings has one of its own, which was not tuned; that for
+hh-harmless was chosen on inner folds of the first fold's training part, so on pairs that are test pairs of the other
+four folds. The word baselines learn from at most `bench.baselines.PAIRS_PER_COMPARISON` pairs of a ranking.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from minirm.commands import COMMANDS, Command
 from minirm.commands.console import STOPPED, UNPAIRED, LastingConsole
 from minirm.disk import naming
 from minirm.errors import InputError
-from minirm.memory import keep_freed_memory
+from minirm.memory import is_out_of_memory, keep_freed_memory
 from minirm.watcher import sigterm_as_ctrl_c, tell
 
 FILES = ("--data", "--validation", "--other")
@@ -50,6 +50,12 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         name = error.filename2 or error.filename
         return _refuse(f"{name}: {error.strerror}" if name else str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _refuse(
+            "not enough memory: take a smaller model, or in minirm train a lower --tokens-per-batch or --max-tokens"
+        )
     except KeyboardInterrupt:
         tell("minirm: stopped")
         return STOPPED

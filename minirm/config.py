@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from minirm.config_json import to_json
 from minirm.errors import InputError, shorten
@@ -51,6 +51,19 @@ def require(holds: bool, message: str) -> None:
     """Raise `InputError(message)` unless the rule holds."""
     if not holds:
         raise InputError(message)
+
+
+def check_choices(config: object) -> None:
+    """Refuse a value that is not among those that its field's annotation lists.
+
+    Raises:
+        InputError: names the field, its value and the choices.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value, parts = getattr(config, name), (hint, *get_args(hint))
+        choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        free = not choices or isinstance(value, tuple) or (value is None and type(None) in parts)
+        require(free or value in choices, f"{name}={shorten(value)} must be one of {', '.join(map(str, choices))}")
 
 
 def check_largest(**fields: float | None) -> None:
@@ -123,6 +136,7 @@ class ModelConfig:
     """Added to the variance in LayerNorm and RMSNorm; Google's BERT has 1e-12."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for field in ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "max_positions"):
             value = getattr(self, field)
             require(value is None or value >= 1, f"{field}={value} must be at least 1")
@@ -200,9 +214,11 @@ class PackingConfig:
     when_longer: Literal["truncate", "drop"] = "truncate"
     """truncate: cut the prompt from its left, then responses before their end. drop: leave the comparison out."""
     share_prompt: bool = True
-    """One row per prompt, its responses side by side. False: one row per response, each behind its own prompt."""
+    """One row per prompt, its responses side by side. False: one row per response, each behind its own prompt, which a
+    language model that learns all responses then learns as often."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         require(self.tokens_per_batch >= 1, f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
         require(self.max_tokens >= 4, f"max_tokens={self.max_tokens} must be at least 4")
         check_largest(max_tokens=self.max_tokens)
@@ -227,7 +243,7 @@ class TrainConfig:
     """One stage of training."""
 
     epochs: float = 1.0
-    """Passes over the training comparisons; 0 skips the stage."""
+    """Passes over the training comparisons; 0 skips a language-model stage."""
     optimizer: Optimizer = "adamw"
     """adamw, adam (no weight decay), sgd (momentum 0.9), lion."""
     learning_rate: float = 3e-4
@@ -275,6 +291,7 @@ class TrainConfig:
     validation."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for field in ("epochs", "weight_decay", "clip", "centering", "tie_width", "patience"):
             value = getattr(self, field)
             require(0 <= value < math.inf, f"{field}={value} must be at least 0 and finite")
@@ -337,6 +354,7 @@ class DataConfig:
     torch_decoder learns responses alone."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         require(len(self.data) > 0, "data: at least one file or folder must be given")
         check_largest(vocab_size=self.vocab_size)
         share = self.validation_share
@@ -362,6 +380,7 @@ class RunConfig:
     """Run whose weights, tokenizer and model are taken over. None: weights are drawn anew."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self._check_encoder()
         check_fit(self.model, self.packing)
         require(len(self.stages) > 0, f"stage={self.stage} and language_model.epochs=0 leave nothing to train")

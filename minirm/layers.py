@@ -81,11 +81,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tens
 
 
 def _means_at_reads(q: Tensor, x: Tensor, tiles: Tiles) -> Tensor:
-    """Return the mean of x by softmax(q·xᵀ) over what each read sees: q (N, H, D), x (M, D) → (N, H, D)."""
+    """Return the mean of x (M, D) by softmax(q·xᵀ) over what each read sees: q (N, H, D) → (N, H, D).
+
+    A row of a tile is one read, n of them; its heads all look at the same S states.
+    """
     means = []
     seen = _gather_tiles(x, [tile.keys for tile in tiles.tiles], x.shape[-1])  # (n, 1, S, D) each
     for tile, states in zip(tiles.tiles, seen, strict=True):
-        scores, mask = q[tile.queries] @ states.mT, tile.mask()  # (n, 1, H, S)
+        scores, mask = q[tile.queries] @ states.mT, tile.mask()  # (n, 1, H, S), (n, 1, 1, S)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
         means.append((scores.softmax(-1) @ states)[:, 0])
     return torch.cat(means)[tiles.place]
@@ -136,8 +139,8 @@ class Stacked(nn.Linear):
         """Return rows `start` to `stop` of the result, (…, stop − start), and compute no other."""
         return F.linear(x, self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
-    def matrix(self) -> tuple[Tensor, Tensor]:
-        """Return [W₁; W₂; …] and b; `lora.Adapted`, which may stand in its place, returns None where there is none."""
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """Return [W₁; W₂; …] and b. `lora.Adapted`, which may stand in its place, has none while it drops inputs."""
         return self.weight, self.bias
 
 
@@ -218,28 +221,35 @@ class Attention(nn.Module):
         """
         width, dropout = self.widths[0], self.dropout * self.training
         q = self.qkv.part(take_rows(x, reads), 0, width)  # (N, H·C)
-        matrix = None if dropout or rotary is not None else self.qkv.matrix()
-        if matrix is not None:
-            return self.out(self._look_at_states(q, x, tiles, *matrix))
+        # Keys that are turned and weights that are dropped must exist; a map whose inputs are dropped is no matrix.
+        whole = None if dropout or rotary is not None else self.qkv.weight_and_bias()
+        if whole is not None:
+            return self.out(self._attend_to_states(q, x, tiles, *whole))
         k, v = self.qkv.part(x, width, sum(self.widths)).chunk(2, dim=-1)  # (M, G·C) each
         if rotary is not None:
             cosines, sines = rotary
             q, k = rotate(q, cosines[reads], sines[reads]), rotate(k, cosines, sines)
         return self.out(segment_attention(q, k, v, tiles, self.head_width, dropout))
 
-    def _look_at_states(self, q: Tensor, x: Tensor, tiles: Tiles, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return what queries q (N, H·C) find among x (M, D), (N, H·C), without the keys and values of x.
+    def _attend_to_states(self, q: Tensor, x: Tensor, tiles: Tiles, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the attention of q (N, H·C) over x (M, D), (N, H·C), without the keys and values of x.
 
         q·(W_k·x) = (W_kᵀ·q)·x, and a mean of W_v·x is W_v times the mean of x: so the matrices meet the N reads, not
-        the M tokens. The bias of the keys shifts all scores of a query alike, which the softmax does not see.
+        the M tokens. The bias of the keys shifts all scores of a query alike, which the softmax does not see. A score
+        costs D products instead of C, which is less in all unless more than about C reads see a token.
+
+        Args:
+            weight, bias: those of `qkv` as one map.
         """
-        to_keys, to_values = weight[self.widths[0] :].view(2, -1, self.head_width, x.shape[-1])  # (G, C, D) each
+        to_keys, to_values = rearrange(weight[self.widths[0] :], "(kv g c) d -> kv g c d", kv=2, c=self.head_width)
+        # In float32 under any autocast: it is little, and a CPU compiles a bfloat16 product for each shape it meets.
         with torch.autocast(x.device.type, enabled=False):
-            q = q.to(x.dtype).view(len(q), len(to_keys), -1, self.head_width) / self.head_width**0.5  # (N, G, H/G, C)
-            asked = torch.einsum("nghc,gcd->nghd", q, to_keys)
-            means = _means_at_reads(asked.flatten(1, 2), x, tiles).view_as(asked)
+            q = rearrange(q.to(x.dtype), "n (g h c) -> n g h c", g=len(to_keys), c=self.head_width)  # h: of its group
+            q = torch.einsum("nghc,gcd->nghd", q / self.head_width**0.5, to_keys)
+            means = _means_at_reads(q.flatten(1, 2), x, tiles).view_as(q)
             found = torch.einsum("nghd,gcd->nghc", means, to_values)
-            return (found + bias[-self.widths[2] :].view(-1, 1, self.head_width)).flatten(1)
+            found = found + rearrange(bias[-self.widths[2] :], "(g c) -> g 1 c", c=self.head_width)
+        return rearrange(found, "n g h c -> n (g h c)")
 
 
 class GeluMLP(nn.Module):

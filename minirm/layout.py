@@ -62,9 +62,9 @@ class Level:
 
     tokens: Tensor  # (m,) which, step by step: first tokens of all segments (longest first), then second ones, …
     steps: Tensor  # (R,) on the host: how many segments reach each step
-    starts_from: Tensor  # (n,) row of the memory that each segment's parent left: its number + 1; row 0 is blank
-    leaves: Tensor  # (n,) row of the memory that each segment leaves, likewise
-    lengths: Tensor  # (n,) tokens of each segment, longest first
+    segments: Tensor  # (n,) which segments these are, counted over past and new ones, longest first
+    parents: Tensor  # (n,) the segment that each one continues, counted likewise; −1 for none
+    lengths: Tensor  # (n,) tokens of each segment
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class Layout:
     at_reads: Tiles  # only the N read tokens are
     levels: tuple[Level, ...]
     place_in_levels: Tensor  # (M,) where each token lies when the levels are laid end to end
-    paths: tuple[np.ndarray, ...]  # of each segment, past ones included, its path's tokens, from the first past one
+    paths: tuple[
+        np.ndarray, ...
+    ]  # tokens of each segment's path, past segments included, counted from the first past one
     tokens_so_far: int  # past tokens and M
 
     def to(self, device: torch.device | str) -> "Layout":
@@ -212,7 +214,12 @@ def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: boo
 
 
 def _levels(lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, old: int) -> tuple[Level, ...]:
-    """Group segments by their distance from what is computed: `old` segments, after which they are counted."""
+    """Group new segments by how many other new ones they continue.
+
+    Args:
+        starts: first token of each new segment.
+        old: how many past segments there are.
+    """
     depth: list[int] = []
     for parent in parents:
         depth.append(depth[parent - old] + 1 if parent >= old else 0)
@@ -222,8 +229,8 @@ def _levels(lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, 
         sizes = np.array(lengths)[members]
         steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
         order = np.concatenate([starts[members[:size]] + step for step, size in enumerate(steps)])
-        rows = (np.array(parents)[members] + 1, old + members + 1)
-        levels.append(Level(*map(torch.from_numpy, (order, steps, *rows, sizes))))
+        arrays = (order, steps, old + members, np.array(parents)[members], sizes)
+        levels.append(Level(*map(torch.from_numpy, arrays)))
     return tuple(levels)
 
 

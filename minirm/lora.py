@@ -38,8 +38,9 @@ class Adapter(nn.Module):
         return self.scale * F.linear(F.linear(x, self.A), self.B)
 
     def product(self) -> Tensor:
-        """Return (α/r)·B·A, (out, in): what merging adds to the matrix."""
-        return self.scale * (self.B @ self.A)
+        """Return (α/r)·B·A, (out, in), never rounded by autocast: what is added to the matrix."""
+        with torch.autocast(self.A.device.type, enabled=False):
+            return self.scale * (self.B @ self.A)
 
 
 class Adapted(nn.Module):
@@ -62,14 +63,14 @@ class Adapted(nn.Module):
     def _adapt(self, y: Tensor, x: Tensor, start: int) -> Tensor:
         """Add what the adapters say of x to y, which begins at row `start`."""
         x = self.dropout(x)
-        for name, adapter in self.adapters.items():
+        for name, adapter in self.adapters.items():  # of which each lies within y or outside of it
             first, stop = self.rows[name].start - start, self.rows[name].stop - start
             if first >= 0 and stop <= y.shape[-1]:
                 y[..., first:stop].add_(adapter(x))
         return y
 
-    def matrix(self) -> tuple[Tensor, Tensor] | None:
-        """Return the matrix and bias of the whole map; None while adapters drop inputs, for it is no matrix then."""
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None] | None:
+        """Return the whole map's matrix, adapters included, and bias; None while inputs of adapters are dropped."""
         if self.training and self.dropout.p:
             return None
         weight = self.linear.weight.clone()
@@ -80,8 +81,9 @@ class Adapted(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the linear map alone, what was learned added to its matrices."""
-        for name, adapter in self.adapters.items():
-            self.linear.weight[self.rows[name]] += adapter.product()
+        self.eval()  # of which nothing is left: now no input is dropped
+        weight, _ = self.weight_and_bias()
+        self.linear.weight.copy_(weight)
         return self.linear
 
 

@@ -87,7 +87,7 @@ def all_pairs_loss(
         ValueError: the shapes differ, `mask` is not bool, or `block` is less than 1.
     Source: InstructGPT, arXiv:2203.02155, Eq. 1, where 1/n = 1/C(K,2).
     """
-    _check_rows(rewards, scores, mask)
+    _check_rows(mask, rewards=rewards, scores=scores)
     B, K = rewards.shape
     if isinstance(margin, Tensor) and margin.dim() > 0 and margin.shape not in ((B, 1, 1), (B, K, K)):
         raise ValueError(f"margin {tuple(margin.shape)} must be a number, ({B}, 1, 1) or ({B}, {K}, {K})")
@@ -135,7 +135,7 @@ def number_of_pairs(scores: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ, or `mask` is not bool.
     """
-    _check_rows(scores, scores, mask)
+    _check_rows(mask, scores=scores)
     scores = _fill_masked(scores, mask, torch.nan)
     return (scores[:, :, None] > scores[:, None, :]).sum((1, 2))
 
@@ -165,7 +165,7 @@ def plackett_luce_loss(rewards: Tensor, scores: Tensor, mask: Tensor, *, top: in
         ValueError: the shapes differ, `mask` is not bool, or `top` is less than 1.
     Source: Plackett 1975; ListMLE: Xia et al. 2008; the ties: Breslow 1974, for the same likelihood in Cox regression.
     """
-    _check_rows(rewards, scores, mask)
+    _check_rows(mask, rewards=rewards, scores=scores)
     if top is not None and top < 1:
         raise ValueError(f"top={top} must be at least 1")
     ranked, order = (-_fill_masked(scores, mask, -torch.inf)).sort(dim=1, stable=True)  # best first, masked last
@@ -235,7 +235,7 @@ def centering_penalty(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
     Source: Eisenstein et al. 2023, arXiv:2312.09244, the term (r_c + r_r)² there.
     """
     mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask
-    _check_rows(rewards, rewards, mask)
+    _check_rows(mask, rewards=rewards)
     total = _widen(rewards).masked_fill(~mask, 0.0).sum(1)
     return (total / mask.sum(1).clamp(min=1)).square()
 
@@ -276,9 +276,10 @@ def _check_number_or_shape(name: str, value: Tensor | float, shape: torch.Size) 
         raise ValueError(f"{name} {tuple(value.shape)} must be a number or {tuple(shape)}, one per pair")
 
 
-def _check_rows(rewards: Tensor, scores: Tensor, mask: Tensor) -> None:
-    if rewards.dim() != 2:
-        raise ValueError(f"rewards {tuple(rewards.shape)} must be (B, K)")
-    _check_same_shape(rewards=rewards, scores=scores, mask=mask)
+def _check_rows(mask: Tensor, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2:
+            raise ValueError(f"{name} {tuple(tensor.shape)} must be (B, K)")
+    _check_same_shape(**tensors, mask=mask)
     if mask.dtype != torch.bool:
         raise ValueError(f"mask {mask.dtype} must be torch.bool, True is real")

@@ -3,6 +3,8 @@
 import ctypes
 import sys
 
+import torch
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # mallopt(3)
 
 
@@ -18,3 +20,8 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)  # large tensors lie in the heap too …
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # … and up to 2 GB of what is free at its end stays
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that no memory was left, by its type or, as PyTorch's on a CPU does, in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

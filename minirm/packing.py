@@ -33,13 +33,13 @@ class Encoded:
     """A comparison in tokens."""
 
     prompt: np.ndarray  # (P,) int32, at least the token that opens the response
-    responses: tuple[np.ndarray, ...]  # K of (R,) int32, the last `ending` of them its end
+    responses: tuple[np.ndarray, ...]  # K of (R,) int32, each ending with `ending` tokens that are never cut
     scores: tuple[float, ...]
     margin: float = 0.0
     weight: float = 1.0
     probability: float = 1.0
     learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
-    ending: int = 1  # tokens of a response that are never cut: the end token and what the template writes after it
+    ending: int = 1  # tokens of a response's end: the end token and what the template writes after it
 
     @property
     def tokens(self) -> int:
@@ -59,8 +59,8 @@ class PackedBatch:
     margin: Tensor  # (B,)
     weight: Tensor  # (B,)
     probability: Tensor  # (B,)
-    sources: Tensor  # (S,) tokens that predict another …
-    targets: Tensor  # (S,) … and the ids that they predict: the end of a prompt predicts the start of every response
+    sources: Tensor  # (targets,) tokens that predict another …
+    targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
     has_soft_labels: bool  # some probability is below 1; known on the host, so that nothing waits to find out
     rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
 
@@ -112,11 +112,19 @@ def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> 
 
 
 def fit(
-    encoded: Iterable[Encoded], packing: PackingConfig, counts: Counter[str], *, keep_first: bool = False
+    encoded: Iterable[Encoded],
+    packing: PackingConfig,
+    counts: Counter[str],
+    *,
+    keep_first: bool = False,
+    keep_incomparable: bool = False,
 ) -> Iterator[Encoded]:
     """Yield comparisons of which none is longer than `packing.max_tokens`.
 
-    What is cut, merged or left out is added to `counts` by name; `keep_first` is for `truncate`.
+    Args:
+        counts: to which is added, by name, what is cut, merged or left out.
+        keep_first: cut a prompt after its first token, at which an encoder is read.
+        keep_incomparable: yield also what has nothing left to compare after a cut; a language model can learn it.
     """
     for item in encoded:
         longest = max(map(len, item.responses))
@@ -131,7 +139,7 @@ def fit(
         counts["cut: response before its end token"] += max(map(len, cut.responses)) < longest
         merged = merge_twins(cut)
         counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
-        if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1:
+        if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1 and not keep_incomparable:
             counts["dropped: nothing left to compare after the cut"] += 1
         else:
             yield merged
@@ -161,7 +169,7 @@ def pack(
         batch: B comparisons.
         share_prompt: a row is a prompt and its K responses; False: a prompt and one response, K rows.
         bidirectional: for an encoder: all tokens of a row see each other, and its first one is read.
-        rows: their numbers in the data, for messages.
+        rows: which comparisons of the data these are, for messages.
     Raises:
         ValueError: prompts are to be shared by what sees both ways.
     """

@@ -135,7 +135,8 @@ def _encode(
         encoded = tokenize(rows, tokenizer)
         if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
             encoded = _as_texts(config, encoded)
-        encoded = fit(encoded, config.packing, found, keep_first=config.model.bidirectional)
+        how = {"keep_first": config.model.bidirectional, "keep_incomparable": stage == LANGUAGE_MODEL}
+        encoded = fit(encoded, config.packing, found, **how)
         store = stores[f"{part} {stage}"] = TokenStore.write(encoded, folder / stage)
         if not len(store):
             dropped = {count: name for name, count in found.items() if not name.startswith(KEPT)}

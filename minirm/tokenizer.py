@@ -41,7 +41,7 @@ Piece = tuple[int | str, bool]
 
 
 class Tokenizer:
-    """A tokenizer whose special tokens can only be put in by `encode_prompts` and `encode_responses`.
+    """A tokenizer that reads no special token out of a text: its template puts them in.
 
     A text that spells "<|end|>" is encoded as those seven characters; it can't end its own response.
     """

@@ -18,8 +18,9 @@ def hidden_states(backbone: torch.nn.Module, tokens: Tensor) -> Tensor:
     """Return the hidden states (T, D) of one sequence (T,) alone."""
     if isinstance(backbone, Transformer):
         return _transformer_states(backbone, tokens)
-    assert isinstance(backbone, Recurrent)
-    return _recurrent_states(backbone, tokens)
+    if isinstance(backbone, Recurrent):
+        return _recurrent_states(backbone, tokens)
+    raise TypeError(f"{type(backbone).__name__} has no slow twin yet: write it here")
 
 
 def _transformer_states(model: Transformer, tokens: Tensor) -> Tensor:

@@ -481,3 +481,24 @@ def test_a_full_standard_output_is_refused_by_its_name(trained, pairs_file, refu
         monkeypatch.setattr(sys, "stdout", stream)
         said = refused(command, *arguments)
     assert said == "standard output: No space left on device"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), None])
+def test_too_little_memory_is_said_in_one_line(tmp_path, pairs_file, refused, monkeypatch, error):
+    def run(*_: object, **__: object) -> None:
+        if error is not None:
+            raise error
+        torch.empty(2**50)  # PyTorch's own words for it
+
+    monkeypatch.setattr("minirm.commands.train.train_run", run)
+    said = refused("train", "--data", pairs_file, "--out", tmp_path / "out")
+    assert said.startswith("not enough memory: take a smaller model")
+
+
+def test_any_other_error_of_pytorch_keeps_its_traceback(tmp_path, pairs_file, monkeypatch):
+    def run(*_: object, **__: object) -> None:
+        torch.ones(2) @ torch.ones(3)
+
+    monkeypatch.setattr("minirm.commands.train.train_run", run)
+    with pytest.raises(RuntimeError, match="size"):
+        main(["train", "--data", str(pairs_file), "--out", str(tmp_path / "out")])

@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import minirm
 from minirm.checkpoint import check_file, check_folder, load_run, read_json, read_tensors, write_json, write_tensors
-from minirm.config import ModelConfig, PackingConfig, TrainConfig
+from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.config_json import config_from_json, to_json
 from minirm.disk import write_whole
 from minirm.errors import InputError
@@ -71,6 +72,23 @@ def test_a_configuration_of_wrong_types_is_refused(values, message):
     with pytest.raises(InputError) as caught:
         config_from_json(TrainConfig, values, "x")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TrainConfig, {"loss": "bradley_terry"}, "loss='bradley_terry' must be one of all_pairs, plackett_luce, rao_"),
+        (TrainConfig, {"optimizer": None}, "optimizer=null must be one of adamw, adam, sgd, lion"),
+        (ModelConfig, {"style": "GPT2"}, "style='GPT2' must be one of gpt2, llama, bert"),
+        (PackingConfig, {"when_longer": 3}, "when_longer=3 must be one of truncate, drop"),
+        (DataConfig, {"data": (Path("a"),), "language_model_tokens": "user"}, "language_model_tokens='user' must be"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_in_python_too(kind, values, message):
+    with pytest.raises(InputError) as caught:
+        kind(**values)
+    assert str(caught.value).startswith(message)
+    assert DataConfig((Path("a"),)).language_model_tokens is None  # where an annotation allows it
 
 
 @pytest.mark.parametrize(

@@ -144,31 +144,31 @@ def test_levels_hold_every_token_once_and_parents_before_children(forest):
     assert sorted(order.tolist()) == list(range(sum(lengths)))
     assert order[layout.place_in_levels].tolist() == list(range(sum(lengths)))
     starts = np.cumsum(lengths) - lengths
-    written = {0}
+    computed = {-1}
     for level in layout.levels:
         firsts = level.tokens[: level.steps[0]].tolist()
         members = [starts.tolist().index(first) for first in firsts]
         sizes = [lengths[s] for s in members]
         assert sizes == sorted(sizes, reverse=True)
         assert level.steps.tolist() == [sum(size > step for size in sizes) for step in range(sizes[0])]
-        assert level.starts_from.tolist() == [parents[s] + 1 for s in members]
-        assert level.leaves.tolist() == [s + 1 for s in members]
-        assert set(level.starts_from.tolist()) <= written
-        written |= set(level.leaves.tolist())
-    assert written == set(range(len(lengths) + 1))  # row 0 is blank
+        assert level.segments.tolist() == members and level.lengths.tolist() == sizes
+        assert level.parents.tolist() == [parents[s] for s in members]
+        assert set(level.parents.tolist()) <= computed
+        computed |= set(members)
+    assert computed == set(range(-1, len(lengths)))
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_memory_of_past_segments_keeps_its_rows(data):
+def test_levels_count_segments_over_past_and_new_ones(data):
     lengths, parents, reads = data.draw(forests())
     past = lay_out(lengths, parents, reads)
     more, their_parents, reads = data.draw(forests(before=len(lengths)))
     layout = lay_out(more, their_parents, reads, past)
-    rows = [row for level in (*past.levels, *layout.levels) for row in level.leaves.tolist()]
-    assert sorted(rows) == list(range(1, len(lengths) + len(more) + 1))
-    assert {row for level in past.levels for row in level.leaves.tolist()} == set(range(1, len(lengths) + 1))
-    assert {parent + 1 for parent in their_parents} == {r for lv in layout.levels for r in lv.starts_from.tolist()}
+    segments = [s for level in layout.levels for s in level.segments.tolist()]
+    assert sorted(segments) == list(range(len(lengths), len(lengths) + len(more)))
+    parents = [p for level in layout.levels for p in level.parents.tolist()]
+    assert parents == [their_parents[s - len(lengths)] for s in segments]
 
 
 def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
@@ -177,7 +177,7 @@ def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
     tiles = (*moved.everywhere.tiles, *moved.at_reads.tiles)
     tensors = [moved.positions, moved.reads, moved.place_in_levels, moved.everywhere.place, moved.at_reads.place]
     tensors += [tensor for tile in tiles for tensor in (tile.queries, tile.keys, tile.visible)]
-    tensors += [tensor for level in moved.levels for tensor in (level.tokens, level.starts_from)]
+    tensors += [t for lv in moved.levels for t in (lv.tokens, lv.segments, lv.parents, lv.lengths)]
     assert all(tensor.is_meta for tensor in tensors)
     assert not any(level.steps.is_meta for level in moved.levels)
 

@@ -81,8 +81,8 @@ def test_an_adapted_map_is_one_matrix_unless_inputs_are_dropped():
     linear = Stacked(5, {"query": 4, "key": 2, "value": 3}, bias=True).double()
     adapted = Adapted(linear, {"key": slice(4, 6), "value": slice(6, 9)}, LoraConfig(rank=2, dropout=0.5))
     torch.nn.init.normal_(adapted.adapters["value"].B)
-    assert adapted.matrix() is None
-    weight, bias = adapted.eval().matrix()
+    assert adapted.weight_and_bias() is None
+    weight, bias = adapted.eval().weight_and_bias()
     x = torch.randn(7, 5, dtype=torch.float64)
     torch.testing.assert_close(adapted(x), x @ weight.T + bias)
     assert torch.equal(adapted.merged().weight, weight)

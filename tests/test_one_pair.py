@@ -2,7 +2,7 @@
 
 Read it from top to bottom: each step is one room of the library, in the order of the README's "How it works".
 
-    comparisons.jsonl → records → tokenizer → packing → reward_model → backbones → losses → train
+    comparisons.jsonl → records → tokenizer → packing → layout → backbones → reward_model → losses → train
 """
 
 import sys
@@ -13,7 +13,6 @@ import torch
 
 import minirm
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.losses import bradley_terry_loss
 from minirm.objectives import RewardObjective
 from minirm.optimizers import build_optimizer
 from minirm.packing import fit, pack, tokenize
@@ -78,7 +77,7 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
 
     # 7. losses: −log σ(r_chosen − r_rejected). The objective weighs it, and counts whether the order is right.
     outcome = RewardObjective(TrainConfig())(model, batch)
-    torch.testing.assert_close(outcome.loss, bradley_terry_loss(rewards[:, 0], rewards[:, 1]).sum())
+    torch.testing.assert_close(outcome.loss, -(rewards[0, 0] - rewards[0, 1]).sigmoid().log())
     assert outcome.cases == 1 and outcome.hits == float(rewards[0, 0] > rewards[0, 1])
 
     # 8. train: the gradient reaches every parameter that had a part in it, and a step widens the difference.

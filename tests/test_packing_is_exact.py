@@ -141,16 +141,16 @@ TRANSFORMERS = [name for name, config in ARCHITECTURES.items() if config.backbon
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @few
-@given(batch=encoded_batches(most_tokens=20), only_reads=st.booleans())
-def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch, only_reads):
+@given(batch=encoded_batches(most_tokens=20), only_reads=st.booleans(), keep_state=st.booleans())
+def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch, only_reads, keep_state):
     """In float64, which autocast leaves alone: within it a batch is filled up all the same."""
     backbone = randomised(build_backbone(ARCHITECTURES[name]))
     packed = packed_for(name, batch * 2 + [UNEQUAL])
-    exact, state = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=True)
+    exact, state = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=keep_state)
     weight = torch.randn(exact.shape, dtype=exact.dtype, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         filled, layout = fill_up(packed.tokens, packed.layout)
-        hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=True)
+        hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=keep_state)
     assert len(filled) == len(layout.positions) == len(layout.everywhere.place) <= 17 / 16 * len(packed.tokens)
     torch.testing.assert_close(hidden, exact, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(same, state, rtol=1e-10, atol=1e-10)

@@ -14,8 +14,9 @@ pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
 
 from bench.architectures.statistics import Resampled, two_way_interval
-from bench.recipes import main, s1, s2, s3, s4
+from bench.recipes import main, s0, s1, s2, s3, s4
 from bench.recipes.common import Setting, at_most, mean_of, measured, pairs_file, read_usable
+from minirm.films import praise
 from minirm.metrics import negative_log_likelihood, pairwise_accuracy
 from minirm.records import Comparison, Turn, read_comparisons
 from minirm.splits import prompt_key
@@ -41,6 +42,13 @@ def pages(tmp_path_factory):
 
 
 # ── Each recipe, end to end ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_s0_shows_what_was_written_before_and_after(pages):
+    page, figures = pages("s0")
+    assert set(figures) == {f"{name}, {when}" for name in (s0.JUDGE, s0.TRUTH) for when in ("before", "after")}
+    assert all(0 <= value <= 1 for value, _, _ in figures.values())
+    assert page.split("first seed's policy writes\n")[1].count("\n| ") == 2 + 2 * s0.SHOWN
 
 
 def test_s1_shows_every_epoch_and_scores_pairs(pages):
@@ -75,6 +83,19 @@ def test_a_second_call_trains_nothing_and_finds_the_same(pages, monkeypatch):
     first = pages("s2")[1]
     monkeypatch.setattr("bench.recipes.common.train_run", lambda *_, **__: pytest.fail("trained again"))
     assert pages("s2")[1] == first
+
+
+def test_s0s_policy_and_judge_learn_from_balanced_and_different_reviews():
+    reviews = list(s0.balanced_reviews(40, "train"))
+    assert Counter(praise(text) for _, text in reviews) == {0.0: 20, 1.0: 20}
+    assert all(request.startswith("Please review The ") and request.endswith(".") for request, _ in reviews)
+    asked = json.loads(s0.questions(40))["instances"]
+    answers = Counter(one["messages"][1]["content"] for one in asked)
+    assert answers == {"yes": 20, "no": 20}
+    for one in asked:
+        question, answer = (turn["content"] for turn in one["messages"])
+        review = question.removeprefix("Review: ").removesuffix(" Is this movie review positive?")
+        assert praise(review) == (answer == "yes") and review not in {text for _, text in reviews}
 
 
 def test_scale_multiplies_comparisons_and_width():

@@ -252,6 +252,19 @@ def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path)
     assert counts["truncate"]["training, reward: merged: responses identical after the cut"] == 8
 
 
+def test_a_language_model_learns_responses_that_a_cut_makes_alike(tmp_path):
+    rows = [{"prompt": f"Long {n}?", "chosen": "a, " * 80 + "b", "rejected": "a, " * 80 + "c"} for n in range(8)]
+    config = a_config(write_lines(tmp_path / "pairs.jsonl", [*kind_and_rude(20), *rows]))
+    config = replace(config, data=replace(config.data, vocab_size=262, language_model_responses="all"))
+    prepared = prepare(config, tmp_path / "work")
+    dropped = "dropped: nothing left to compare after the cut"
+    counts = prepared.description()["counts"]
+    assert sum(n for name, n in counts.items() if name.endswith(dropped) and "reward" in name) == 8
+    assert not any("dropped" in name for name in counts if "language model" in name)
+    texts = sum(len(prepared.stores[f"{part} language model"]) for part in ("training", "validation"))
+    assert texts == 28
+
+
 def test_a_language_model_loses_nothing_to_responses_that_it_does_not_learn(tmp_path):
     rows = [{"prompt": f"Say it {n}!", "chosen": f"It {n}.", "rejected": "no, " * 80} for n in range(20)]
     for when_longer in ("drop", "truncate"):

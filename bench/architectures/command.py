@@ -27,7 +27,7 @@ from bench.architectures.plan import (
 )
 from bench.architectures.study import Study
 from bench.architectures.subjects import Sources, disjoint_pairs
-from bench.places import RESULTS
+from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import ModelConfig
 from minirm.disk import write_whole
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="trainings that run side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache"), help="finished trainings are kept here")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="bench/results; a temporary folder for other contestants or seeds")
     parser.add_argument("--check", action="store_true", help="only check that the backbones keep the protocol")
     parser.set_defaults(plan="default")
     return parser
@@ -91,16 +91,17 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     facts = {"command": " ".join(command), **before, **at_work}
     facts["processor minutes of all trainings"] = round(study.seconds_of_computing() / 60, 1)
     facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
-    name = _report_name(options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    print(page.write(study, options.out, name, facts))
+    name, as_planned = _report_name(options), options.seeds is None and not options.contestants
+    out = out_folder(options.out, whole=as_planned and not options.backbone and not options.pretrained)
+    out.mkdir(parents=True, exist_ok=True)
+    print(page.write(study, out, name, facts))
     page.write_tensorboard(study, options.cache / "tensorboard")
-    print(f"{options.out / name}.html; tensorboard --logdir {options.cache / 'tensorboard'}")
+    print(f"{out / name}.html; tensorboard --logdir {options.cache / 'tensorboard'}")
     return 0
 
 
 def _report_name(options: argparse.Namespace) -> str:
-    """Return the name of the report's files: what differs from the default is in it, so that none replaces another."""
+    """Return the name of the report's files, in which are plan, match, subjects and data."""
     parts = [options.plan, options.match, *options.subjects, *(Path(file).stem for file in options.data)]
     named = [part for part in parts if part not in ("default", "parameters")]
     words = "".join(letter if letter.isalnum() else " " for letter in " ".join(named)).split()

@@ -1,11 +1,12 @@
 """The recipes of the five documents: each trains what its document trains, and ends in that document's table.
 
+python -m bench recipes s0      PPO against a zero-shot reward: P(yes) of a question about film reviews
 python -m bench recipes s1      BERT with low-rank adapters, 8 epochs, evaluated after each
 python -m bench recipes s2      Llama with a margin that grows with the rating
 python -m bench recipes s3      0, 1 and 2 epochs of supervised fine-tuning, three sizes, adapters or all weights
 python -m bench recipes s4      GPT-2 from rankings: comparisons of a prompt together or shuffled; optimizers
 
-Each takes 2 to 10 minutes of one core. Finished trainings are kept in --cache: the same
+Each takes minutes of one core. Finished trainings are kept in --cache: the same
 command goes on from there, and with more --seeds only what is new is trained.
 """
 
@@ -17,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.places import out_folder
-from bench.recipes import s1, s2, s3, s4
+from bench.recipes import s0, s1, s2, s3, s4
 from bench.recipes.common import Setting, write_page
 from bench.timing import machine
 from minirm.errors import InputError
 
-RECIPES = {"s1": s1, "s2": s2, "s3": s3, "s4": s4}
+RECIPES = {"s0": s0, "s1": s1, "s2": s2, "s3": s3, "s4": s4}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache/recipes"), help="finished trainings stay here")
-    parser.add_argument("--out", type=Path, help="bench/results; with --quick a new folder for temporary files")
+    parser.add_argument(
+        "--out", type=Path, help="bench/results; a new folder for temporary files with --quick, --scale or --seeds"
+    )
     options = parser.parse_args(argv)
     recipe, began, facts = RECIPES[options.name], time.perf_counter(), machine()
     try:
@@ -55,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     facts["minutes of this call, what an earlier one finished not counted"] = round(
         (time.perf_counter() - began) / 60, 1
     )
-    out = out_folder(options.out, whole=not options.quick)
+    as_published = not options.quick and options.scale == 1 and options.seeds is None
+    out = out_folder(options.out, whole=as_published)
     print(write_page(page, f"recipe-{options.name}", facts, out))
     return 0

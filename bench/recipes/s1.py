@@ -6,7 +6,7 @@ On real data it begins with alpaca-graded-pairs and turns to alpaca-pairs (anoth
 are split 80/10/10; it begins with prompts of the training part alone. Only short texts are taken: none has to be cut.
 Without real data the known-truth world takes their place, another of its shortcuts first. With a checkpoint of BERT:
 
-    minirm train --from FOLDER --data FILE --lora.rank 8 --lora.alpha 32 --lora.dropout 0.2 --reward.epochs 8 …
+    minirm train --from FOLDER --no-share-prompt --data FILE --lora.rank 8 --lora.alpha 32 --lora.dropout 0.2 …
 """
 
 import math

@@ -32,7 +32,7 @@ class Backbone(Protocol):
         Args:
             tokens: (M,) token ids, segments end to end.
             layout: their segments.
-            only_reads: compute of the last layer only what `layout.reads` needs.
+            only_reads: return the hidden states at `layout.reads` alone, and compute no more than they need.
             past: the state that `layout`'s past left.
             keep_state: also return the state, past included.
         Returns:

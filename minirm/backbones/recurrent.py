@@ -24,32 +24,33 @@ class RecurrentBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, layout: Layout, reads: Tensor | None = None, past: Memory | None = None
+        self, x: Tensor, layout: Layout, places: Tensor | None = None, past: Memory | None = None
     ) -> tuple[Tensor, Memory]:
-        """Return the block's output and its memory, (rows, D) per part.
+        """Return the block's output, and what each segment leaves in memory: (1 + segments, D) per part.
 
         Args:
             x: (M, D) the levels end to end, each step by step.
             layout: their segments.
-            reads: (N,) the rows of x that are wanted; None: all of them.
-            past: the memory that the segments' parents left.
+            places: which rows of x to return, in that order; None: x as it lies.
+            past: the memory of past segments. Row 0 is blank, row s + 1 is what segment s left.
         Returns:
-            (M, D), or (N, D) with `reads`; and the memory, what was past included.
+            (M, D), or (places, D); and the memory, what was past included.
         """
         sizes = [len(level.tokens) for level in layout.levels]
         *inputs, rest = project_inputs(self.recurrent, self.norm(x)).split([*sizes, len(x) - sum(sizes)])
         memory = past if past is not None else (x.new_zeros(1, x.shape[1]),) * self.parts
-        segments = sum(len(level.lengths) for level in layout.levels)
-        memory, outputs = tuple(F.pad(part, (0, 0, 0, segments)) for part in memory), []
+        segments = sum(len(level.segments) for level in layout.levels)
+        memory = tuple(F.pad(part, (0, 0, 0, segments)) for part in memory)
+        outputs = []
         for level, level_inputs in zip(layout.levels, inputs, strict=True):
-            start = tuple(take_rows(part, level.starts_from) for part in memory)  # (n, D) each
+            start = tuple(take_rows(part, level.parents + 1) for part in memory)  # (n, D) each
             output, ends = run_level(self.recurrent, level_inputs, start, level.steps)
             outputs.append(output)
-            parts = zip(memory, ends, strict=True)
-            memory = tuple(part.index_copy(0, level.leaves, end.to(part.dtype)) for part, end in parts)
+            both = zip(memory, ends, strict=True)
+            memory = tuple(part.index_copy(0, level.segments + 1, end.to(part.dtype)) for part, end in both)
         output = torch.cat([*outputs, x.new_zeros(len(rest), x.shape[1])])
-        if reads is not None:
-            x, output = take_rows(x, reads), take_rows(output, reads)
+        if places is not None:
+            x, output = take_rows(x, places), take_rows(output, places)
         return x + self.dropout(output), memory
 
 
@@ -81,14 +82,15 @@ class Recurrent(nn.Module):
         """Return hidden states after the last norm; see `backbones.Backbone`."""
         filled, layout = fill_up(tokens[torch.cat([level.tokens for level in layout.levels])], layout)
         x = self.dropout(self.embedding(filled))  # (M, D), level by level
-        wanted, state = layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels, []
+        wanted = layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels
+        state = []
         for depth, block in enumerate(self.blocks):
-            reads = wanted if depth == len(self.blocks) - 1 else None
+            places = wanted if depth == len(self.blocks) - 1 else None
             layer_past = None if past is None else past[depth]
             if self.checkpointing and torch.is_grad_enabled():
-                x, memory = checkpoint(block, x, layout, reads, layer_past, use_reentrant=False)
+                x, memory = checkpoint(block, x, layout, places, layer_past, use_reentrant=False)
             else:
-                x, memory = block(x, layout, reads, layer_past)
+                x, memory = block(x, layout, places, layer_past)
             if keep_state:
                 state.append(memory)
         return self.norm(x), state if keep_state else None

@@ -92,7 +92,7 @@ class TorchDecoder(nn.Module):
         if not only_reads:
             last = prompt.take_along_dim(ends[..., None], dim=1)  # (B, 1, D)
             prompt = torch.where((place == ends)[..., None], self._decode(last, memory, pads), prompt)
-        owner = (layout.levels[1].starts_from[:, None] == layout.levels[0].leaves).int().argmax(1)  # (N,) among prompts
+        owner = (layout.levels[1].parents[:, None] == layout.levels[0].segments).int().argmax(1)  # (N,) among prompts
         response = self._decode(response, memory[owner], pads[owner])  # (N, R, D)
         states = torch.cat([_real(prompt, prompt_lengths), _real(response, lengths)])
         return take_rows(states, layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels), None

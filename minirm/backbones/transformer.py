@@ -98,18 +98,16 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Draw matrices from N(0, 0.02²), as BERT and GPT-2 do, then queries equal to keys.
+        """Draw matrices from N(0, 0.02²), as BERT and GPT-2 do, but keys from N(0, 1/D), and queries equal to them.
 
         A decoder's positions have half of that deviation, and what writes into its residual stream 1/√(2L) of it.
         """
         encodes = self.config.bidirectional
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 2 and encodes:
-                nn.init.normal_(parameter, std=0.02)
-            elif parameter.dim() == 2:
+            if parameter.dim() == 2:
                 into_residual = name.endswith(("out.weight", "down.weight"))
                 scale = (2 * self.config.layers) ** -0.5 if into_residual else 0.5 if "positions" in name else 1.0
-                nn.init.normal_(parameter, std=0.02 * scale)
+                nn.init.normal_(parameter, std=0.02 * (1.0 if encodes else scale))
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         for block in self.blocks:
@@ -144,15 +142,16 @@ class Transformer(nn.Module):
         rotary = None if self.rotary is None else self.rotary(layout.positions)
         x = self.dropout(self.embedding_norm(x))
         fused = only_reads and past is None and not keep_state  # else keys and values are needed everywhere
-        blocks, state = self.blocks[: len(self.blocks) - fused], []
+        blocks = self.blocks[:-1] if fused else self.blocks
+        state = []
         for block, layer_past in zip(blocks, past or [None] * len(blocks), strict=True):
             x, layer_state = self._run(block, x, layout, rotary, layer_past)
             if keep_state:  # else its tensors would live until the last layer
                 state.append(tuple(kept[: layout.tokens_so_far] for kept in layer_state))
         if fused:
             return self.norm(self._run(self.blocks[-1].read, x, layout, rotary)), None
-        x = self.norm(x[: len(tokens)])  # without what `fill_up` added
-        return take_rows(x, layout.reads) if only_reads else x, state if keep_state else None
+        x = self.norm(take_rows(x, layout.reads) if only_reads else x[: len(tokens)])  # without what `fill_up` added
+        return x, state if keep_state else None
 
     def _run(self, part: Callable, *inputs: object) -> object:
         """Return part(*inputs); with checkpointing, only the inputs are kept for the backward pass."""

@@ -19,7 +19,7 @@ class Demo:
     out: Path
     """Folder for the report, the data and the run; must be empty or absent."""
     seed: int = 0
-    """Another seed, another world and other weights."""
+    """Another seed, another draw of the world and other weights."""
 
     def run(self) -> int:
         """Make the world, train, report; the last line is the verdict."""
