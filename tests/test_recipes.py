@@ -86,7 +86,7 @@ def test_a_second_call_trains_nothing_and_finds_the_same(pages, monkeypatch):
 
 
 def test_s0s_policy_and_judge_learn_from_balanced_and_different_reviews():
-    reviews = list(s0.balanced_reviews(40, "train"))
+    reviews = list(s0.reviews({1.0: 20, 0.0: 20}, "train"))
     assert Counter(praise(text) for _, text in reviews) == {0.0: 20, 1.0: 20}
     assert all(request.startswith("Please review The ") and request.endswith(".") for request, _ in reviews)
     asked = json.loads(s0.questions(40))["instances"]
@@ -95,7 +95,7 @@ def test_s0s_policy_and_judge_learn_from_balanced_and_different_reviews():
     for one in asked:
         question, answer = (turn["content"] for turn in one["messages"])
         review = question.removeprefix("Review: ").removesuffix(" Is this movie review positive?")
-        assert praise(review) == (answer == "yes") and review not in {text for _, text in reviews}
+        assert (praise(review) == 1) == (answer == "yes") and review not in {text for _, text in reviews}
 
 
 def test_scale_multiplies_comparisons_and_width():

@@ -8,7 +8,7 @@ only fools its judge would be found out.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_interval
+from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.recipes.common import Page, Setting, about_intervals, difference_in_words, excerpt, in_words, table
 from bench.recipes.pictures import series
 from minirm.checkpoint import load_language_model
@@ -46,11 +46,12 @@ class Plan:
     width: int = 128
     reviews: int = 6000
     """That policy and judge each learn from."""
+    epochs: int = 3
     prompts: int = 512
     test: int = 200
     """Requests for films that neither has met."""
     seeds: int = 3
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(iterations=40))
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(iterations=60, kl_weight=0.1))
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many reviews, and models as many times as wide."""
@@ -74,10 +75,10 @@ def run(setting: Setting, plan: Plan) -> Page:
     judge = _language_model(setting, plan, "judge", questions(plan.reviews), seed=0)
     model, tokenizer = load_language_model(judge)
     scorer = ZeroShotScorer(model, tokenizer, QUESTION, "yes", "no")
-    tests = list(balanced_reviews(plan.test, "test"))
+    tests = list(reviews(half_positive(plan.test), "test"))
     likely = setting.result(f"answers of {judge.name}", tests, lambda: scorer.score(None, [text for _, text in tests]))
     right = float(np.mean([(p > 0.5) == (praise(text) > 0.5) for p, (_, text) in zip(likely, tests, strict=True)]))
-    texts = conversations((request, text) for request, text in balanced_reviews(plan.reviews, "train"))
+    texts = conversations(reviews({1.0: plan.reviews // 2, 0.0: plan.reviews // 2}, "train"))
     found = []
     for seed in range(plan.seeds):
         policy = _language_model(setting, plan, "policy", texts, seed)
@@ -120,7 +121,7 @@ def _language_model(setting: Setting, plan: Plan, what: str, texts: str, seed: i
         DataConfig((setting.keep(f"{what}.json", texts),), validation_share=5.0),
         ModelConfig(layers=plan.layers, width=plan.width, max_positions=CONTEXT),
         PackingConfig(tokens_per_batch=2048, max_tokens=CONTEXT),
-        TrainConfig(epochs=1, learning_rate=3e-3, seed=seed),
+        TrainConfig(epochs=plan.epochs, learning_rate=3e-3, seed=seed),
         TrainConfig(seed=seed),
         stage="lm",
     )
@@ -130,10 +131,9 @@ def _language_model(setting: Setting, plan: Plan, what: str, texts: str, seed: i
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def balanced_reviews(number: int, split: str, seed: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield requests and reviews of the known-truth world: half of them only praise, half of them only blame."""
-    world = World(WorldConfig(facts=0, responses=4, seed=seed))
-    wanted = {1.0: number // 2, 0.0: number - number // 2}
+def reviews(wanted: Mapping[float, int], split: str, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield requests and reviews of the known-truth world: of each share of praise as many as are wanted."""
+    world, wanted = World(WorldConfig(facts=0, responses=4, seed=seed)), dict(wanted)
     for index in count():
         comparison = world.comparison(split, index).comparison
         for text in comparison.responses:
@@ -159,8 +159,13 @@ def questions(number: int) -> str:
     [ask] = QUESTION
     return conversations(
         (ask["content"].replace("{response}", text), "yes" if praise(text) > 0.5 else "no")
-        for _, text in balanced_reviews(number, "train", JUDGES_WORLD)
+        for _, text in reviews(half_positive(number), "train", JUDGES_WORLD)
     )
+
+
+def half_positive(number: int) -> dict[float, int]:
+    """Return how many reviews of each share of praise the judge meets; what praises and blames is not positive."""
+    return {1.0: number // 2, 0.5: number // 4, 0.0: number - number // 2 - number // 4}
 
 
 def conversations(turns: Iterator[tuple[str, str]]) -> str:
@@ -176,8 +181,8 @@ def conversations(turns: Iterator[tuple[str, str]]) -> str:
 
 
 def _figures(found: Sequence[dict]) -> dict[tuple[str, str], Resampled]:
-    """Return judge's and true praise before and after, by seed and group of requests."""
-    group = np.arange(len(found[0]["requests"])) % GROUPS
+    """Return judge's and true praise before and after, by seed and film."""
+    group = np.unique(found[0]["requests"], return_inverse=True)[1]
     figures = {}
     for name in (JUDGE, TRUTH):
         for when in ("before", "after"):
@@ -192,8 +197,9 @@ def _mean(found: Sequence[dict], when: str) -> list[float]:
 
 def _about(plan: Plan, right: float) -> list[str]:
     return [
-        f"Known-truth world. Judge and policies: {plan.layers} layers, D = {plan.width}, from nothing, an epoch of "
-        f"{plan.reviews:,} answers or reviews each. The judge answers {right:.1%} of {plan.test:,} test reviews right. "
+        f"Known-truth world. Judge and policies: {plan.layers} layers, D = {plan.width}, from nothing, {plan.epochs} "
+        f"epochs of {plan.reviews:,} answers or reviews each; positive is what only praises. The judge answers "
+        f"{right:.1%} of {plan.test:,} test reviews right. "
         f"PPO: {plan.ppo.iterations} iterations of {plan.ppo.prompts_per_iteration} reviews, a nat costs "
         f"{plan.ppo.kl_weight} of the reward. Figures are of {plan.test:,} requests for films that nobody has met. "
         f"{about_intervals(plan.seeds)}",
