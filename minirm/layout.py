@@ -22,10 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE_SLACK = 1.15
-"""A tile may hold this many times the entries that are needed …"""
 TILE_ALLOWANCE = 30_000
-"""… plus this many, since starting a kernel costs about as much."""
+"""A tile may hold this many entries more than are needed, since starting another kernel costs about as much."""
 SHORT_PATH = 0.5
 """The path before a segment, if at most this many times as long, is asked for again along with it: then the tile is
 plain causal, and needs no mask."""
@@ -175,7 +173,7 @@ def _tile(
     for s in sorted(range(len(queries)), key=sizes.__getitem__):
         masked, r, k = sizes[s]
         held = (len(groups[-1]) + 1) * r * max(longest, k)
-        if masked != with_mask or held > TILE_SLACK * (needed + r * k) + TILE_ALLOWANCE:
+        if masked != with_mask or held > needed + r * k + TILE_ALLOWANCE:
             groups.append([])
             needed, longest, with_mask = 0, 0, masked
         groups[-1].append(s)
