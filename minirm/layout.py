@@ -76,9 +76,7 @@ class Layout:
     at_reads: Tiles  # only the N read tokens are
     levels: tuple[Level, ...]
     place_in_levels: Tensor  # (M,) where each token lies when the levels are laid end to end
-    paths: tuple[
-        np.ndarray, ...
-    ]  # tokens of each segment's path, past segments included, counted from the first past one
+    paths: tuple[np.ndarray, ...]  # the tokens of each segment's path; past segments and tokens are counted first
     tokens_so_far: int  # past tokens and M
 
     def to(self, device: torch.device | str) -> "Layout":

@@ -71,19 +71,18 @@ class Adapted(nn.Module):
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the whole map's matrix, adapters included, and bias; None while inputs of adapters are dropped."""
-        if self.training and self.dropout.p:
-            return None
+        return None if self.training and self.dropout.p else (self._adapted_weight(), self.linear.bias)
+
+    def _adapted_weight(self) -> Tensor:
         weight = self.linear.weight.clone()
         for name, adapter in self.adapters.items():
             weight[self.rows[name]] += adapter.product()
-        return weight, self.linear.bias
+        return weight
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the linear map alone, what was learned added to its matrices."""
-        self.eval()  # of which nothing is left: now no input is dropped
-        weight, _ = self.weight_and_bias()
-        self.linear.weight.copy_(weight)
+        self.linear.weight.copy_(self._adapted_weight())
         return self.linear
 
 
