@@ -36,7 +36,7 @@ from bench.contenders import MINIRM, TRAINING, MinirmTraining, Work
 from bench.flops import GPU_SHAPES, SHAPES, best_matrix_rate, useful_flops
 from bench.memory import peak_bytes
 from bench.peers import by_step, gpt2_like, padded
-from bench.places import RESULTS
+from bench.places import out_folder
 from bench.speed_report import Aim, Row, markdown
 from bench.texts import longest, made_of_noise, sequences
 from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
@@ -321,7 +321,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu: tiny, to see that it runs")
     parser.add_argument("--per-step", type=int, default=64, help="pairs in an optimizer step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="bench/results; with --device cpu a new folder for temporary files")
     options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("bench: there is no GPU here; --device cpu runs every line at a tiny size", file=sys.stderr)
@@ -342,9 +342,10 @@ def main(argv: list[str]) -> int:
     command = " ".join(["python -m bench gpu", *argv])
     section = {"command": command, "machine": facts, "seconds": time.perf_counter() - began}
     section |= {"checks": list(map(asdict, checked)), "rows": list(map(asdict, rows))}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "gpu.json").write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (options.out / "gpu.md").write_text(as_markdown(section, checked), encoding="utf-8")
+    out = out_folder(options.out, whole=on_gpu)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.json").write_text(json.dumps(section, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "gpu.md").write_text(as_markdown(section, checked), encoding="utf-8")
     return 0 if all(found.passed for found in checked) else 1
 
 
