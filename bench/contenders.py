@@ -54,6 +54,7 @@ ALONE = "one sequence at a time"
 EACH_PAIR, BATCHED_PAIRS = "each pair separately", "pairs, sorted, 16 at a time"
 TOGETHER = "padded loop, each response once"
 BY_PYTORCH = "minirm, its recurrence by PyTorch's own network"
+WITH_KEYS = "minirm, keys and values in the last layer too"
 NO_LIMIT = 1 << 40
 TRAINING = TrainConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, evaluate_every=1e9)
 
@@ -179,6 +180,11 @@ def recurring_by_pytorch(call: Call) -> Call:
     return inputs_alone(patch(f"{where}.run_level", by_pytorch)(call))
 
 
+def making_keys_at_reads(call: Call) -> Call:
+    """Return the call, in which the fused read makes keys and values of all tokens, as rotary positions need it to."""
+    return patch("minirm.layers.Stacked.weight_and_bias", lambda stacked: None)(call)
+
+
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -196,6 +202,8 @@ def contender(name: str, work: Work) -> Call:
         return MinirmTraining(replace(work, per_step=each, config=replace(work.config, accumulate=4)))
     if name == BY_PYTORCH:
         return recurring_by_pytorch(MinirmTraining(work))
+    if name == WITH_KEYS:
+        return making_keys_at_reads(MinirmTraining(work))
     pad_id = work.tokenizer.pad_id
     if name in (TRL, TRL_WITHOUT, TRL_SMALL):
         return trl_epoch(

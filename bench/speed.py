@@ -32,13 +32,14 @@ from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import BF16, FULL, QUICK, Settings
 from bench.timing import machine
-from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, recurrent, training
+from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, read, recurrent, training
 from minirm.errors import InputError
 
 SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "training": training,
     "kept": kept,
     "ranking": ranking,
+    "read": read,
     "recurrent": recurrent,
     "scoring": scoring,
     "arithmetic": arithmetic,

@@ -27,6 +27,7 @@ from bench.contenders import (
     TRL,
     TRL_SMALL,
     TRL_WITHOUT,
+    WITH_KEYS,
     InItsOwnProcess,
     MinirmTraining,
     Work,
@@ -131,6 +132,17 @@ def recurrent(settings: Settings) -> list[Row]:
         entrants = [(name, FP32) for name in (MINIRM, BY_PYTORCH)]
         rows += race(f"{corpus.name}, {backbone}", work, entrants, settings.fewer_rounds)
     return rows
+
+
+def read(settings: Settings) -> list[Row]:
+    """The fused read without keys and values, against the fused read that makes them; memory kept by both."""
+    corpus, entrants = settings.corpus(HH), (MINIRM, WITH_KEYS)
+    work, rows = settings.work(corpus, steps=2), []
+    for layers in (1, 2, 4):
+        shallow = replace(work, model=replace(work.model, layers=layers))
+        named = [(name, FP32) for name in entrants]
+        rows += race(f"{corpus.name}, layers = {layers}", shallow, named, settings.rounds)
+    return rows + nine_responses(settings, entrants)[0]
 
 
 def nine_responses(settings: Settings, entrants: Sequence[str], **options: object) -> tuple[list[Row], Work]:

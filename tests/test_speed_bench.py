@@ -12,7 +12,16 @@ from hypothesis import given, settings
 
 pytest.importorskip("transformers")
 
-from bench.contenders import MINIRM, NO_PADDING_ALONE, TRAINING, Ideas, InItsOwnProcess, MinirmTraining, Work
+from bench.contenders import (
+    MINIRM,
+    NO_PADDING_ALONE,
+    TRAINING,
+    Ideas,
+    InItsOwnProcess,
+    MinirmTraining,
+    Work,
+    making_keys_at_reads,
+)
 from bench.flops import flops_of_rows, useful_flops
 from bench.peers import (
     each_pair,
@@ -33,6 +42,7 @@ from bench.speed_report import Aim, Row, markdown, row_from_json
 from bench.speed_setup import check_twin
 from bench.texts import longest, made_of_noise, read_corpus, sequences
 from bench.timing import Spread, interleaved
+from minirm import layers
 from minirm.config import ModelConfig
 from minirm.errors import InputError
 from minirm.packing import Encoded, pack
@@ -211,6 +221,18 @@ def test_an_idea_switched_off_changes_no_gradient(ideas, world, monkeypatch):
     work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
     expected = gradients_of_minirm(MinirmTraining(work), monkeypatch)
     assert_same(gradients_of_minirm(MinirmTraining(work, ideas), monkeypatch), expected)
+
+
+def test_keys_and_values_in_the_last_layer_change_no_gradient(world, monkeypatch):
+    work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
+    calls, attend = [], layers.segment_attention
+    monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
+    training = MinirmTraining(work)
+    expected = gradients(training, training.trainer.model, monkeypatch)
+    without, training = len(calls), MinirmTraining(work)
+    found = gradients(making_keys_at_reads(training), training.trainer.model, monkeypatch)
+    assert (without, len(calls) - without) == (TINY.layers - 1, TINY.layers)
+    assert_same(found, expected)
 
 
 @pytest.mark.peers

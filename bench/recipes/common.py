@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
 from minirm import checkpoint
 from minirm.config import RunConfig
+from minirm.dialogue import Turn
 from minirm.disk import write_whole
 from minirm.metrics import Interval
 from minirm.pairs import Rewards
@@ -105,6 +106,12 @@ def pairs_file(comparisons: Sequence[Comparison]) -> str:
         record = {"prompt": comparison.prompt[-1].text, "chosen": chosen, "rejected": rejected}
         lines.append(json.dumps(record | ({"margin": comparison.margin} if comparison.margin else {})))
     return "".join(f"{line}\n" for line in lines)
+
+
+def conversations_file(dialogues: Iterable[Sequence[Turn]]) -> str:
+    """Return LMFlow's file of conversations, for fine-tuning."""
+    instances = [{"messages": [{"role": turn.role, "content": turn.text} for turn in turns]} for turns in dialogues]
+    return json.dumps({"type": "conversation", "instances": instances})
 
 
 def at_most(comparisons: Sequence[Comparison], per_prompt: int, seed: int = 0) -> list[Comparison]:

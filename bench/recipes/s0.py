@@ -7,8 +7,7 @@ What a review really says is read off by the grammar that wrote the known-truth 
 only fools its judge would be found out.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.architectures.statistics import Resampled, resample, two_way_interval
-from bench.recipes.common import Page, Setting, about_intervals, difference_in_words, excerpt, in_words, table
+from bench.recipes.common import (
+    Page,
+    Setting,
+    about_intervals,
+    conversations_file,
+    difference_in_words,
+    excerpt,
+    in_words,
+    table,
+)
 from bench.recipes.pictures import series
 from minirm.checkpoint import load_language_model
 from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
@@ -168,13 +176,9 @@ def half_positive(number: int) -> dict[float, int]:
     return {1.0: number // 2, 0.5: number // 4, 0.0: number - number // 2 - number // 4}
 
 
-def conversations(turns: Iterator[tuple[str, str]]) -> str:
+def conversations(turns: Iterable[tuple[str, str]]) -> str:
     """Return a file for fine-tuning, one request and one answer to each conversation."""
-    instances = [
-        {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]}
-        for said, answer in turns
-    ]
-    return json.dumps({"type": "conversation", "instances": instances})
+    return conversations_file([Turn("user", said), Turn("assistant", answer)] for said, answer in turns)
 
 
 # ── The page ──────────────────────────────────────────────────────────────────────────────────────────────────────────

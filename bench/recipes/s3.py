@@ -21,6 +21,7 @@ from bench.recipes.common import (
     Page,
     Setting,
     about_intervals,
+    conversations_file,
     difference_in_words,
     in_words,
     mean_of,
@@ -158,12 +159,11 @@ def _name(size: tuple[int, int]) -> str:
 
 def conversations(comparisons: Sequence[Comparison], *, every_response: bool) -> str:
     """Return a file for fine-tuning: the best response of each comparison, or every one."""
-    instances = [
-        {"messages": [*_messages(comparison.prompt), {"role": "assistant", "content": response}]}
+    return conversations_file(
+        [*comparison.prompt, Turn("assistant", response)]
         for comparison in comparisons
         for response in (comparison.responses if every_response else comparison.responses[:1])
-    ]
-    return json.dumps({"type": "conversation", "instances": instances})
+    )
 
 
 def positive_negative(comparisons: Sequence[Comparison]) -> str:
@@ -173,10 +173,6 @@ def positive_negative(comparisons: Sequence[Comparison]) -> str:
         texts = [render_dialogue((*comparison.prompt, Turn("assistant", text))) for text in comparison.responses]
         instances.append(dict(zip(("positive", "negative"), texts, strict=True)))
     return json.dumps({"instances": instances})
-
-
-def _messages(turns: Sequence[Turn]) -> list[dict]:
-    return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
 def split_from_end(
