@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minirm.config import ModelConfig, RopeScaling
 from minirm.layout import Layout, Tile, Tiles
+from minirm.strips import StripAttention, Strips
 
 SHORT_KEYS = 512
 """Up to this many keys, the CPU's float32 kernel beats its bfloat16 one, which is compiled for each shape it meets."""
@@ -188,7 +189,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        tiles: Tiles,
+        tiles: Tiles | Strips,
         rotary: tuple[Tensor, Tensor] | None = None,
         past: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -196,19 +197,22 @@ class Attention(nn.Module):
 
         Args:
             x: (M, D) normalised hidden states.
-            tiles: `layout.everywhere`.
+            tiles: `layout.everywhere`, or its strips, which know of no past and drop no weights.
             rotary: cosines and sines of the M positions.
             past: keys and values (past tokens, G·C) that the layout's paths begin with.
         Returns:
             (M, D); and (k, v), each (past + M, G·C).
         """
-        q, k, v = self.qkv(x).split(self.widths, dim=-1)  # (M, H·C), (M, G·C), (M, G·C)
+        projected = self.qkv(x)
+        q, k, v = projected.split(self.widths, dim=-1)  # (M, H·C), (M, G·C), (M, G·C)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if isinstance(tiles, Strips):
+            projected = projected if rotary is None else torch.cat([q, k, v], dim=-1)
+            return self.out(StripAttention.apply(projected, tiles)), (k, v)
         if past is not None:
             k, v = torch.cat([past[0], k]), torch.cat([past[1], v])  # (past + M, G·C)
-        attended = segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)
-        return self.out(attended), (k, v)
+        return self.out(segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)), (k, v)
 
     def read(self, x: Tensor, tiles: Tiles, reads: Tensor, rotary: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the attention's output at the reads alone, (N, D): the first half of the fused read.

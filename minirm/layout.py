@@ -22,11 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE_ALLOWANCE = 30_000
+TILE_ALLOWANCE = 10_000
 """A tile may hold this many entries more than are needed, since starting another kernel costs about as much."""
-SHORT_PATH = 0.5
-"""The path before a segment, if at most this many times as long, is asked for again along with it: then the tile is
-plain causal, and needs no mask."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
         reads=torch.from_numpy(starts[1:][list(reads)] - 1),
-        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents]), first_token),
+        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
         levels=levels,
         place_in_levels=torch.from_numpy(np.argsort(np.concatenate([level.tokens for level in levels]), kind="stable")),
@@ -154,19 +151,15 @@ def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
     )
 
 
-def _tile(
-    queries: list[np.ndarray], keys: list[np.ndarray], first_token: int | None = None, *, both_ways: bool = False
-) -> Tiles:
+def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool = False) -> Tiles:
     """Put segments of like length into rectangles; those that need a mask apart from those that do without.
 
     Args:
         queries: of each segment, which queries are its own.
         keys: of each segment, the tokens that it sees. Its queries are the last of them, each seeing up to itself.
-        first_token: the token that is query 0, where every token is a query; None where only reads are.
         both_ways: every query sees all of `keys`, of which it may be any.
     """
-    asking = [_asking(*segment, first_token) for segment in zip(queries, keys, strict=True)]
-    sizes = [(len(a) < len(k), len(a), len(k)) for a, k in zip(asking, keys, strict=True)]
+    sizes = [(len(q) < len(k), len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
     groups, needed, longest, with_mask = [[]], 0, 0, min(sizes)[0]
     for s in sorted(range(len(queries)), key=sizes.__getitem__):
         masked, r, k = sizes[s]
@@ -176,23 +169,13 @@ def _tile(
             needed, longest, with_mask = 0, 0, masked
         groups[-1].append(s)
         needed, longest = needed + r * k, max(longest, k)
-    tiles = tuple(_rectangle([asking[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
+    tiles = tuple(_rectangle([queries[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
     place, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
     for group in groups:
         for s in group:
-            place[queries[s]] = offset + np.arange(len(asking[s]))[-len(queries[s]) :]
-            offset += len(asking[group[-1]])  # the longest of its group
+            place[queries[s]] = offset + np.arange(len(queries[s]))
+            offset += len(queries[group[-1]])  # the longest of its group
     return Tiles(tiles, torch.from_numpy(place))
-
-
-def _asking(queries: np.ndarray, keys: np.ndarray, first_token: int | None) -> np.ndarray:
-    """Return the queries of a segment's row in its tile: with those of the path before it, if that is short.
-
-    The path's results are thrown away, but the kernel's own triangle is then the mask, and half is not computed.
-    """
-    before = len(keys) - len(queries)
-    joins = first_token is not None and keys[0] >= first_token and before <= SHORT_PATH * len(queries)
-    return keys - first_token if joins else queries
 
 
 def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: bool) -> Tile:

@@ -12,6 +12,7 @@ FLOORS = [
     ["disk", "config_json"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
     ["records", "layout", "films", "pictures", "report", "template"],
+    ["strips"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
     ["recurrence", "lora", "pairs"],
     ["backbones.transformer", "backbones.recurrent", "backbones.torch_decoder"],

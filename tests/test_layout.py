@@ -120,15 +120,6 @@ def test_the_triangle_is_the_mask_only_where_nothing_stands_before():
     assert not all(tile.causal for tile in responses.tiles)
 
 
-def test_a_short_path_asks_along_so_that_the_triangle_is_the_mask():
-    layout = lay_out([3, 6, 5, 9, 2], [-1, 0, 0, 1, 1], [2, 3])  # paths of 0, 3, 3, 9 and 9 tokens before them
-    tiles = [(tuple(tile.queries.shape), tile.causal) for tile in layout.everywhere.tiles]
-    assert tiles == [((2, 9), True), ((3, 9), False)]  # 3 ≤ 6/2 asks along, 3 > 5/2, 9 > 9/2 and 9 > 2/2 do not
-    assert not any(tile.causal for tile in layout.at_reads.tiles)
-    behind_a_past = lay_out([6, 6], [0, 0], [0], lay_out([3], [-1], [0]))  # whose queries are over and done
-    assert [(tuple(t.queries.shape), t.causal) for t in behind_a_past.everywhere.tiles] == [((2, 6), False)]
-
-
 def test_a_segment_that_alone_continues_another_asks_together_with_it():
     chain, fork = lay_out([3, 4, 2], [-1, 0, 1], [2]).everywhere, lay_out([3, 4, 2], [-1, 0, 0], [1, 2]).everywhere
     assert [tuple(tile.queries.shape) for tile in chain.tiles] == [(1, 9)] and chain.tiles[0].causal

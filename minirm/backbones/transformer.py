@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from minirm.backbones.protocol import State
 from minirm.config import ModelConfig
 from minirm.layers import Attention, RotaryPositions, build_mlp, build_norm, fill_up, take_rows
-from minirm.layout import Layout
+from minirm.layout import Layout, Tiles
+from minirm.strips import Strips, cut_into_strips, pay
 
 KeysValues = tuple[Tensor, Tensor]
 """(tokens, G·C) each."""
@@ -29,12 +30,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        layout: Layout,
+        tiles: Tiles | Strips,
         rotary: tuple[Tensor, Tensor] | None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values."""
-        attended, state = self.attention(self.attention_norm(x), layout.everywhere, rotary, past)
+        attended, state = self.attention(self.attention_norm(x), tiles, rotary, past)
         return self._add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -59,10 +60,10 @@ class EncoderBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, layout: Layout, rotary: None, past: KeysValues | None = None
+        self, x: Tensor, tiles: Tiles | Strips, rotary: None, past: KeysValues | None = None
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values."""
-        attended, state = self.attention(x, layout.everywhere, rotary, past)
+        attended, state = self.attention(x, tiles, rotary, past)
         return self._add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotary: None) -> Tensor:
@@ -143,15 +144,21 @@ class Transformer(nn.Module):
         x = self.dropout(self.embedding_norm(x))
         fused = only_reads and past is None and not keep_state  # else keys and values are needed everywhere
         blocks = self.blocks[:-1] if fused else self.blocks
+        tiles = self._in_strips_if_they_pay(layout.everywhere) if blocks and past is None else layout.everywhere
         state = []
         for block, layer_past in zip(blocks, past or [None] * len(blocks), strict=True):
-            x, layer_state = self._run(block, x, layout, rotary, layer_past)
+            x, layer_state = self._run(block, x, tiles, rotary, layer_past)
             if keep_state:  # else its tensors would live until the last layer
                 state.append(tuple(kept[: layout.tokens_so_far] for kept in layer_state))
         if fused:
             return self.norm(self._run(self.blocks[-1].read, x, layout, rotary)), None
         x = self.norm(take_rows(x, layout.reads) if only_reads else x[: len(tokens)])  # without what `fill_up` added
         return x, state if keep_state else None
+
+    def _in_strips_if_they_pay(self, tiles: Tiles) -> Tiles | Strips:
+        """Return what attention runs over; weights that are to be dropped are left to PyTorch's kernel."""
+        c, drops = self.config, self.training and self.config.bidirectional and self.config.dropout > 0
+        return cut_into_strips(tiles, c.heads, c.key_value_heads, c.head_width) if not drops and pay(tiles) else tiles
 
     def _run(self, part: Callable, *inputs: object) -> object:
         """Return part(*inputs); with checkpointing, only the inputs are kept for the backward pass."""
