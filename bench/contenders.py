@@ -43,7 +43,7 @@ from minirm.train import Progress, Trainer
 Call = Callable[[], float]
 
 MINIRM, MINIRM_CHECKPOINTING = "minirm", "minirm, checkpointing"
-MINIRM_IN_FOUR = "minirm, the step in four batches"
+MINIRM_WHOLE = "minirm, the step at once"
 SORTED, RANDOM = "padded loop, sorted", "padded loop, random batches"
 TRL, TRL_WITHOUT = "TRL RewardTrainer", "TRL RewardTrainer, no checkpointing"
 AT_ONCE = 2
@@ -197,9 +197,8 @@ def contender(name: str, work: Work) -> Call:
     if name in (MINIRM, MINIRM_CHECKPOINTING):
         config = replace(work.config, gradient_checkpointing=name == MINIRM_CHECKPOINTING)
         return MinirmTraining(replace(work, config=config))
-    if name == MINIRM_IN_FOUR:
-        each = max(1, work.per_step // 4)
-        return MinirmTraining(replace(work, per_step=each, config=replace(work.config, accumulate=4)))
+    if name == MINIRM_WHOLE:
+        return MinirmTraining(replace(work, config=replace(work.config, tokens_at_once=NO_LIMIT)))
     if name == BY_PYTORCH:
         return recurring_by_pytorch(MinirmTraining(work))
     if name == WITH_KEYS:

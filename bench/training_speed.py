@@ -17,7 +17,7 @@ from bench.contenders import (
     EACH_PAIR,
     MINIRM,
     MINIRM_CHECKPOINTING,
-    MINIRM_IN_FOUR,
+    MINIRM_WHOLE,
     NO_PADDING_ALONE,
     RANDOM,
     SORTED,
@@ -93,7 +93,7 @@ def training(settings: Settings) -> list[Row]:
     """Pairs per second of whole training steps."""
     long_prompts, short_prompts = settings.corpus(HH), settings.corpus(PAIRS)
     others = (SORTED, RANDOM, SORTED_SMALL, TRL, TRL_WITHOUT, TRL_SMALL, ALONE)
-    entrants = [(name, FP32) for name in (MINIRM, MINIRM_IN_FOUR, *others)]
+    entrants = [(name, FP32) for name in (MINIRM, MINIRM_WHOLE, *others)]
     aims = {(TRL, FP32): Aim(7), (TRL, BF16): Aim(4.5), (SORTED, FP32): Aim(2.2)}
     rows = race(long_prompts.name, settings.work(long_prompts), entrants, settings.rounds, aims=aims)
     if BF16 in settings.precisions:
@@ -204,7 +204,7 @@ def memory(settings: Settings) -> list[Row]:
     work = settings.work(settings.corpus(HH), steps=2)
     peaks = {
         name: in_fresh_process(peak_of_training, name, work, torch.get_num_threads())
-        for name in (MINIRM, MINIRM_IN_FOUR, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT, TRL_SMALL)
+        for name in (MINIRM, MINIRM_WHOLE, MINIRM_CHECKPOINTING, SORTED, TRL, TRL_WITHOUT, TRL_SMALL)
     }
     rows = []
     for field, setting in (
@@ -217,8 +217,6 @@ def memory(settings: Settings) -> list[Row]:
             part = None if name == MINIRM else spread([ours / size])
             aim = Aim(0.5, at_least=False) if (name, field) == (TRL, "allocated_bytes") else None
             rows.append(Row(setting, name, spread([size / 1e6]), "MB", part, aim, "minirm's share of it"))
-        part = spread([getattr(peaks[MINIRM_IN_FOUR], field) / getattr(peaks[TRL], field)])
-        rows.append(Row(setting, f"{MINIRM_IN_FOUR}, over {TRL}", part, "×", aim=Aim(0.5, at_least=False)))
     return rows
 
 

@@ -1,8 +1,9 @@
 """Encoded comparisons on disk, and the shuffled, sharded, resumable order in which training meets them."""
 
+import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -139,6 +140,11 @@ class Stream:
             tokens += lengths[row]
         return [*batches, rows[start:]]
 
+    def in_parts(self, plan: Sequence[np.ndarray], tokens: int) -> list[list[np.ndarray]]:
+        """Return each batch of a plan in parts of like size, about `tokens` tokens at most; no row is divided."""
+        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
+        return [_divide(rows, lengths[rows], tokens) for rows in plan]
+
     def packed(self, rows: np.ndarray) -> PackedBatch:
         """Return one batch."""
         batch = [self.store[row] for row in rows]
@@ -149,6 +155,13 @@ class Stream:
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
         """Yield the batches of a plan, packed ahead in a thread of their own."""
         return ahead(self.packed(rows) for rows in plan)
+
+
+def _divide(rows: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
+    """Cut rows into as many parts as their tokens need, each row lying where its middle lies."""
+    total = sizes.sum()
+    part = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total
+    return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
 
 T = TypeVar("T")

@@ -5,13 +5,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from minirm.backbones.transformer import Transformer
 from minirm.config import TrainConfig
 from minirm.errors import InputError
 from minirm.layers import compile_mlps
@@ -22,6 +23,10 @@ from minirm.packing import PackedBatch
 from minirm.stream import Stream
 
 Objective = RewardObjective | LanguageModelObjective
+
+AT_ONCE = 2048
+"""Tokens of a batch that a transformer on a CPU computes together. In the bench, whole batches are about 3% faster and
+hold 2.5 times the memory."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Trainer:
         self.settling = False
         self.last_read = 0.0
         self.window = self.config.accumulate * self.processes  # batches of one step
+        in_parts = self.device.type == "cpu" and isinstance(self.model.backbone, Transformer)
+        self.at_once = self.config.tokens_at_once or (AT_ONCE if in_parts else None)
         self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.window)
         self.steps = max(1, round(self.config.epochs * self.steps_per_epoch)) if self.config.epochs else 0
         self.evaluate_each = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
@@ -157,14 +164,14 @@ class Trainer:
 
     def _rest_of_epoch(self) -> Iterator[Launched]:
         plan = self.training.plan(self.progress.epoch)[self.progress.steps_in_epoch * self.window :]
-        mine = [rows for i, rows in enumerate(plan) if i % self.processes == self.rank]
-        batches = self.training.batches(mine)
-        for start in range(0, len(plan), self.window):
+        mine, each = plan[self.rank :: self.processes], self.config.accumulate
+        parts = self.training.in_parts(mine, self.at_once) if self.at_once else [[rows] for rows in mine]
+        batches = self.training.batches(chain.from_iterable(parts))
+        for window in range(math.ceil(len(plan) / self.window)):
             if self.progress.step >= self.steps:
                 return
-            count = len(range(start + self.rank, min(start + self.window, len(plan)), self.processes))
             self.progress.steps_in_epoch += 1
-            yield self._launch(islice(batches, count))
+            yield self._launch(islice(batches, sum(map(len, parts[window * each :][:each]))))
         self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
 
     def step(self, window: Iterable[PackedBatch]) -> Step:

@@ -107,6 +107,18 @@ def test_every_row_is_met_once_and_the_budget_is_held(store, epoch, share_prompt
     assert any(len(rows) == 1 and tokens[rows].sum() > 100 for rows in plan)  # a longer row has a batch of its own
 
 
+@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("most", [1, 150, 400, 10**9])
+def test_parts_of_a_batch_hold_its_rows_in_order_and_are_of_like_size(store, share_prompt, most):
+    stream = Stream(store, PackingConfig(tokens_per_batch=1000, share_prompt=share_prompt))
+    plan, tokens = stream.plan(0), store.lengths(share_prompt=share_prompt)
+    for rows, parts in zip(plan, stream.in_parts(plan, most), strict=True):
+        assert np.concatenate(parts).tolist() == rows.tolist() and all(len(part) for part in parts)
+        sizes, longest = [tokens[part].sum() for part in parts], tokens[rows].max()
+        assert len(parts) <= -(-tokens[rows].sum() // most)
+        assert max(sizes) <= most + longest and (most < longest or np.ptp(sizes) <= 2 * longest)
+
+
 def test_a_packed_batch_has_the_tokens_that_the_plan_counted(store):
     for share_prompt in (True, False):
         stream = Stream(store, PackingConfig(tokens_per_batch=400, share_prompt=share_prompt))

@@ -16,7 +16,7 @@ from minirm.objectives import LanguageModelObjective, RewardObjective
 from minirm.packing import Encoded, pack
 from minirm.reward_model import RewardModel
 from minirm.stream import Stream, TokenStore
-from minirm.train import Evaluated, Step, Trainer
+from minirm.train import AT_ONCE, Evaluated, Step, Trainer
 from tests.strategies import ARCHITECTURES, VOCABULARY, randomised
 
 MODEL = ARCHITECTURES["gpt2"]
@@ -72,6 +72,33 @@ def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path, weighting, 
     whole = step_in_windows(tmp_path / "a", weighting, [8], objective)
     torch.testing.assert_close(step_in_windows(tmp_path / "b", weighting, [1] * 8, objective), whole)
     torch.testing.assert_close(step_in_windows(tmp_path / "c", weighting, [3, 1, 4], objective), whole)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_a_batch_that_goes_through_in_parts_gives_the_same_steps(tmp_path, accumulate, tokens):
+    config = TrainConfig(accumulate=accumulate, optimizer="sgd", learning_rate=0.1)
+    trainers = [
+        make_trainer(tmp_path / str(at_once), replace(config, tokens_at_once=at_once)) for at_once in (10**9, tokens)
+    ]
+    for trainer in trainers:
+        randomised(trainer.model.eval())  # no dropout: it would be drawn in another order
+        trainer.model.train = lambda mode=True: None
+    whole, parts = ([event for event in trainer.run() if isinstance(event, Step)] for trainer in trainers)
+    assert len(whole) == len(parts) == 6 // accumulate
+    for a, b in zip(whole, parts, strict=True):
+        assert (a.cases, a.comparisons, a.tokens) == (b.cases, b.comparisons, b.tokens)
+        assert a.loss == pytest.approx(b.loss, rel=1e-6)  # weights of comparisons are float32
+        assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-6)
+    torch.testing.assert_close(weights(trainers[1]), weights(trainers[0]), rtol=1e-6, atol=1e-7)
+
+
+def test_only_a_transformer_on_a_cpu_takes_long_batches_in_parts_by_itself(tmp_path):
+    trainer = make_trainer(tmp_path, TrainConfig())
+    gru = RewardModel(ARCHITECTURES["gru"])
+    recurrent = Trainer(gru, trainer.objective, trainer.training, trainer.validation, TrainConfig())
+    asked = Trainer(gru, trainer.objective, trainer.training, trainer.validation, TrainConfig(tokens_at_once=7))
+    assert (trainer.at_once, recurrent.at_once, asked.at_once) == (AT_ONCE, None, 7)
 
 
 def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
