@@ -55,6 +55,7 @@ EACH_PAIR, BATCHED_PAIRS = "each pair separately", "pairs, sorted, 16 at a time"
 TOGETHER = "padded loop, each response once"
 BY_PYTORCH = "minirm, its recurrence by PyTorch's own network"
 WITH_KEYS = "minirm, keys and values in the last layer too"
+BY_KERNEL = "minirm, attention by PyTorch's kernel"
 NO_LIMIT = 1 << 40
 TRAINING = TrainConfig(learning_rate=1e-4, schedule="constant", warmup=0.0, weight_decay=0.1, evaluate_every=1e9)
 
@@ -185,6 +186,11 @@ def making_keys_at_reads(call: Call) -> Call:
     return patch("minirm.layers.Stacked.weight_and_bias", lambda stacked: None)(call)
 
 
+def attending_by_kernel(call: Call) -> Call:
+    """Return the call, in which attention goes through `scaled_dot_product_attention` and not through strips."""
+    return patch("minirm.backbones.transformer.pay", lambda tiles: False)(call)
+
+
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -203,6 +209,8 @@ def contender(name: str, work: Work) -> Call:
         return recurring_by_pytorch(MinirmTraining(work))
     if name == WITH_KEYS:
         return making_keys_at_reads(MinirmTraining(work))
+    if name == BY_KERNEL:
+        return attending_by_kernel(MinirmTraining(work))
     pad_id = work.tokenizer.pad_id
     if name in (TRL, TRL_WITHOUT, TRL_SMALL):
         return trl_epoch(

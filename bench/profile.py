@@ -6,10 +6,10 @@ from collections.abc import Callable
 from torch.profiler import ProfilerActivity, profile
 
 KINDS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"),
-    "attention kernels": ("scaled_dot_product", "softmax"),
+    "matrix products": ("mm", "addmm", "mkldnn_linear"),
+    "attention, its products included": ("scaled_dot_product", "softmax", "bmm", "addmm_", "masked_fill"),
     "GELU": ("gelu",),
-    "moving rows (gathers, copies, zeros)": ("index", "embedding", "cat", "copy_", "fill_", "zero_"),
+    "moving rows (gathers, copies, zeros)": ("index", "embedding", "scatter", "cat", "copy_", "fill_", "zero_"),
     "norms": ("layer_norm",),
     "optimizer and clipping": ("adam", "foreach", "linalg_vector_norm"),
 }

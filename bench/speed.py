@@ -32,7 +32,19 @@ from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import BF16, FULL, QUICK, Settings
 from bench.timing import machine
-from bench.training_speed import arithmetic, growth, ideas, kept, loader, memory, ranking, read, recurrent, training
+from bench.training_speed import (
+    arithmetic,
+    growth,
+    ideas,
+    kept,
+    loader,
+    memory,
+    ranking,
+    read,
+    recurrent,
+    strips,
+    training,
+)
 from minirm.errors import InputError
 
 SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
@@ -40,6 +52,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "kept": kept,
     "ranking": ranking,
     "read": read,
+    "strips": strips,
     "recurrent": recurrent,
     "scoring": scoring,
     "arithmetic": arithmetic,

@@ -13,6 +13,7 @@ from bench.contenders import (
     ALL,
     ALONE,
     BATCHED_PAIRS,
+    BY_KERNEL,
     BY_PYTORCH,
     EACH_PAIR,
     MINIRM,
@@ -142,6 +143,16 @@ def read(settings: Settings) -> list[Row]:
         shallow = replace(work, model=replace(work.model, layers=layers))
         named = [(name, FP32) for name in entrants]
         rows += race(f"{corpus.name}, layers = {layers}", shallow, named, settings.rounds)
+    return rows + nine_responses(settings, entrants)[0]
+
+
+def strips(settings: Settings) -> list[Row]:
+    """Attention in strips, against attention by PyTorch's kernel; memory kept by both."""
+    rows, entrants = [], (MINIRM, BY_KERNEL)
+    for name, per_step in ((HH, settings.per_step), (PAIRS, settings.per_step // 2)):
+        corpus = settings.corpus(name)
+        work = settings.work(corpus, per_step=per_step, steps=2)
+        rows += race(corpus.name, work, [(entrant, FP32) for entrant in entrants], settings.rounds)
     return rows + nine_responses(settings, entrants)[0]
 
 

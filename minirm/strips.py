@@ -22,7 +22,7 @@ from minirm.layout import Tile, Tiles
 MOST_QUERIES = 128
 """Queries of a segment in one strip. Fewer skip more of the keys that none of them sees, in smaller products."""
 MOST_KEYS = 1024
-"""From longer paths on, the weights that are kept would be more than everything else that a layer keeps."""
+"""On longer paths the kept weights, S for a query in a head, would outweigh all else that a layer keeps, about 16·C."""
 LEAST_WORK = 5_000
 """Entries (a query and a key) of a batch below which the kernel takes about as long."""
 
@@ -36,7 +36,7 @@ class Strip:
     batch: int  # n·H
     seen: int  # so many keys, from the left, are seen by at least one of the queries …
     sure: int  # … and so many by all
-    hidden: Tensor  # (n, 1, r or 1, seen − sure) True where a query does not see one of those between
+    hidden: Tensor  # (n, 1, r, seen − sure) True where a query does not see one of those between
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bench.contenders import (
     InItsOwnProcess,
     MinirmTraining,
     Work,
+    attending_by_kernel,
     making_keys_at_reads,
 )
 from bench.flops import flops_of_rows, useful_flops
@@ -232,6 +233,19 @@ def test_keys_and_values_in_the_last_layer_change_no_gradient(world, monkeypatch
     without, training = len(calls), MinirmTraining(work)
     found = gradients(making_keys_at_reads(training), training.trainer.model, monkeypatch)
     assert (without, len(calls) - without) == (TINY.layers - 1, TINY.layers)
+    assert_same(found, expected)
+
+
+def test_attention_by_the_kernel_changes_no_gradient(world, monkeypatch):
+    monkeypatch.setattr("minirm.strips.LEAST_WORK", 0)
+    work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
+    calls, attend = [], layers.segment_attention
+    monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
+    training = MinirmTraining(work)
+    expected = gradients(training, training.trainer.model, monkeypatch)
+    in_strips, training = len(calls), MinirmTraining(work)
+    found = gradients(attending_by_kernel(training), training.trainer.model, monkeypatch)
+    assert (in_strips, len(calls) - in_strips) == (0, TINY.layers - 1)
     assert_same(found, expected)
 
 
