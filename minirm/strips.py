@@ -37,6 +37,7 @@ class Strip:
     seen: int  # so many keys, from the left, are seen by at least one of the queries …
     sure: int  # … and so many by all
     hidden: Tensor  # (n, 1, r, seen − sure) True where a query does not see one of those between
+    last: bool  # of its tile: all S keys are seen
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def cut_into_strips(tiles: Tiles, heads: int, groups: int, head_width: int) -> S
         for part in _parts(tile.queries.shape[1]):
             order.append(numbers[..., part].flatten())
             queries = slice(first_row, first_row + len(order[-1]))
-            strips.append(Strip(queries, keys, n * heads, *_visible(tile, part)))
+            strips.append(Strip(queries, keys, n * heads, *_visible(tile, part), part.stop == tile.queries.shape[1]))
             first_row = queries.stop
         first_query, first_key = first_query + tile.queries.numel(), keys.stop
     order = torch.cat(order)
@@ -154,17 +155,18 @@ class StripAttention(Function):
         (rows, *kept), strips = ctx.saved_tensors, ctx.strips
         parts = rows.split(strips.sizes)
         arrived = torch.zeros_like(parts[0]).index_add_(0, strips.place, gradient.reshape(-1, strips.head_width))
-        left = torch.zeros_like(rows)
+        left = torch.empty_like(rows)
         gradients = left.split(strips.sizes)
-        for strip, w in zip(strips.strips, kept, strict=True):
+        # A tile's last strip first: it sees all of the tile's keys and makes their gradient, to which the others add.
+        for strip, w in zip(reversed(strips.strips), reversed(kept), strict=True):
             q, k, v = strips.of(strip, *parts)
             dq, dk, dv = strips.of(strip, *gradients)
-            dy = arrived[strip.queries].view(q.shape)
-            dv.baddbmm_(w.mT, dy)
+            dy, so_far = arrived[strip.queries].view(q.shape), 0.0 if strip.last else 1.0
+            dv.baddbmm_(w.mT, dy, beta=so_far)
             ds = torch.bmm(dy, v.mT)
             torch._softmax_backward_data(ds, w, -1, w.dtype, grad_input=ds)
             torch.bmm(ds, k, out=dq)
-            dk.baddbmm_(ds.mT, q)
+            dk.baddbmm_(ds.mT, q, beta=so_far)
         gradients[0].mul_(strips.head_width**-0.5)  # the queries were scaled
         whole = left.new_zeros(ctx.shape).view(-1, strips.head_width).index_add_(0, strips.rows, left)
         return whole.view(ctx.shape), None

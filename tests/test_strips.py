@@ -69,6 +69,7 @@ def test_a_strip_has_at_most_so_many_queries_of_a_segment_and_reaches_no_further
     strips = cut_into_strips(Tiles((tile,), torch.arange(300)), 2, 2, 4).strips
     assert [strip.seen for strip in strips] == [100, 200, 300]  # three times 100, not 128, 128 and 44
     assert [strip.sure for strip in strips] == [1, 101, 201]
+    assert [strip.last for strip in strips] == [False, False, True]
     assert [(strip.queries.stop - strip.queries.start) // 2 for strip in strips] == [100] * 3
     assert [strip.hidden.shape for strip in strips] == [(1, 1, 100, 99)] * 3
 
