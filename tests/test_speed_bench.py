@@ -224,28 +224,22 @@ def test_an_idea_switched_off_changes_no_gradient(ideas, world, monkeypatch):
     assert_same(gradients_of_minirm(MinirmTraining(work, ideas), monkeypatch), expected)
 
 
-def test_keys_and_values_in_the_last_layer_change_no_gradient(world, monkeypatch):
+@pytest.mark.parametrize(
+    ("switched", "least_work", "by_kernel"),
+    [(making_keys_at_reads, 1 << 40, (TINY.layers - 1, TINY.layers)), (attending_by_kernel, 0, (0, TINY.layers - 1))],
+    ids=["keys and values in the last layer", "attention by the kernel"],
+)
+def test_another_way_of_attention_changes_no_gradient(switched, least_work, by_kernel, world, monkeypatch):
+    """`by_kernel`: how many layers go through PyTorch's kernel before and after."""
+    monkeypatch.setattr("minirm.strips.LEAST_WORK", least_work)
     work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
     calls, attend = [], layers.segment_attention
     monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
     training = MinirmTraining(work)
     expected = gradients(training, training.trainer.model, monkeypatch)
-    without, training = len(calls), MinirmTraining(work)
-    found = gradients(making_keys_at_reads(training), training.trainer.model, monkeypatch)
-    assert (without, len(calls) - without) == (TINY.layers - 1, TINY.layers)
-    assert_same(found, expected)
-
-
-def test_attention_by_the_kernel_changes_no_gradient(world, monkeypatch):
-    monkeypatch.setattr("minirm.strips.LEAST_WORK", 0)
-    work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
-    calls, attend = [], layers.segment_attention
-    monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
-    training = MinirmTraining(work)
-    expected = gradients(training, training.trainer.model, monkeypatch)
-    in_strips, training = len(calls), MinirmTraining(work)
-    found = gradients(attending_by_kernel(training), training.trainer.model, monkeypatch)
-    assert (in_strips, len(calls) - in_strips) == (0, TINY.layers - 1)
+    before, training = len(calls), MinirmTraining(work)
+    found = gradients(switched(training), training.trainer.model, monkeypatch)
+    assert (before, len(calls) - before) == by_kernel
     assert_same(found, expected)
 
 
