@@ -39,6 +39,7 @@ LARGEST = {
     "trained_positions": 10_000_000,
     "max_tokens": 10_000_000,
     "rank": 1_000_000,
+    "tokens_at_once": 1e15,
     "epochs": 1e6,
     "evaluate_every": 1e9,
     "tie_width": 1e6,
@@ -309,6 +310,7 @@ class TrainConfig:
         require(self.accumulate >= 1, f"accumulate={self.accumulate} must be at least 1")
         at_once = self.tokens_at_once
         require(at_once is None or at_once >= 1, f"tokens_at_once={at_once} must be at least 1")
+        check_largest(tokens_at_once=at_once)
         require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 

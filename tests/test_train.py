@@ -101,6 +101,12 @@ def test_only_a_transformer_on_a_cpu_takes_long_batches_in_parts_by_itself(tmp_p
     assert (trainer.at_once, recurrent.at_once, asked.at_once) == (AT_ONCE, None, 7)
 
 
+@pytest.mark.parametrize(("tokens", "rule"), [(0, "0 must be at least 1"), (10**400, ".* must be at most 10{15}")])
+def test_a_size_of_parts_that_cannot_be_is_refused(tokens, rule):
+    with pytest.raises(InputError, match=f"tokens_at_once={rule}"):
+        TrainConfig(tokens_at_once=tokens)
+
+
 def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
     config = TrainConfig(weighting="pair")
     batch = pack([replace(c, weight=1.0, margin=0.0) for c in some_comparisons(5)])
