@@ -24,13 +24,14 @@ import numpy as np
 from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_folds, length_rewards
 from bench.places import out_folder
 from bench.timing import machine
-from minirm.config import DataConfig, ModelConfig, PackingConfig, TrainConfig, sized
+from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
 from minirm.files import read_rows
 from minirm.journal import Observer
 from minirm.metrics import bootstrap_interval, paired_interval
 from minirm.pairs import pair_table
 from minirm.records import Comparison, read_comparisons, to_json
-from minirm.run import RunConfig, train_run
+from minirm.run import train_run
+from minirm.run_config import DataConfig, RunConfig
 from minirm.scoring import load
 from minirm.splits import prompt_key
 from minirm.survey import usable

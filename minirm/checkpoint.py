@@ -15,10 +15,12 @@ run/
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minirm.config import ModelConfig, PackingConfig, check_fit, require
+from minirm.config import ModelConfig, PackingConfig, check_fit
 from minirm.config_json import config_from_json
+from minirm.config_rules import require
 from minirm.disk import follow, write_whole
 from minirm.errors import InputError, shorten
 from minirm.language_model import LanguageModel
@@ -213,7 +216,7 @@ def read_start(folder: Path) -> Start:
     if not (folder / METRICS).is_file():
         raise InputError(f"{folder}: this run is not finished: go on with: minirm resume {folder}")
     model, tokenizer = _read_model(folder, config)
-    return Start(folder, model, tokenizer, prompt_set(_prompt_keys(folder / PROMPTS)))
+    return Start(folder, model, tokenizer, prompt_set(read_prompts(folder / PROMPTS)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,9 +253,8 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
     load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     metrics = read_json(folder / METRICS)
     spread = config_from_json(RewardSpread, metrics.get("normalisation"), f"{folder / METRICS}: normalisation")
-    return LoadedRun(
-        model.to(device).eval(), tokenizer, packing, spread.mean, spread.std, _prompt_keys(folder / PROMPTS)
-    )
+    prompts = read_prompts(folder / PROMPTS)
+    return LoadedRun(model.to(device).eval(), tokenizer, packing, spread.mean, spread.std, prompts)
 
 
 def load_language_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, Tokenizer]:
@@ -310,7 +312,24 @@ def prompt_set(keys: np.ndarray) -> frozenset[bytes]:
     return frozenset(map(bytes, keys))
 
 
-def _prompt_keys(path: Path) -> np.ndarray:
+def prompt_array(keys: Collection[bytes]) -> np.ndarray:
+    """Return prompt keys as they are written, (prompts, 16) uint8, in order."""
+    return np.frombuffer(b"".join(sorted(keys)), dtype=np.uint8).reshape(-1, 16)
+
+
+def write_prompts(path: Path, keys: np.ndarray) -> None:
+    """Write prompt keys (prompts, 16), whole or not at all."""
+    file = io.BytesIO()  # given a name, np.save would add an ending to it
+    np.save(file, keys, allow_pickle=False)
+    write_whole(path, lambda p: p.write_bytes(file.getvalue()))
+
+
+def read_prompts(path: Path) -> np.ndarray:
+    """Return the prompt keys in a file, (prompts, 16) uint8.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
     if not path.is_file():
         raise InputError(f"{path}: file is missing from the run folder")
     try:

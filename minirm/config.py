@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from minirm.config_json import to_json
-from minirm.errors import InputError, shorten
+from minirm.config_rules import check_choices, check_largest, require
+from minirm.errors import shorten
 
 BackboneName = Literal["transformer", "torch_decoder", "gru", "lstm"]
 Style = Literal["gpt2", "llama", "bert"]
@@ -14,10 +13,6 @@ Optimizer = Literal["adamw", "adam", "sgd", "lion"]
 Schedule = Literal["cosine", "linear", "constant"]
 Loss = Literal["all_pairs", "plackett_luce", "rao_kupper"]
 Matrix = Literal["query", "key", "value", "output", "gate", "up", "down"]
-Stage = Literal["lm", "reward", "both"]
-LANGUAGE_MODEL, REWARD = "language model", "reward"
-STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL, REWARD)}
-"""The stages that a run goes through."""
 
 SIZES = {
     "tiny": {"layers": 2, "width": 128, "heads": 4},
@@ -27,55 +22,6 @@ SIZES = {
     "gpt2-medium": {"layers": 24, "width": 1024, "heads": 16},
 }
 """Sizes by name: layers L, width D, heads H."""
-
-LARGEST = {
-    "vocab_size": 1_000_000,
-    "layers": 1_000,
-    "width": 100_000,
-    "heads": 100_000,
-    "kv_heads": 100_000,
-    "mlp_width": 1_000_000,
-    "max_positions": 10_000_000,
-    "trained_positions": 10_000_000,
-    "max_tokens": 10_000_000,
-    "rank": 1_000_000,
-    "tokens_at_once": 1e15,
-    "epochs": 1e6,
-    "evaluate_every": 1e9,
-    "tie_width": 1e6,
-}
-"""The largest value of a field: far above any use, and short of where a library would overflow, abort or build for
-ever."""
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise `InputError(message)` unless the rule holds."""
-    if not holds:
-        raise InputError(message)
-
-
-def check_choices(config: object) -> None:
-    """Refuse a value that is not among those that its field's annotation lists.
-
-    Raises:
-        InputError: names the field, its value and the choices.
-    """
-    for name, hint in get_type_hints(type(config)).items():
-        value, parts = getattr(config, name), (hint, *get_args(hint))
-        choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-        free = not choices or isinstance(value, tuple) or (value is None and type(None) in parts)
-        require(free or value in choices, f"{name}={shorten(value)} must be one of {', '.join(map(str, choices))}")
-
-
-def check_largest(**fields: float | None) -> None:
-    """Refuse a value above the `LARGEST` of its name.
-
-    Raises:
-        InputError: says which.
-    """
-    for name, value in fields.items():
-        if value is not None and value > LARGEST[name]:
-            raise InputError(f"{name}={shorten(value)} must be at most {LARGEST[name]:.0f}")
 
 
 @dataclass(frozen=True)
@@ -265,7 +211,7 @@ class TrainConfig:
     """Batches per optimizer step, weighted by what each holds."""
     tokens_at_once: int | None = None
     """A batch of more tokens goes through the network in parts of about this size, its gradient accumulated: the same
-    step in less memory. None: 2,048 for a transformer on a CPU, elsewhere the whole batch."""
+    step, but for what dropout draws, in less memory. None: 2,048 for a transformer on a CPU, else the whole batch."""
     loss: Loss = "all_pairs"
     """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
     weighting: Literal["prompt", "pair"] = "prompt"
@@ -314,10 +260,6 @@ class TrainConfig:
         require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 
-REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width")
-"""What a language-model stage has no use for."""
-
-
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters: which matrices get one, and of what size; see lora.py."""
@@ -337,117 +279,3 @@ class LoraConfig:
         require(0 < self.alpha < math.inf, f"lora: alpha={self.alpha} must be above 0 and finite")
         require(0 <= self.dropout < 1, f"lora: dropout={self.dropout} must be in [0, 1)")
         require(len(self.matrices) > 0, "lora: matrices: at least one must be named")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which comparisons are read, and which are kept for validation."""
-
-    data: tuple[Path, ...]
-    """Files or folders of comparisons."""
-    validation: tuple[Path, ...] = ()
-    """Files for validation. Empty: `validation_share` of the prompts of `data`."""
-    validation_share: float = 10.0
-    """Percent of the prompts that are kept for validation, above 0 and below 100."""
-    format: str | None = None
-    """Format of the files by name; None recognises it by content."""
-    vocab_size: int | None = None
-    """Size of the vocabulary. None: 8192, or fewer if the data gives fewer. A number must be reached exactly."""
-    language_model_responses: Literal["preferred", "all"] = "preferred"
-    """Language-model stage: learn from the best response of each prompt, or from all of them."""
-    language_model_tokens: Literal["assistant", "all"] | None = None
-    """Language-model stage: learn what assistants wrote, in every one of their turns, or every token. None: assistant
-    for a run that trains a language model alone (supervised fine-tuning), all where a reward stage follows. A
-    torch_decoder learns responses alone."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        require(len(self.data) > 0, "data: at least one file or folder must be given")
-        check_largest(vocab_size=self.vocab_size)
-        share = self.validation_share
-        require(0 < share < 100, f"validation_share={share} must be above 0 and below 100 percent")
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run."""
-
-    data: DataConfig
-    model: ModelConfig
-    packing: PackingConfig
-    language_model: TrainConfig
-    """First stage; epochs=0 leaves it out."""
-    reward: TrainConfig
-    """Second stage, from the weights of the first."""
-    lora: LoraConfig | None = None
-    """Only adapters and the head learn, in the second stage; with `start`, in both. None: everything."""
-    stage: Stage = "both"
-    """lm: the first stage alone, supervised fine-tuning. reward: the second alone. both: one after the other."""
-    start: Path | None = None
-    """Run whose weights, tokenizer and model are taken over. None: weights are drawn anew."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        self._check_encoder()
-        check_fit(self.model, self.packing)
-        require(len(self.stages) > 0, f"stage={self.stage} and language_model.epochs=0 leave nothing to train")
-        based = self.lora is None or self.start is not None or self.stages == STAGES["both"]
-        require(based, "lora: adapters need weights to adapt: those of another run, or of a language-model stage")
-        learns = self.model.predicts_prompts or self.data.language_model_tokens != "all"
-        require(
-            learns, "language_model_tokens=all must be assistant for backbone=torch_decoder: its prompts are memory"
-        )
-        self._check_average_read()
-        for name in REWARD_ONLY:
-            value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
-            require(value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it")
-        for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
-            value, loss = getattr(self.reward, name), self.reward.loss
-            known = loss == "all_pairs" or value == unset
-            require(known, f"{name}={value} must be {unset} for loss={loss}: only all_pairs knows it")
-
-    def _check_encoder(self) -> None:
-        """Refuse an encoder what sees both ways can't do, with all that is to be set in one line."""
-        shared, epochs = self.packing.share_prompt, self.language_model.epochs * (LANGUAGE_MODEL in self.stages)
-        wants = f"share_prompt={shared} must be False, language_model.epochs={epochs} must be 0"
-        flags = "--no-share-prompt --stage reward"
-        fits = not self.model.bidirectional or not (shared or epochs)
-        require(fits, f"style=bert sees prompt and response both ways: {wants} ({flags})")
-
-    def _check_average_read(self) -> None:
-        """Refuse the read of a decoder's last layer where there is none, or where it could not learn."""
-        backbone, style, asked = self.model.backbone, self.model.style, self.reward.average_read
-        why = f"backbone={backbone}, style={style}: only a decoder begins so"
-        require(self._decodes or not asked, f"average_read=True must be False for {why}")
-        learns = self.lora is None
-        require(learns or not asked, "average_read=True must be False for lora: what is drawn anew could not learn")
-
-    @property
-    def _decodes(self) -> bool:
-        return self.model.backbone == "transformer" and not self.model.bidirectional
-
-    @property
-    def reads_the_average(self) -> bool:
-        """Whether the reward stage's last layer begins as an average: as asked for, or where it suits."""
-        from_nothing = self._decodes and self.start is None and self.lora is None
-        return from_nothing if self.reward.average_read is None else self.reward.average_read
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages that the run goes through, in order."""
-        return tuple(s for s in STAGES[self.stage] if s == REWARD or self.language_model.epochs)
-
-    @property
-    def seed(self) -> int:
-        """Seed of the weights and of what is kept for validation: the last stage's."""
-        return self.reward.seed if REWARD in self.stages else self.language_model.seed
-
-    @property
-    def only_assistant(self) -> bool:
-        """Whether the language-model stage learns nothing but what assistants wrote."""
-        default = "assistant" if self.stage == "lm" else "all"
-        return (self.data.language_model_tokens or default) == "assistant"
-
-    def to_json(self) -> dict:
-        """Return the configuration as plain JSON types."""
-        return to_json(self)

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirm.checkpoint import write_json
-from minirm.config import DataConfig, PackingConfig, TrainConfig, sized
+from minirm.checkpoint import CONFIG, METRICS, write_json
+from minirm.config import PackingConfig, TrainConfig, sized
 from minirm.disk import write_whole
 from minirm.errors import InputError
-from minirm.evaluate import evaluate
 from minirm.evaluation import Evaluation, as_table
 from minirm.evaluation_page import evaluation_sections, merged_history
 from minirm.journal import Observer, read_log
@@ -18,7 +17,8 @@ from minirm.pictures import Bar, accuracy_bars, learning_curve, reward_against_u
 from minirm.records import to_json
 from minirm.report import Example, Picture, Section, Table, write_report
 from minirm.report import Judged as JudgedText
-from minirm.run import REWARD, RunConfig, train_run
+from minirm.run import read_config, train_run
+from minirm.run_config import REWARD, DataConfig, RunConfig
 from minirm.scoring import load
 from minirm.synthetic import Judged, World, WorldConfig
 
@@ -69,12 +69,15 @@ def demo_config(data: Path, seed: int) -> RunConfig:
 def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested] | None:
     """Write data, run and report into a folder, and return the three test sets; None if the observer stopped the run.
 
+    A demo of the same seed that was stopped goes on.
+
     Raises:
-        InputError: the folder is not empty.
+        InputError: the folder holds something else.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name another folder")
     config = demo_config(folder / "data" / "train.jsonl", seed)  # a wrong seed is refused before anything is written
+    run, begun = folder / "run", _is_begun(folder, seed)
+    if not begun and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; name another folder")
     world = World(WorldConfig(seed=seed))
     sets = {split: world.sample(TEST_ROWS, split) for split in TEST_SETS}
     sets["train"] = World(WorldConfig(responses=TRAINING_RESPONSES, seed=seed)).sample(TRAINING_ROWS, "train")
@@ -83,17 +86,31 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
         write_whole(
             folder / "data" / f"{split}.jsonl", lambda path, text=lines: path.write_text(text, encoding="utf-8")
         )
-    if train_run(config, folder / "run", observer) is None:
+    if not (run / METRICS).is_file() and train_run(config, run, observer, resume=begun) is None:
         return None
-    scorer = load(folder / "run")
+    scorer = load(run)
     tested = []
     for split, name in TEST_SETS.items():
         comparisons = [one.comparison for one in sets[split]]
-        rewards = scorer.score_comparisons(comparisons)
+        rewards, evaluation = scorer.evaluate(comparisons, seed=seed)
         best = world.best_possible_accuracy(sets[split])
-        tested.append(Tested(name, sets[split], rewards, evaluate(comparisons, rewards, seed=seed), best))
+        tested.append(Tested(name, sets[split], rewards, evaluation, best))
     _write(folder, tested)
     return tested
+
+
+def _is_begun(folder: Path, seed: int) -> bool:
+    """Return whether a folder holds a demo that was stopped after it had begun to train.
+
+    Raises:
+        InputError: it was begun with another seed.
+    """
+    if not (folder / "run" / CONFIG).is_file() or (folder / METRICS).is_file():
+        return False
+    begun = read_config(folder / "run").seed
+    if begun != seed:
+        raise InputError(f"{folder}: was begun with seed={begun}, not seed={seed}")
+    return True
 
 
 def verdict(tested: Sequence[Tested]) -> str:

@@ -38,6 +38,7 @@ def evaluate(
     swapped_rewards: Rewards | None = None,
     training_prompts: Collection[bytes] | None = None,
     cut: Mapping[str, int] | None = None,
+    dropped: Mapping[str, int] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Evaluation:
@@ -48,6 +49,7 @@ def evaluate(
         swapped_rewards: the same for the same responses behind another comparison's prompt.
         training_prompts: `minirm.splits.prompt_key` of all that was trained on; leakage is reported if given.
         cut: what `minirm.scoring.score_comparisons` says that it cut; reported if given.
+        dropped: what `minirm.survey.usable` says that it left out before; reported if given.
         resamples: bootstrap resamples of the prompts, for the 95% intervals.
     Raises:
         InputError: no comparison has two different scores.
@@ -73,6 +75,7 @@ def evaluate(
         leakage=None if training_prompts is None else _leakage(comparisons, pairs, training_prompts, estimate),
         subsets=_subsets(comparisons, pairs, estimate),
         cut=None if cut is None else dict(cut),
+        dropped=None if dropped is None else dict(dropped),
         resamples=resamples,
         seed=seed,
     )

@@ -128,6 +128,8 @@ class Evaluation:
     """Accuracy per named part of a benchmark."""
     cut: dict[str, int] | None
     """Responses that were scored behind a cut prompt ("prompts"), or cut themselves ("responses"); None: not known."""
+    dropped: dict[str, int] | None
+    """Rows of the data that were left out, and responses that were merged, by reason; None: not known."""
     resamples: int
     seed: int
 
@@ -155,6 +157,7 @@ def as_table(evaluation: Evaluation) -> list[TableRow]:
         *_cut_rows(evaluation.cut or {}),
         TableRow("equal rewards", f"{evaluation.reward_ties:,}", "", "pairs with equal rewards, each counted one half"),
         TableRow("equal scores", f"{evaluation.label_ties:,}", "", "pairs without a better response, left out"),
+        *(TableRow("left out", f"{count:,}", "", why) for why, count in sorted((evaluation.dropped or {}).items())),
         *(_row(f"subset {name}", part, _count(part.count, "pair")) for name, part in evaluation.subsets.items()),
     ]
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minirm.backbones import Backbone, build_backbone
-from minirm.config import ModelConfig, require
+from minirm.config import ModelConfig
+from minirm.config_rules import require
 from minirm.layers import take_rows
 from minirm.layout import lay_out
 from minirm.packing import PackedBatch

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minirm.config import LoraConfig, Matrix, require
+from minirm.config import LoraConfig, Matrix
+from minirm.config_rules import require
 from minirm.layers import Stacked
 
 FIELD_NAMES = {"out": "output", "linear1": "up", "linear2": "down"}

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirm.config import PackingConfig, require
+from minirm.config import PackingConfig
+from minirm.config_rules import require
 from minirm.layout import Layout, lay_out, lay_out_rows
 from minirm.records import Comparison
 from minirm.tokenizer import Tokenizer

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minirm.checkpoint import Start
-from minirm.config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig, require
+from minirm.checkpoint import Start, prompt_array
+from minirm.config_rules import require
 from minirm.errors import InputError, name_paths
 from minirm.packing import Encoded, fit, tokenize
 from minirm.records import Comparison, read_comparisons
+from minirm.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 from minirm.splits import draw_validation, prompt_key
 from minirm.stream import TokenStore, preferred
 from minirm.survey import MERGED, DataSummary, describe, usable
@@ -84,7 +85,8 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     """
     data, seed = config.data, config.seed
     keys: set[bytes] = set()
-    summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys))
+    named = read_comparisons(data.validation, format=data.format) if data.validation else None
+    summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys), named)
     _check_learnable(config, summary)
     if not data.validation and len(keys) < 2:
         raise InputError(
@@ -99,9 +101,8 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     for part in ("training", "validation"):
         stores |= _encode(config, split, part, tokenizer, folder / part, counts)
     seen = (keys - held_out) | (frozenset() if start is None else start.training_prompts)
-    trained_on = np.frombuffer(b"".join(sorted(seen)), dtype=np.uint8).reshape(-1, 16)
     digest = None if start is None else start.digest()
-    return Prepared(tokenizer, summary, counts, trained_on, validation, stores, digest)
+    return Prepared(tokenizer, summary, counts, prompt_array(seen), validation, stores, digest)
 
 
 def _check_learnable(config: RunConfig, summary: DataSummary) -> None:

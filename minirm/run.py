@@ -3,14 +3,11 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import io
 import math
 import platform
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +17,11 @@ import torch.distributed as dist
 from torch import nn
 
 from minirm import checkpoint
-from minirm.config import LANGUAGE_MODEL, REWARD, RunConfig, TrainConfig
+from minirm.config import TrainConfig
 from minirm.config_json import config_from_json, to_json
 from minirm.disk import alone_in, write_whole
 from minirm.errors import InputError
-from minirm.evaluate import Evaluation, evaluate
-from minirm.evaluation import Surprise
+from minirm.evaluation import Evaluation, Surprise
 from minirm.evaluation_page import write_evaluation
 from minirm.hugging_face import read_start
 from minirm.journal import Journal, Observer, read_log
@@ -34,7 +30,8 @@ from minirm.lora import add_adapters, merge, trained_weights
 from minirm.objectives import LanguageModelObjective, RewardObjective
 from minirm.prepare import Prepared, prepare
 from minirm.reward_model import RewardModel
-from minirm.scoring import score_comparisons, swap_prompts
+from minirm.run_config import LANGUAGE_MODEL, REWARD, RunConfig
+from minirm.scoring import RewardScorer, score_comparisons
 from minirm.stream import Stream
 from minirm.tokenizer import Tokenizer
 from minirm.train import Evaluated, Trainer
@@ -73,6 +70,7 @@ def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: b
     start = None if config.start is None else read_start(config.start)
     with tempfile.TemporaryDirectory(prefix="minirm-") as work:
         prepared = prepare(config, Path(work), start)
+        _note_what_was_left_out(prepared, observer)
         vocab_size = prepared.tokenizer.vocab_size if start is None else start.model.vocab_size
         config = replace(config, model=replace(config.model, vocab_size=vocab_size))
         if resume:
@@ -90,6 +88,14 @@ def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: b
         checkpoint.write_json(folder / checkpoint.METRICS, {"validation": dataclasses.asdict(surprise)})
         return surprise
     return finish(config, prepared, model, folder)
+
+
+def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
+    """Say what was cut, merged or dropped, and how many prompts of the files for validation stand in training too."""
+    for name, count in sorted(prepared.counts.items()):
+        observer.note(f"{name}: {count:,}")
+    if prepared.summary.shared_prompts:
+        observer.note(f"validation: {prepared.summary.shared_prompts:,} of its prompts stand in training too")
 
 
 @dataclass
@@ -195,17 +201,8 @@ def read_config(folder: Path) -> RunConfig:
 
 def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
     """Evaluate a reward model on the validation part, and write figures and pictures."""
-    score = partial(score_comparisons, model, prepared.tokenizer, config.packing)
-    cut: Counter[str] = Counter()
-    rewards = score(prepared.validation, cut)
-    evaluation = evaluate(
-        prepared.validation,
-        rewards,
-        swapped_rewards=score(swap_prompts(prepared.validation)),
-        training_prompts=checkpoint.prompt_set(prepared.training_prompts),
-        cut=cut,
-        seed=config.reward.seed,
-    )
+    run = checkpoint.LoadedRun(model, prepared.tokenizer, config.packing, None, None, prepared.training_prompts)
+    rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=config.reward.seed)
     everything = np.concatenate([np.array(row) for row in rewards])
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
     checkpoint.write_json(folder / checkpoint.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
@@ -236,7 +233,7 @@ def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> N
     )
     write_whole(folder / checkpoint.TOKENIZER, prepared.tokenizer.save)
     checkpoint.write_json(folder / checkpoint.DATA, prepared.description())
-    write_whole(folder / checkpoint.PROMPTS, lambda p: p.write_bytes(_npy(prepared.training_prompts)))
+    checkpoint.write_prompts(folder / checkpoint.PROMPTS, prepared.training_prompts)
 
 
 def _check_unchanged(prepared: Prepared, folder: Path) -> None:
@@ -246,19 +243,13 @@ def _check_unchanged(prepared: Prepared, folder: Path) -> None:
     same = {
         checkpoint.CONFIG: checkpoint.read_json(folder / checkpoint.CONFIG).get("template") == to_json(template),
         checkpoint.TOKENIZER: tokenizer.bpe.to_str() == prepared.tokenizer.bpe.to_str(),
-        checkpoint.PROMPTS: prompts.is_file() and prompts.read_bytes() == _npy(prepared.training_prompts),
+        checkpoint.PROMPTS: np.array_equal(checkpoint.read_prompts(prompts), prepared.training_prompts),
         checkpoint.DATA: checkpoint.read_json(folder / checkpoint.DATA) == prepared.description(),
     }
     changed = [name for name, is_same in same.items() if not is_same]
     if changed:
         named = ", ".join(changed)
         raise InputError(f"{folder}: the data changed since this run began ({named} would differ): train anew")
-
-
-def _npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()  # given a name, np.save would add an ending to it
-    np.save(file, array, allow_pickle=False)
-    return file.getvalue()
 
 
 def minirm_version() -> str:

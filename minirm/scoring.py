@@ -1,18 +1,20 @@
 """A trained run as a function: texts in, rewards out, encoded exactly as in training."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from minirm import hugging_face
-from minirm.checkpoint import LoadedRun, load_run
+from minirm.checkpoint import LoadedRun, load_run, prompt_set
 from minirm.config import PackingConfig
 from minirm.dialogue import LEAD_IN, Turn, check_text, has_human_turn, parse_prompt, parse_response
 from minirm.errors import InputError, field_error
+from minirm.evaluate import Evaluation, evaluate
 from minirm.files import Row
 from minirm.packing import Encoded, pack, tokenize, truncate
 from minirm.records import Comparison, parse_record, recognise_format
@@ -27,16 +29,25 @@ ROWS_AT_ONCE = 256
 TOKENS_AT_ONCE = 2048
 """On a CPU, a batch takes comparisons until their tokens reach this number: what so few need stays in its caches."""
 
+Advance = Callable[[int], object]
+"""Is told how many more responses have been scored."""
+
+
+def to_nobody(_responses: int) -> None:
+    pass
+
 
 class RewardScorer:
     """Scores responses with a reward model. Responses to the same prompt share its computation.
 
-    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` names it.
+    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` names it; who wants
+    to follow the work puts a function into `advance`.
     """
 
     def __init__(self, run: LoadedRun) -> None:
         self.run = run
         self.cut: Counter[str] = Counter()
+        self.advance: Advance = to_nobody
 
     def score(
         self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
@@ -68,7 +79,8 @@ class RewardScorer:
         for comparison in comparisons:
             grouped.setdefault(comparison.prompt, []).extend(comparison.responses)
         merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
-        scored = score_comparisons(self.run.model, self.run.tokenizer, self.run.packing, merged, self.cut)
+        run = self.run
+        scored = score_comparisons(run.model, run.tokenizer, run.packing, merged, self.cut, self.advance)
         rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
         mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
         if mean is None:
@@ -78,6 +90,29 @@ class RewardScorer:
             for comparison in comparisons
         ]
 
+    def evaluate(
+        self, comparisons: Sequence[Comparison], *, dropped: Mapping[str, int] | None = None, seed: int = 0
+    ) -> tuple[list[list[float]], Evaluation]:
+        """Return the rewards of comparisons and how well they order them, also behind the prompts of others.
+
+        Args:
+            dropped: what `minirm.survey.usable` left out of the comparisons; reported if given.
+            seed: of the intervals' resamples.
+        """
+        before, known = self.cut.copy(), self.run.training_prompts
+        rewards = self.score_comparisons(comparisons)
+        cut = {name: count - before[name] for name, count in self.cut.items()}
+        evaluation = evaluate(
+            comparisons,
+            rewards,
+            swapped_rewards=self.score_comparisons(swap_prompts(comparisons)),
+            training_prompts=None if known is None else prompt_set(known),
+            cut=cut,
+            dropped=dropped,
+            seed=seed,
+        )
+        return rewards, evaluation
+
     def score_rows(self, rows: Iterable[Row], *, normalise: bool = False) -> Iterator[dict]:
         """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
 
@@ -86,12 +121,7 @@ class RewardScorer:
         Raises:
             InputError: a record is none of these; the message names its place.
         """
-        rows = iter(rows)
-        while batch := list(islice(rows, ROWS_AT_ONCE)):
-            comparisons, singly = zip(*map(_read_row, batch), strict=True)
-            scored = self.score_comparisons(comparisons, normalise=normalise)
-            for row, is_single, rewards in zip(batch, singly, scored, strict=True):
-                yield {**row.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
+        return score_rows(rows, partial(self.score_comparisons, normalise=normalise))
 
     def reward_fn(
         self,
@@ -115,6 +145,15 @@ class RewardScorer:
 
 def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str]) -> Comparison:
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses))
+
+
+def score_rows(rows: Iterable[Row], score: Callable[[Sequence[Comparison]], list[list[float]]]) -> Iterator[dict]:
+    """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
+    rows = iter(rows)
+    while batch := list(islice(rows, ROWS_AT_ONCE)):
+        comparisons, singly = zip(*map(_read_row, batch), strict=True)
+        for row, is_single, rewards in zip(batch, singly, score(comparisons), strict=True):
+            yield {**row.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
 
 
 def _read_row(row: Row) -> tuple[Comparison, bool]:
@@ -167,12 +206,14 @@ def score_comparisons(
     packing: PackingConfig,
     comparisons: Sequence[Comparison],
     cut: Counter[str] | None = None,
+    advance: Advance = to_nobody,
 ) -> list[list[float]]:
     """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out.
 
     Args:
         cut: to which is added how many responses were read behind a prompt cut from its left ("prompts"), and how many
             were themselves cut before their end ("responses").
+        advance: is told of each batch, when it is scored, how many responses it held.
     """
     cut = Counter() if cut is None else cut
     rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
@@ -182,7 +223,7 @@ def score_comparisons(
         for numbers, part in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional):
             parts.append(part)
             owners.append((row, numbers))
-    for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts), strict=True):
+    for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts, advance), strict=True):
         for k, reward in zip(numbers, scored, strict=True):
             rewards[row][k] = reward
     return rewards
@@ -208,7 +249,9 @@ def _cut_each(
 
 
 @torch.inference_mode()
-def score_encoded(model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded]) -> list[list[float]]:
+def score_encoded(
+    model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded], advance: Advance = to_nobody
+) -> list[list[float]]:
     """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time."""
     model.eval()
     device, budget = model.head.weight.device, packing.tokens_per_batch
@@ -218,6 +261,7 @@ def score_encoded(model: RewardModel, packing: PackingConfig, encoded: Sequence[
         scored = model(packed.to(device)).tolist()
         for row, item, values in zip(rows, batch, scored, strict=True):
             rewards[row] += values[: len(item.responses)]
+        advance(sum(len(item.responses) for item in batch))
     return rewards
 
 
@@ -263,6 +307,11 @@ def swap_prompts(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(comparison, prompt=prompt) for comparison, prompt in zip(comparisons, others, strict=True)]
 
 
+def usual_device() -> str:
+    """Return "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:
     """Return the scorer of a run folder, which holds all that it needs.
 
@@ -272,7 +321,7 @@ def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:
     Raises:
         InputError: the folder lacks a file, or a file does not fit the others.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or usual_device()
     is_foreign = hugging_face.is_checkpoint(Path(run_folder))
     return RewardScorer(_load_checkpoint(Path(run_folder), device) if is_foreign else load_run(run_folder, device))
 

@@ -23,7 +23,7 @@ def select_reward(
     Source: Llama 2, arXiv:2307.09288, section 3.2.3, R_c and its 0.15.
     """
     unsafe = safety < threshold
-    if isinstance(unsafe, bool):
+    if not isinstance(unsafe, Tensor):
         return safety if is_safety_prompt or unsafe else helpfulness
     return torch.where(torch.as_tensor(is_safety_prompt, device=unsafe.device) | unsafe, safety, helpfulness)
 

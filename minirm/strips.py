@@ -1,6 +1,6 @@
 """Attention over segments as plain matrix products, forward and backward: the way of a CPU.
 
-PyTorch's kernel for CPUs takes one head at a time, in blocks of 32 to 64 queries, and computes the weights anew in the
+PyTorch's kernel for CPUs takes one head at a time, in blocks of 32 to 256 queries, and computes the weights anew in the
 backward pass. A *strip* is up to `MOST_QUERIES` queries of every segment and every head of a tile: one batched product,
 which reaches no further than the last key that one of them sees, and whose weights are kept.
 

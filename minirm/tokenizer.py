@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
-from minirm.config import check_largest
+from minirm.config_rules import check_largest
 from minirm.errors import InputError
 from minirm.records import Turn
 from minirm.template import OWN, Template

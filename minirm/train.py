@@ -137,7 +137,7 @@ class Trainer:
         """Yield each step and each evaluation until the last step, or until patience ends.
 
         Raises:
-            InputError: a loss or gradient is not finite; the message names the step, and in training batch and rows.
+            InputError: a loss or gradient is not finite; the message names the step, and in training the rows.
         """
         self.in_flight.clear()
         yield from self._evaluate_if_due()  # training may have been left between a step and its evaluation
@@ -165,7 +165,7 @@ class Trainer:
     def _rest_of_epoch(self) -> Iterator[Launched]:
         plan = self.training.plan(self.progress.epoch)[self.progress.steps_in_epoch * self.window :]
         mine, each = plan[self.rank :: self.processes], self.config.accumulate
-        parts = self.training.in_parts(mine, self.at_once) if self.at_once else [[rows] for rows in mine]
+        parts = self._parts(self.training, mine)
         batches = self.training.batches(chain.from_iterable(parts))
         for window in range(math.ceil(len(plan) / self.window)):
             if self.progress.step >= self.steps:
@@ -173,6 +173,10 @@ class Trainer:
             self.progress.steps_in_epoch += 1
             yield self._launch(islice(batches, sum(map(len, parts[window * each : (window + 1) * each]))))
         self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
+
+    def _parts(self, stream: Stream, plan: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return each batch of a plan in the parts that are computed together."""
+        return stream.in_parts(plan, self.at_once) if self.at_once else [[rows] for rows in plan]
 
     def step(self, window: Iterable[PackedBatch]) -> Step:
         """Take one optimizer step on this process's batches of a window, and wait for its figures."""
@@ -190,16 +194,19 @@ class Trainer:
         weights = [float(self.objective.total_weight(batch)) for batch in window]
         total = self._sum_over_processes(torch.tensor(sum(weights), dtype=torch.float64)).clamp(min=1e-30).item()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
-        for number, batch in enumerate(window):
+        for batch in window:
             outcome = self._forward(batch.to(self.device))
-            self._check_finite("loss", outcome.loss, batch.rows, number)
+            if self.processes == 1:  # several find out together, below: one alone would leave the others waiting
+                self._check_finite("loss", outcome.loss, batch.rows)
             (outcome.loss / total).backward()
             _add_up(sums, outcome, batch)
         norm, rows = self._finish_gradients(), [row for batch in window for row in batch.rows]
+        sums = self._sum_over_processes(sums)
+        self._check_finite("loss", sums[0], rows)
         self._check_finite("gradient norm", norm, rows)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        figures = torch.cat([self._sum_over_processes(sums), norm[None].double()])
+        figures = torch.cat([sums, norm[None].double()])
         self.progress.step += 1
         return Launched(OnItsWay(figures), self.progress.step, total, rate, rows, began)
 
@@ -214,11 +221,12 @@ class Trainer:
         """Return what a step did, as soon as it is known.
 
         Raises:
-            InputError: its gradient is not finite.
+            InputError: its loss or gradient is not finite.
         """
         loss, hits, cases, comparisons, tokens, norm = launched.figures.wait()
-        if not math.isfinite(norm):
-            raise InputError(self._not_finite("gradient norm", norm, launched.step, launched.rows))
+        for what, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise InputError(self._not_finite(what, value, launched.step, launched.rows))
         now = time.perf_counter()
         seconds, self.last_read = now - max(launched.began, self.last_read), now
         self.settling = self.settling and not self.is_settled
@@ -265,16 +273,15 @@ class Trainer:
         """Return of each wish whether one of the processes has it, so that all of them act after the same step."""
         return (self._sum_over_processes(torch.tensor(wishes, dtype=torch.float64)) > 0).tolist()
 
-    def _check_finite(self, what: str, value: Tensor, rows: Sequence[int], number: int | None = None) -> None:
-        """Look at once on a CPU; a GPU is not made to wait: `_read` looks at the gradient when it is there."""
+    def _check_finite(self, what: str, value: Tensor, rows: Sequence[int]) -> None:
+        """Look at once on a CPU; a GPU is not made to wait: `_read` looks when the figures are there."""
         if self.device.type == "cpu" and not math.isfinite(value.item()):
-            raise InputError(self._not_finite(what, value.item(), self.progress.step + 1, rows, number))
+            raise InputError(self._not_finite(what, value.item(), self.progress.step + 1, rows))
 
-    def _not_finite(self, what: str, value: float, step: int, rows: Sequence[int], number: int | None = None) -> str:
+    def _not_finite(self, what: str, value: float, step: int, rows: Sequence[int]) -> str:
         named = ", ".join(map(str, rows[:16])) + (", …" if len(rows) > 16 else "")
-        where = f"step {step}, " + ("" if number is None else f"batch {number + 1} of its window, ")
         rate = f"learning_rate={self.config.learning_rate} may be too high"
-        return f"{what} is {value} at {where}training rows {named}: {rate}"
+        return f"{what} is {value} at step {step}, training rows {named}: {rate}"
 
     @torch.no_grad()
     def evaluate(self, stream: Stream) -> tuple[float, float]:
@@ -282,7 +289,7 @@ class Trainer:
         self.model.eval()
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         weight = 0.0
-        for batch in stream.batches(stream.plan(None)):
+        for batch in stream.batches(chain.from_iterable(self._parts(stream, stream.plan(None)))):
             _add_up(sums, self._forward(batch.to(self.device)), batch)
             weight += float(self.objective.total_weight(batch))
         loss, hits, cases, _, _ = sums.tolist()

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Self
 
@@ -19,6 +19,17 @@ FEW_STEPS = 20
 """Below so many steps in a stage, nothing much can be learned, and the user is told what to turn."""
 LINES = 10
 """Lines about steps that a stage writes where there is no bar."""
+
+
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TextColumn("left"),
+    TimeRemainingColumn(),
+)
+"""Of a bar."""
 
 
 class _Bars(Progress):
@@ -52,6 +63,15 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice, and clearing away takes a moment
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int | None = None, *, shown: bool = True) -> Iterator[Callable[[int], object]]:
+    """Draw a bar, where standard error is a terminal, that grows by what is told to the function that this yields."""
+    console = Console(stderr=True)
+    with Progress(*COLUMNS, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda more: progress.advance(task, more)
 
 
 class Stopper(Observer):
@@ -90,9 +110,7 @@ class Watcher(Stopper):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.progress = _Bars(*columns, *times, console=console, disable=not console.is_terminal)
+        self.progress = _Bars(*COLUMNS, console=console, disable=not console.is_terminal)
 
     def __enter__(self) -> Self:
         super().__enter__()

@@ -7,18 +7,24 @@ after a question that a template writes around the response. Where both words ar
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minirm.dialogue import check_text, parse_prompt, render_dialogue
+from minirm import hugging_face
+from minirm.checkpoint import load_language_model
+from minirm.dialogue import Turn, check_text, parse_prompt, render_dialogue
 from minirm.errors import InputError, field_error
+from minirm.files import Row
 from minirm.language_model import LanguageModel
 from minirm.packing import Encoded, pack
-from minirm.scoring import Prompt, last_text
+from minirm.records import Comparison
+from minirm.scoring import Advance, Prompt, last_text, score_rows, to_nobody, usual_device
 from minirm.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 2048
@@ -51,7 +57,8 @@ class ZeroShotScorer:
         no: str = " no",
     ) -> None:
         self.template = template
-        texts = [template] if isinstance(template, str) else [message["content"] for message in template]
+        self.advance: Advance = to_nobody
+        texts = [template] if isinstance(template, str) else [turn.text for turn in parse_prompt(template, "template")]
         self.places = {name for text in texts for name in PLACES.findall(text)}
         if "response" not in self.places:
             raise field_error("template", template, "must hold {response}, where the response goes")
@@ -90,7 +97,18 @@ class ZeroShotScorer:
             likely = (yes - no).double().clamp(-SUREST, SUREST).sigmoid().tolist()
             for row, probability in zip(rows, likely, strict=True):
                 rewards[row] = probability
+            self.advance(len(rows))
         return rewards
+
+    def score_comparisons(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
+        """Return the rewards of each comparison's responses; a prompt of one user's turn is its text alone."""
+        asked = [(_as_text(one.prompt), response) for one in comparisons for response in one.responses]
+        rewards = iter(self.score([prompt for prompt, _ in asked], [response for _, response in asked]))
+        return [list(islice(rewards, len(one.responses))) for one in comparisons]
+
+    def score_rows(self, rows: Iterable[Row]) -> Iterator[dict]:
+        """Yield each record with "reward" or "rewards" added; see `minirm.scoring.RewardScorer.score_rows`."""
+        return score_rows(rows, self.score_comparisons)
 
     def reward_fn(
         self,
@@ -130,6 +148,34 @@ class ZeroShotScorer:
         if room is not None and len(ids) + answer > room:
             raise InputError(f"responses[{n}]: {len(ids) + answer} tokens with the template: must be at most {room}")
         return ids
+
+
+def load_zero_shot(
+    folder: Path, question: str, yes: str = " yes", no: str = " no", device: str | None = None
+) -> ZeroShotScorer:
+    """Return the scorer that asks the language model in a folder.
+
+    Args:
+        folder: what `minirm train --stage lm` wrote; or a language model in Hugging Face's layout.
+        question: template with "{response}", and maybe "{prompt}"; see `ZeroShotScorer`.
+        yes, no: the two answers.
+        device: where to compute; None takes a GPU where there is one.
+    Raises:
+        InputError: the folder holds no language model, or the question no place for the response.
+    """
+    device = device or usual_device()
+    if hugging_face.is_checkpoint(folder):
+        imported = hugging_face.read_model(folder)
+        if imported.has_head:
+            raise InputError(f"{folder}: a reward model: must be a language model, which can answer a question")
+        model, tokenizer = hugging_face.build_language_model(imported).to(device), imported.tokenizer
+    else:
+        model, tokenizer = load_language_model(folder, device)
+    return ZeroShotScorer(model, tokenizer, question, yes, no)
+
+
+def _as_text(turns: tuple[Turn, ...]) -> str:
+    return turns[0].text if len(turns) == 1 and turns[0].role == "user" else render_dialogue(turns)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,6 +1,8 @@
 """The house stands: imports run downward, and nobody imports in a circle."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
     ["errors", "memory"],
-    ["disk", "config_json"],
+    ["disk", "config_json", "config_rules"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
-    ["records", "layout", "films", "pictures", "report", "template"],
+    ["run_config", "records", "layout", "films", "pictures", "report", "template"],
     ["strips"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
     ["recurrence", "lora", "pairs"],
@@ -70,6 +72,11 @@ def test_every_module_has_a_floor():
 def test_imports_run_downward(name):
     above = {other for other in imported(modules()[name]) if FLOOR_OF[other] >= FLOOR_OF[name]}
     assert not above, f"{name} (floor {FLOOR_OF[name]}) imports {above}"
+
+
+def test_the_mathematics_comes_with_the_package():
+    names = "minirm.losses.bradley_terry_loss, minirm.metrics.pairwise_accuracy, minirm.shaping.whiten"
+    subprocess.run([sys.executable, "-c", f"import minirm; {names}"], check=True)
 
 
 def test_the_package_never_imports_the_bench_or_the_tests():

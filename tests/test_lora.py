@@ -18,7 +18,8 @@ from minirm.lora import Adapted, add_adapters, merge, trained_weights
 from minirm.optimizers import build_optimizer
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
-from minirm.run import LANGUAGE_MODEL, REWARD, read_config, train_run
+from minirm.run import read_config, train_run
+from minirm.run_config import LANGUAGE_MODEL, REWARD
 from minirm.scoring import load
 from minirm.train import Evaluated
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines

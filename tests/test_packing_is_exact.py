@@ -123,13 +123,14 @@ def test_nan_in_one_response_does_not_change_its_siblings(name, way):
 
 @each_causal
 @few
-@given(batch=encoded_batches())
-def test_a_state_carries_everything_that_a_continuation_needs(name, batch):
+@given(batch=encoded_batches(), way=st.sampled_from(WAYS))
+def test_a_state_carries_everything_that_a_continuation_needs(name, batch, way):
     """Prompts first, then responses from their state: what generation and repeated scoring of one prompt do."""
     backbone = randomised(build_backbone(ARCHITECTURES[name]))
     prompts = lay_out([len(e.prompt) for e in batch], [-1] * len(batch), range(len(batch)))
     tokens = torch.from_numpy(np.concatenate([e.prompt for e in batch])).long()
-    _, state = backbone(tokens, prompts, keep_state=True)
+    with attention_by(way):
+        _, state = backbone(tokens, prompts, keep_state=True)
     responses = [(b, r) for b, e in enumerate(batch) for r in e.responses]
     layout = lay_out([len(r) for _, r in responses], [b for b, _ in responses], range(len(responses)), prompts)
     tokens = torch.from_numpy(np.concatenate([r for _, r in responses])).long()
@@ -140,11 +141,13 @@ def test_a_state_carries_everything_that_a_continuation_needs(name, batch):
 
 
 @each_architecture
-def test_reading_only_the_last_tokens_is_what_reading_everything_gives_there(name):
+@pytest.mark.parametrize("way", WAYS)
+def test_reading_only_the_last_tokens_is_what_reading_everything_gives_there(name, way):
     backbone = randomised(build_backbone(ARCHITECTURES[name]))
     batch = packed_for(name, [UNEQUAL])
-    fused, _ = backbone(batch.tokens, batch.layout, only_reads=True)
-    everywhere, _ = backbone(batch.tokens, batch.layout)
+    with attention_by(way):
+        fused, _ = backbone(batch.tokens, batch.layout, only_reads=True)
+        everywhere, _ = backbone(batch.tokens, batch.layout)
     there = everywhere[batch.layout.reads]
     torch.testing.assert_close(fused, there, rtol=1e-12, atol=1e-12)
     fast, slow = (gradients(backbone, (states.tanh() * states.detach()).sum()) for states in (fused, there))
@@ -156,14 +159,16 @@ TRANSFORMERS = [name for name, config in ARCHITECTURES.items() if config.backbon
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @few
-@given(batch=encoded_batches(most_tokens=20), only_reads=st.booleans(), keep_state=st.booleans())
-def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch, only_reads, keep_state):
+@given(
+    batch=encoded_batches(most_tokens=20), only_reads=st.booleans(), keep_state=st.booleans(), way=st.sampled_from(WAYS)
+)
+def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch, only_reads, keep_state, way):
     """In float64, which autocast leaves alone: within it a batch is filled up all the same."""
     backbone = randomised(build_backbone(ARCHITECTURES[name]))
     packed = packed_for(name, batch * 2 + [UNEQUAL])
     exact, state = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=keep_state)
     weight = torch.randn(exact.shape, dtype=exact.dtype, generator=torch.Generator().manual_seed(0))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), attention_by(way):
         filled, layout = fill_up(packed.tokens, packed.layout)
         hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=keep_state)
     assert len(filled) == len(layout.positions) == len(layout.everywhere.place) <= 17 / 16 * len(packed.tokens)
@@ -184,13 +189,15 @@ def test_filled_up_batches_have_few_sizes():
 
 
 @each_architecture
-def test_gradient_checkpointing_changes_no_gradient(name):
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_checkpointing_changes_no_gradient(name, way):
     model = randomised(RewardModel(ARCHITECTURES[name]))
     twin = copy.deepcopy(model)
     twin.backbone.checkpointing = True
     batch = packed_for(name, [UNEQUAL])
-    expected = gradients(model, model(batch).diff().sum())
-    torch.testing.assert_close(gradients(twin, twin(batch).diff().sum()), expected, rtol=1e-12, atol=1e-12)
+    with attention_by(way):
+        expected = gradients(model, model(batch).diff().sum())
+        torch.testing.assert_close(gradients(twin, twin(batch).diff().sum()), expected, rtol=1e-12, atol=1e-12)
 
 
 @each_causal

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -14,17 +15,19 @@ import torch.multiprocessing as mp
 from minirm import run
 from minirm.checkpoint import restore_progress, save_progress
 from minirm.commands.train import joined_processes
-from minirm.config import LANGUAGE_MODEL, LoraConfig, PackingConfig, TrainConfig
+from minirm.config import LoraConfig, PackingConfig, TrainConfig
+from minirm.errors import InputError
 from minirm.journal import Journal, Observer
 from minirm.objectives import RewardObjective
 from minirm.packing import pack
 from minirm.reward_model import RewardModel
+from minirm.run_config import LANGUAGE_MODEL
 from minirm.stream import Stream, TokenStore
 from minirm.train import Evaluated, OnItsWay, Progress, Step, Trainer
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
-from tests.test_train import MODEL, make_trainer, some_comparisons, step_in_windows, weights
+from tests.test_train import MODEL, PLAIN, assert_same_figures, make_trainer, some_comparisons, step_in_windows, weights
 
 Work = Callable[[int, Path], None]
 
@@ -47,24 +50,42 @@ CUTS = {"halves": [[0, 1, 2, 3], [4, 5, 6, 7]], "nothing for the second": [[0, 1
 
 
 def _take_a_step_with_each_cut(rank: int, folder: Path) -> None:
-    config = TrainConfig(clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
     comparisons = some_comparisons(8, seed=5)
     for name, cut in CUTS.items():
         store = TokenStore.write(comparisons, folder / name / str(rank))
         stream = Stream(store, PackingConfig())
-        trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(config), stream, stream, config)
-        trainer.step([pack([comparisons[i]]) for i in cut[rank]])
-        if rank == 0:
-            torch.save(weights(trainer), folder / name / "weights.pt")
+        trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(PLAIN), stream, stream, PLAIN)
+        step = trainer.step([pack([comparisons[i]]) for i in cut[rank]])
+        torch.save((weights(trainer), step), folder / name / f"{rank}.pt")
         assert trainer.any_process(rank == 1, False) == [True, False]
 
 
 def test_two_processes_take_the_step_that_one_would(tmp_path):
     """In the second cut the last window is short, and one process has nothing to do in it. They also stop together."""
     in_two_processes(_take_a_step_with_each_cut, tmp_path)
-    whole = step_in_windows(tmp_path / "whole", "prompt", [8])
+    whole, step = step_in_windows(tmp_path / "whole", "prompt", [8])
     for name in CUTS:
-        torch.testing.assert_close(torch.load(tmp_path / name / "weights.pt"), whole)
+        for rank in range(2):
+            together, figures = torch.load(tmp_path / name / f"{rank}.pt", weights_only=False)
+            torch.testing.assert_close(together, whole)
+            assert_same_figures(figures, step)
+
+
+def _meet_a_loss_that_is_nan(rank: int, folder: Path) -> None:
+    trainer = make_trainer(folder / str(rank), TrainConfig())
+    forward = trainer._forward
+
+    def sick(batch):
+        outcome = forward(batch)
+        return replace(outcome, loss=outcome.loss * torch.nan)
+
+    trainer._forward = forward if rank == 0 else sick
+    with pytest.raises(InputError, match=r"loss is nan at step 1, training rows \d+, "):
+        list(trainer.run())
+
+
+def test_a_loss_that_is_nan_in_one_process_stops_both_with_the_same_message(tmp_path):
+    in_two_processes(_meet_a_loss_that_is_nan, tmp_path)
 
 
 class FirstStageAlone(run._Stages):
@@ -132,7 +153,7 @@ def test_a_timed_save_comes_after_the_same_step_though_clocks_differ(tmp_path):
 
 
 def _resume(rank: int, folder: Path) -> None:
-    config = TrainConfig(epochs=2, evaluate_every=100)
+    config = TrainConfig(epochs=2, evaluate_every=100, tokens_at_once=10)
     whole, resumed = (make_trainer(folder / f"{name}{rank}", config) for name in ("whole", "resumed"))
     for event in whole.run():
         if isinstance(event, Step) and event.step == 2 and rank == 0:

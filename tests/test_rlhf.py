@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minirm.checkpoint import load_language_model, write_tensors
+from minirm.checkpoint import load_language_model, read_start, write_tensors
 from minirm.cli import main
 from minirm.config import ModelConfig
 from minirm.dialogue import Turn
@@ -20,11 +20,13 @@ from minirm.errors import InputError
 from minirm.films import praise
 from minirm.journal import Observer
 from minirm.language_model import LanguageModel
+from minirm.records import read_comparisons
 from minirm.rlhf import follow, ppo
 from minirm.rlhf.best_of_n import best_of_n
 from minirm.rlhf.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
 from minirm.rlhf.sampling import sample
 from minirm.run import train_run
+from minirm.splits import prompt_key
 from minirm.template import OWN, as_dialogue
 from minirm.tokenizer import Tokenizer
 from minirm.watcher import Stopper
@@ -280,6 +282,11 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     assert [one["reward_after"] for one in samples] == [praise(one["after"]) for one in samples]
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
+    begun = json.loads((tmp_path / "out" / "ppo.json").read_text())
+    assert (begun["policy"], begun["reward"], begun["iterations"]) == (str(tuned), "None", 3)
+    known = read_start(tmp_path / "out").training_prompts
+    learned = list(dict.fromkeys(map(prompt_key, read_comparisons([tmp_path / "chats.jsonl"]))))
+    assert known == read_start(tuned).training_prompts | set(learned[: -(-len(learned) // 10) * -1])
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
 
 
@@ -407,5 +414,5 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
     assert anew == f"{out / 'ppo.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("3 of 3") and not {"ppo.json", "ppo.safetensors"} & {path.name for path in out.iterdir()}
+    assert said.startswith("3 of 3") and (out / "ppo.json").is_file() and not (out / "ppo.safetensors").exists()
     assert load_language_model(out)

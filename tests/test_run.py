@@ -1,6 +1,7 @@
 """From files to a run folder and back into it: what it holds, how data are split, how it is stopped and resumed."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +9,17 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from minirm import run
-from minirm.config import DataConfig, LoraConfig, PackingConfig, TrainConfig, sized
+from minirm import demo, run
+from minirm.config import LoraConfig, PackingConfig, TrainConfig, sized
 from minirm.demo import run_demo
 from minirm.disk import alone_in
 from minirm.errors import InputError
 from minirm.evaluate import as_table, evaluate
 from minirm.journal import Observer, read_log
 from minirm.records import Comparison, Turn, read_comparisons
-from minirm.run import LANGUAGE_MODEL, REWARD, RunConfig, prepare, train_run
-from minirm.scoring import load
+from minirm.run import prepare, train_run
+from minirm.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
+from minirm.scoring import RewardScorer, load
 from minirm.splits import prompt_key
 from minirm.train import Evaluated, Step
 from tests.conftest import kind_and_rude, write_lines
@@ -352,7 +354,7 @@ def test_weights_are_on_disk_before_anything_can_go_wrong_with_their_evaluation(
     def broken(*_, **__):
         raise RuntimeError("no evaluation today")
 
-    monkeypatch.setattr(run, "evaluate", broken)
+    monkeypatch.setattr(RewardScorer, "evaluate", broken)
     with pytest.raises(RuntimeError, match="today"):
         train_run(a_config(file), tmp_path / "run", Observer())
     assert load_file(tmp_path / "run" / "model.safetensors")["head.weight"].shape == (1, 16)
@@ -378,6 +380,59 @@ def test_a_demo_with_a_wrong_seed_writes_nothing(tmp_path):
     with pytest.raises(InputError, match="seed=-1 must be at least 0"):
         run_demo(tmp_path / "demo", Observer(), seed=-1)
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "TRAINING_ROWS", 60)
+    monkeypatch.setattr(demo, "TEST_ROWS", 40)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run_demo(whole, Observer()) is not None
+    assert run_demo(stopped, StopAt(REWARD, 2)) is None
+    before = contents(stopped)
+    with pytest.raises(InputError, match=f"^{stopped}: was begun with seed=0, not seed=1$"):
+        run_demo(stopped, Observer(), seed=1)
+    assert contents(stopped) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "load", lambda folder: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(stopped, Observer())
+    assert run_demo(stopped, StopAt(REWARD, 1)) is not None  # it is trained already
+    figures = json.loads((stopped / "metrics.json").read_text())
+    assert figures == json.loads((whole / "metrics.json").read_text())
+    for test_set in figures.values():
+        assert test_set["swapped"]["count"] == test_set["pairs"] > 0
+        assert test_set["leakage"]["prompts"] is not None and set(test_set["cut"].values()) == {0}
+    assert (stopped / "report.html").is_file()
+    with pytest.raises(InputError, match="is not empty; name another folder"):
+        run_demo(stopped, Observer())
+
+
+class Noting(Observer):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("stage", ["lm", "reward"])
+def test_what_was_left_out_and_what_leaks_is_said_while_a_run_goes_on(tmp_path, stage):
+    rows = kind_and_rude(20)
+    training = write_lines(tmp_path / "training.jsonl", [*rows, {**rows[0], "rejected": rows[0]["chosen"]}])
+    validation = write_lines(tmp_path / "validation.jsonl", rows[:5] + kind_and_rude(24)[20:])
+    config = a_config(training)
+    config = replace(config, data=replace(config.data, validation=(validation,)), stage=stage)
+    observer = Noting()
+    assert train_run(config, tmp_path / "run", observer) is not None
+    alike = ["training, reward: rows with identical responses: 1"] if stage == "reward" else []
+    assert observer.notes == [*alike, "validation: 5 of its prompts stand in training too"]
+
+
+def test_a_run_says_what_needs_no_prompt_and_what_leaked(whole):
+    figures = json.loads((whole / "metrics.json").read_text())["validation"]
+    assert figures["swapped"]["count"] == figures["pairs"] and figures["leakage"]["prompts"] == 0
 
 
 def test_without_a_first_stage_the_second_starts_from_nothing(file, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import minirm
 from minirm import scoring
 from minirm.errors import InputError
+from minirm.evaluate import as_table
 from minirm.files import Row
 from minirm.packing import pack, tokenize, truncate
 from minirm.records import Comparison, Turn
@@ -289,6 +290,20 @@ def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
     for _ in range(ROWS_AT_ONCE):
         next(scored)
     assert read == ROWS_AT_ONCE
+
+
+def test_an_evaluation_scores_everything_twice_and_counts_what_was_cut_once(scorer):
+    rows = [Comparison((Turn("user", f"seven {n}"),), ("gladly " * 90, "no"), (1.0, 0.0)) for n in range(3)]
+    told: list[int] = []
+    ours = RewardScorer(scorer.run)
+    ours.advance = told.append
+    rewards, evaluation = ours.evaluate(rows, dropped={"rows with a single response": 2})
+    assert sum(told) == 2 * 2 * 3
+    assert rewards == [pytest.approx(scorer.score([row.prompt[0].text] * 2, row.responses), **SAME) for row in rows]
+    assert evaluation.cut["responses"] == 3 and evaluation.swapped.count == 3 and evaluation.leakage.prompts == 0
+    assert evaluation.dropped == {"rows with a single response": 2}
+    [left_out] = [row for row in as_table(evaluation) if row.name == "left out"]
+    assert (left_out.value, left_out.explanation) == ("2", "rows with a single response")
 
 
 def test_swapped_prompts_are_those_of_others():

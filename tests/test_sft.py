@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import minirm
 from minirm import checkpoint
 from minirm.checkpoint import load_language_model, read_start
 from minirm.cli import main
-from minirm.config import LANGUAGE_MODEL, REWARD, LoraConfig, PackingConfig, TrainConfig
+from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.dialogue import Turn
 from minirm.errors import InputError
 from minirm.evaluation import Surprise
@@ -24,6 +25,7 @@ from minirm.prepare import prepare
 from minirm.records import Comparison, read_comparisons
 from minirm.reward_model import RewardModel
 from minirm.run import read_config, train_run
+from minirm.run_config import LANGUAGE_MODEL, REWARD
 from minirm.scoring import load
 from minirm.stream import TokenStore
 from minirm.tokenizer import Tokenizer
@@ -287,6 +289,14 @@ def test_from_conversations_to_rewards_on_the_command_line(chat_file, pair_file,
     config = read_config(run)
     assert config.packing.max_tokens == 64 and config.model == replace(read_start(tuned).model, dropout=0.2)
     assert len(load(run).score("Question 1?", ["Gladly.", "No."])) == 2
+
+
+def test_a_language_model_of_ones_own_is_asked_on_the_command_line(tuned, capsys):
+    question = "{prompt} Was it said gladly: {response}? Answer:"
+    expected = minirm.ZeroShotScorer(*load_language_model(tuned), question).score("Question 1?", ["Gladly."])
+    capsys.readouterr()
+    command("score", tuned, "--question", question, "--prompt", "Question 1?", "--response", "Gladly.")
+    assert float(capsys.readouterr().out) == pytest.approx(expected[0], abs=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,7 @@ def test_the_safety_reward_decides_below_its_threshold_and_where_the_prompt_asks
 )
 def test_numbers_are_chosen_like_tensors(safety: float, is_safety_prompt: bool, expected: float):
     assert select_reward(safety, 0.4, is_safety_prompt) == expected
+    assert select_reward(np.float64(safety), np.float64(0.4), np.bool_(is_safety_prompt)) == expected
     assert select_reward(f64(safety), f64(0.4), is_safety_prompt).tolist() == [expected]
 
 
@@ -114,6 +116,18 @@ def test_kl_counts_only_the_tokens_of_the_response():
     log_prob, reference = f64(-1.0, -1.0, NAN)[None], f64(-2.0, -3.0, 0.0)[None]
     mask = torch.tensor([[False, True, False]])
     assert kl_penalty(log_prob, reference, mask).tolist() == [2.0]
+
+
+def test_from_two_rewards_to_what_a_policy_is_trained_on():
+    """Llama 2's R = whiten(logit(R_c)) − β·KL: R_c = 0.1 (unsafe), 0.8 (helpful), 0.5 (a safety prompt), β = ½.
+
+    logit: −2.1972, 1.3863, 0; mean −0.2703, deviations −1.9269, 1.6566, 0.2703, sample variance 3.2652, spread 1.8070.
+    """
+    safety, helpfulness = f64(0.1, 0.9, 0.5), f64(0.9, 0.8, 0.9)
+    chosen = select_reward(safety, helpfulness, torch.tensor([False, False, True]))
+    log_prob, reference = f64(-1.0, -1.0, -2.0).view(3, 1), f64(-1.0, -3.0, -1.0).view(3, 1)
+    reward = whiten(logit(chosen)) - 0.5 * kl_penalty(log_prob, reference)
+    assert reward.tolist() == pytest.approx([-1.9269 / 1.8070, 1.6566 / 1.8070 - 1, 0.2703 / 1.8070 + 0.5], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Attention in strips against PyTorch's kernel over the same tiles: values, gradients, and when it serves."""
 
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -93,6 +94,8 @@ def test_weights_are_kept_for_a_gradient_alone(layout):
         assert not kept
         StripAttention.apply(projected, strips)
     assert len(kept) == 1 + len(strips.strips)
+    refusing = SimpleNamespace(needs_input_grad=(False, False))  # autograd itself would drop what is saved for nothing
+    StripAttention.forward(refusing, projected.detach(), strips)
 
 
 def test_under_autocast_strips_compute_in_float32():

@@ -49,9 +49,13 @@ def weights(trainer: Trainer) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
 
 
-def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObjective) -> torch.Tensor:
-    """Take one step on eleven comparisons, cut into batches of the given sizes; return the weights after it."""
-    config = TrainConfig(weighting=weighting, clip=0.0, optimizer="sgd", learning_rate=1.0, warmup=0.0)
+PLAIN = TrainConfig(clip=0.05, optimizer="sgd", learning_rate=1.0, warmup=0.0)
+"""A step that is the clipped gradient itself."""
+
+
+def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObjective) -> tuple[torch.Tensor, Step]:
+    """Take one step on comparisons, cut into batches of the given sizes; return the weights after it, and the step."""
+    config = replace(PLAIN, weighting=weighting)
     comparisons = some_comparisons(sum(cut), seed=5)
     store = TokenStore.write(comparisons, folder)
     judges = objective is RewardObjective
@@ -62,35 +66,47 @@ def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObje
     for size in cut:
         batches.append(pack(comparisons[start : start + size]))
         start += size
-    trainer.step(batches)
-    return weights(trainer)
+    step = trainer.step(batches)
+    assert step.gradient_norm > 2 * config.clip
+    return weights(trainer), step
 
 
 @pytest.mark.parametrize("weighting", ["prompt", "pair"])
 @pytest.mark.parametrize("objective", [RewardObjective, LanguageModelObjective])
 def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path, weighting, objective):
-    whole = step_in_windows(tmp_path / "a", weighting, [8], objective)
-    torch.testing.assert_close(step_in_windows(tmp_path / "b", weighting, [1] * 8, objective), whole)
-    torch.testing.assert_close(step_in_windows(tmp_path / "c", weighting, [3, 1, 4], objective), whole)
+    whole, step = step_in_windows(tmp_path / "whole", weighting, [8], objective)
+    for name, cut in {"singly": [1] * 8, "unequal": [3, 1, 4]}.items():
+        parts, same = step_in_windows(tmp_path / name, weighting, cut, objective)
+        torch.testing.assert_close(parts, whole)
+        assert_same_figures(same, step)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+def assert_same_figures(a: Step, b: Step) -> None:
+    assert (a.cases, a.comparisons, a.tokens) == (b.cases, b.comparisons, b.tokens)
+    assert a.loss == pytest.approx(b.loss, rel=1e-6)  # weights of comparisons are float32
+    assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])  # 4: the last window is short
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_a_batch_that_goes_through_in_parts_gives_the_same_steps(tmp_path, accumulate, tokens):
     config = TrainConfig(accumulate=accumulate, optimizer="sgd", learning_rate=0.1)
     trainers = [
         make_trainer(tmp_path / str(at_once), replace(config, tokens_at_once=at_once)) for at_once in (10**9, tokens)
     ]
-    for trainer in trainers:
+    passes: list[list[bool]] = [[], []]
+    for trainer, seen in zip(trainers, passes, strict=True):
         randomised(trainer.model.eval())  # no dropout: it would be drawn in another order
         trainer.model.train = lambda mode=True: None
+        trainer.model.register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
     whole, parts = ([event for event in trainer.run() if isinstance(event, Step)] for trainer in trainers)
-    assert len(whole) == len(parts) == 6 // accumulate
+    assert len(whole) == len(parts) == math.ceil(6 / accumulate)
     for a, b in zip(whole, parts, strict=True):
-        assert (a.cases, a.comparisons, a.tokens) == (b.cases, b.comparisons, b.tokens)
-        assert a.loss == pytest.approx(b.loss, rel=1e-6)  # weights of comparisons are float32
-        assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=1e-6)
+        assert_same_figures(a, b)
     torch.testing.assert_close(weights(trainers[1]), weights(trainers[0]), rtol=1e-6, atol=1e-7)
+    assert passes[0].count(True) == 6 < passes[1].count(True) <= 23  # passes that learn …
+    assert passes[0].count(False) < passes[1].count(False)  # … and that evaluate
+    assert tokens > 1 or passes[1].count(True) == 23
 
 
 def test_only_a_transformer_on_a_cpu_takes_long_batches_in_parts_by_itself(tmp_path):
@@ -123,7 +139,7 @@ def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    config = TrainConfig(epochs=3.0, evaluate_every=0.5, learning_rate=1e-2)
+    config = TrainConfig(epochs=3.0, evaluate_every=0.5, learning_rate=1e-2, tokens_at_once=10)
     whole = make_trainer(tmp_path / "whole", config)
     events = list(whole.run())
     for stop_after in (1, 4, 9):
@@ -179,11 +195,11 @@ def test_patience_stops_early_and_the_best_weights_come_back(tmp_path):
     assert trainer.evaluate(trainer.validation)[0] == pytest.approx(best.loss, abs=1e-9)
 
 
-def test_a_loss_that_is_not_finite_names_step_batch_and_rows(tmp_path):
+def test_a_loss_that_is_not_finite_names_step_and_rows(tmp_path):
     trainer = make_trainer(tmp_path, TrainConfig(epochs=1.0))
     with torch.no_grad():
         trainer.model.head.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"loss is nan at step 1, batch 1 of its window, training rows \d+, \d+, "):
+    with pytest.raises(InputError, match=r"loss is nan at step 1, training rows \d+, \d+, "):
         list(trainer.run())
 
 
@@ -233,11 +249,11 @@ def test_a_trainer_that_was_asked_to_settle_has_told_every_step(tmp_path):
     assert [event.step for event in told] == list(range(1, trainer.progress.step + 1))
 
 
-def test_a_gradient_that_is_not_finite_is_named_by_its_own_step(tmp_path):
+def test_a_loss_that_is_not_finite_is_named_by_its_own_step_when_a_gpu_tells(tmp_path):
     trainer = make_trainer(tmp_path, TrainConfig(learning_rate=1e30, warmup=0.0))
     trainer.lag = 1
     trainer._check_finite = lambda *_: None  # a GPU's loss is not looked at before the next step
-    with pytest.raises(InputError, match=r"gradient norm is nan at step [23], training rows \d+, "):
+    with pytest.raises(InputError, match=r"loss is nan at step [23], training rows \d+, "):
         list(trainer.run())
 
 

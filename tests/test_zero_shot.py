@@ -1,5 +1,7 @@
 """P(yes) against P(no), by minirm's language model and by models of transformers, each question also asked alone."""
 
+import copy
+import json
 from functools import cache
 
 import pytest
@@ -9,6 +11,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,12 +22,15 @@ from transformers import (
 
 import minirm
 from minirm import zero_shot
+from minirm.cli import main
 from minirm.config import ModelConfig
 from minirm.dialogue import Turn
 from minirm.errors import InputError
 from minirm.hugging_face import build_language_model, read_model
 from minirm.language_model import LanguageModel
 from minirm.tokenizer import Tokenizer
+from minirm.zero_shot import load_zero_shot
+from tests.conftest import write_lines
 from tests.oracles import hidden_states
 from tests.strategies import randomised
 
@@ -38,6 +44,7 @@ WORDS = {
     "several tokens": (" yes indeed", " no"),
     "of one stem": (" yes no", " yes"),
 }
+GPT2 = {"n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
 SEQ2SEQ = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
 TRAINED_ON = [*TEXTS, " yes yes yes no no no"] * 3
 
@@ -62,7 +69,7 @@ def of_transformers(kind: str) -> tuple[torch.nn.Module, PreTrainedTokenizerFast
     torch.manual_seed(0)
     size = bpe.get_vocab_size()
     if kind == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=128, n_embd=16, n_layer=2, n_head=2))
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=size, **GPT2))
     else:
         bpe.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
         model = T5ForConditionalGeneration(T5Config(vocab_size=size, **SEQ2SEQ))
@@ -140,6 +147,7 @@ def test_a_template_of_turns_is_answered_where_the_assistant_begins():
     scored = minirm.ZeroShotScorer(model, tokenizer, turns, "y", "n").score(None, ["A fine film."])
     assert scored == pytest.approx([(logits[words[0]] - logits[words[1]]).sigmoid().item()], abs=1e-12)
     theirs, other = of_transformers("gpt2")
+    other = copy.deepcopy(other)
     other.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}[assistant]"
     by_text = minirm.ZeroShotScorer(theirs, other, "[system] Judge.[user] Is {response} good?[assistant]")
     by_turns = minirm.ZeroShotScorer(theirs, other, turns)
@@ -168,6 +176,53 @@ def test_a_llama_is_asked_behind_its_start_token_as_transformers_asks_it(tmp_pat
     assert ours.score(PROMPTS, RESPONSES) == pytest.approx(theirs.score(PROMPTS, RESPONSES), rel=1e-4)
 
 
+# The command line
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A GPT-2 and its tokenizer in Hugging Face's layout."""
+    model, tokenizer = of_transformers("gpt2")
+    for saved in (copy.deepcopy(model).float(), tokenizer):
+        saved.save_pretrained(tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def test_score_asks_a_checkpoint_the_question(checkpoint, tmp_path, capsys):
+    expected = minirm.ZeroShotScorer(*of_transformers("gpt2"), QUESTION).score(PROMPTS[0], RESPONSES[:2])
+    asked = ["score", str(checkpoint), "--question", QUESTION]
+    capsys.readouterr()
+    assert main([*asked, "--prompt", PROMPTS[0], "--response", RESPONSES[0], "--response", RESPONSES[1]]) == 0
+    assert [float(line) for line in capsys.readouterr().out.split()] == pytest.approx(expected, abs=2e-6)
+    single = {"prompt": PROMPTS[0], "response": RESPONSES[0], "id": 7}
+    several = {"prompt": [{"role": "user", "content": PROMPTS[0]}], "responses": RESPONSES[:2]}
+    assert main([*asked, "--file", str(write_lines(tmp_path / "texts.jsonl", [single, several]))]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {**single, "reward": pytest.approx(expected[0], rel=1e-4)}
+    assert second == {**several, "rewards": pytest.approx(expected, rel=1e-4)}
+    assert main([*asked, "--yes", " no", "--no", " yes", "--prompt", PROMPTS[0], "--response", RESPONSES[0]]) == 0
+    assert float(capsys.readouterr().out) == pytest.approx(1 - expected[0], abs=2e-6)
+
+
+def test_score_asks_only_language_models(checkpoint, trained, refused):
+    once = ("--response", "x")
+    said = refused("score", checkpoint, "--question", "Good?", *once)
+    assert said == "field \"template\": 'Good?': must hold {response}, where the response goes"
+    assert "a reward model: must be a language model" in refused("score", trained, "--question", QUESTION, *once)
+    assert refused("score", trained, "--yes", "ja", *once).startswith("--yes and --no go with --question")
+    said = refused("score", checkpoint, "--question", QUESTION, "--normalise", *once)
+    assert said.startswith("--normalise goes without --question")
+
+
+def test_a_classifier_is_not_asked(tmp_path):
+    tokenizer = of_transformers("gpt2")[1]
+    classifier = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), num_labels=1, **GPT2))
+    for saved in (classifier, tokenizer):
+        saved.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="a reward model: must be a language model"):
+        load_zero_shot(tmp_path, QUESTION)
+
+
 def test_a_prompt_of_messages_is_written_as_a_dialogue_in_text():
     scorer = minirm.ZeroShotScorer(*own(), QUESTION)
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
@@ -193,6 +248,7 @@ def test_reward_fn_takes_what_trlx_and_trl_hand_over():
     ("options", "message"),
     [
         ({"template": "Is {prompt} good?"}, r"template.*must hold \{response\}"),
+        ({"template": [{"role": "user"}]}, r"template\[0\].content.*null: must be text"),
         ({"yes": ""}, 'field "yes": .*must be at least one token that this tokenizer knows'),
         ({"yes": " no"}, "yes=' no' and no=' no' are the same tokens of this tokenizer: must differ"),
     ],

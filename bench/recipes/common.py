@@ -17,13 +17,13 @@ from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
 from minirm import checkpoint
-from minirm.config import RunConfig
 from minirm.dialogue import Turn
 from minirm.disk import write_whole
 from minirm.metrics import Interval
 from minirm.pairs import Rewards
 from minirm.records import Comparison, read_comparisons
 from minirm.run import train_run
+from minirm.run_config import RunConfig
 from minirm.scoring import load
 from minirm.splits import prompt_key
 from minirm.survey import usable

@@ -28,12 +28,13 @@ from bench.recipes.common import (
 )
 from bench.recipes.pictures import series
 from minirm.checkpoint import load_language_model
-from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.dialogue import Turn
 from minirm.films import praise, read_prompt
 from minirm.metrics import Interval
 from minirm.rlhf.ppo import PPO, PPOConfig
 from minirm.rlhf.sampling import Dialogue
+from minirm.run_config import DataConfig, RunConfig
 from minirm.synthetic import World, WorldConfig
 from minirm.zero_shot import ZeroShotScorer
 

@@ -31,11 +31,12 @@ from bench.recipes.common import (
     short,
     table,
 )
-from minirm.config import REWARD, DataConfig, LoraConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.evaluation_page import merged_history
 from minirm.journal import read_log
 from minirm.pictures import learning_curve
 from minirm.records import Comparison
+from minirm.run_config import REWARD, DataConfig, RunConfig
 from minirm.splits import draw_validation, prompt_key
 from minirm.synthetic import World, WorldConfig
 

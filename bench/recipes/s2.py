@@ -27,8 +27,9 @@ from bench.recipes.common import (
     read_usable,
     table,
 )
-from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.records import Comparison
+from minirm.run_config import DataConfig, RunConfig
 from minirm.splits import prompt_key
 from minirm.synthetic import Judged, World
 

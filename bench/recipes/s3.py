@@ -30,9 +30,10 @@ from bench.recipes.common import (
     table,
 )
 from bench.recipes.pictures import series
-from minirm.config import DataConfig, LoraConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.dialogue import Turn, render_dialogue
 from minirm.records import Comparison
+from minirm.run_config import DataConfig, RunConfig
 from minirm.synthetic import World, WorldConfig
 
 LORA, FULL = "LoRA r=16", "all weights"
@@ -178,7 +179,7 @@ def positive_negative(comparisons: Sequence[Comparison]) -> str:
 def split_from_end(
     comparisons: Sequence[Comparison], validation_split_percentage: float
 ) -> tuple[list[Comparison], list[Comparison]]:
-    """Return the first and the last part, as LMFlow cuts its data."""
+    """Return the first and the last part, as LMFlow cuts its data, but to the nearest row where it rounds down."""
     cut = round((1 - validation_split_percentage / 100) * len(comparisons))
     return list(comparisons[:cut]), list(comparisons[cut:])
 

@@ -43,11 +43,12 @@ from bench.recipes.common import (
 from bench.recipes.pictures import series
 from bench.recipes.s3 import WORLD
 from minirm.checkpoint import Start, read_start
-from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, TrainConfig
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.objectives import RewardObjective
 from minirm.packing import fit, tokenize
 from minirm.records import PAIR, Comparison
 from minirm.reward_model import RewardModel
+from minirm.run_config import DataConfig, RunConfig
 from minirm.scoring import score_comparisons
 from minirm.stream import Stream, TokenStore
 from minirm.synthetic import Judged, World, WorldConfig

@@ -157,7 +157,7 @@ class Transformer(nn.Module):
 
     def _in_strips_if_they_pay(self, tiles: Tiles) -> Tiles | Strips:
         """Return what attention runs over; weights that are to be dropped are left to PyTorch's kernel."""
-        c, drops = self.config, self.training and self.config.bidirectional and self.config.dropout > 0
+        c, drops = self.config, self.training and self.blocks[0].attention.dropout > 0
         return cut_into_strips(tiles, c.heads, c.key_value_heads, c.head_width) if not drops and pay(tiles) else tiles
 
     def _run(self, part: Callable, *inputs: object) -> object:

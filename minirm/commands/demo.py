@@ -17,7 +17,7 @@ class Demo:
     """Make a world of preferences whose truth is known, train on it, and report how much of the truth was learned."""
 
     out: Path
-    """Folder for the report, the data and the run; must be empty or absent."""
+    """Folder for the report, the data and the run; empty, absent, or where this command was stopped."""
     seed: int = 0
     """Another seed, another draw of the world and other weights."""
 
@@ -28,7 +28,7 @@ class Demo:
         with alone_in(self.out), Watcher(console) as watcher:
             tested = run_demo(self.out, watcher, seed=self.seed)
         if tested is None:
-            console.print("stopped")
+            console.print("stopped and saved; the same command goes on")
             return STOPPED
         table = Table("test set", "accuracy", "95% interval", "")
         for one in tested:

@@ -10,12 +10,12 @@ from tyro.conf import Positional, arg
 from minirm import checkpoint
 from minirm.commands.console import new_console, print_evaluation
 from minirm.errors import InputError, name_paths
-from minirm.evaluate import evaluate
 from minirm.evaluation_page import check_evaluation_folder, write_evaluation
 from minirm.records import read_comparisons
 from minirm.rewardbench import write_results
-from minirm.scoring import load, swap_prompts
+from minirm.scoring import load
 from minirm.survey import usable
+from minirm.watcher import counting
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,11 @@ class Eval:
         comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
         if not comparisons:
             raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
-        rewards, known = scorer.score_comparisons(comparisons), scorer.run.training_prompts
-        cut = scorer.cut.copy()  # before prompts are swapped
-        evaluation = evaluate(
-            comparisons,
-            rewards,
-            swapped_rewards=scorer.score_comparisons(swap_prompts(comparisons)),
-            training_prompts=None if known is None else checkpoint.prompt_set(known),
-            cut=cut,
-        )
+        responses = sum(len(comparison.responses) for comparison in comparisons)
+        with counting("scoring", 2 * responses) as scorer.advance:  # twice: also behind other prompts
+            rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
         console = new_console()
         print_evaluation(console, evaluation, name_paths(self.data))
-        for name, count in sorted(counts.items()):
-            console.print(f"{name}: {count:,}")
         if self.out is not None:
             title = f"{self.run_folder} on {name_paths(self.data)}"
             write_evaluation(self.out, comparisons, rewards, evaluation, title=title)

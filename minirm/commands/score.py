@@ -15,7 +15,10 @@ from minirm.disk import write_whole
 from minirm.errors import InputError
 from minirm.files import Row, read_json_lines, read_rows
 from minirm.scoring import RewardScorer, load
-from minirm.watcher import tell
+from minirm.watcher import counting, tell
+from minirm.zero_shot import ZeroShotScorer, load_zero_shot
+
+YES, NO = " yes", " no"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Score:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's folder, or a reward model in Hugging Face's layout."""
+    """The run's folder, or a reward model in Hugging Face's layout; with --question a language model of either kind."""
     prompt: str | None = None
     """The prompt of every --response."""
     response: UseAppendAction[tuple[str, ...]] = ()
@@ -38,6 +41,13 @@ class Score:
     """File to write, complete or not at all. By default standard output."""
     normalise: bool = False
     """Subtract the mean and divide by the spread that rewards had on the run's validation part."""
+    question: str | None = None
+    """Ask a language model, which was trained on no rewards: "Review: {response} Is it good? Answer:", {prompt} in its
+    place if wanted. The reward is then P(yes) / (P(yes) + P(no)) behind it."""
+    yes: str = YES
+    """The one answer to --question, as the model would write it."""
+    no: str = NO
+    """The other answer."""
 
     def run(self) -> int:
         """Score, and write a line for each response or record."""
@@ -51,22 +61,32 @@ class Score:
             check_open("stdout")
         else:
             checkpoint.check_file(self.out)
-        scorer = load(self.run_folder)
+        scorer = self._load()
+        how = {"normalise": True} if self.normalise else {}  # which a language model does not know
         if self.file is None:
-            rewards = scorer.score([self.prompt] * len(self.response), self.response, normalise=self.normalise)
+            rewards = scorer.score([self.prompt] * len(self.response), self.response, **how)
             lines: Iterable[str] = (f"{reward:.6f}" for reward in rewards)
         else:
-            lines = self._scored_lines(scorer)
-        if self.out is None:
-            _write_lines(lines, sys.stdout)
-        else:
-            write_whole(self.out, lambda path: _write_file(lines, path))
-        _tell_cut(scorer)
+            records = scorer.score_rows(_rows(self.file), **how)
+            lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
+        with counting("scoring", shown=not in_sight) as scorer.advance:
+            if self.out is None:
+                _write_lines(lines, sys.stdout)
+            else:
+                write_whole(self.out, lambda path: _write_file(lines, path))
+        if isinstance(scorer, RewardScorer):
+            _tell_cut(scorer)
         return 0
 
-    def _scored_lines(self, scorer: RewardScorer) -> Iterator[str]:
-        for record in scorer.score_rows(_rows(self.file), normalise=self.normalise):
-            yield json.dumps(record, ensure_ascii=False)
+    def _load(self) -> RewardScorer | ZeroShotScorer:
+        if self.question is None:
+            if (self.yes, self.no) != (YES, NO):
+                raise InputError("--yes and --no go with --question: they are the answers to it")
+            return load(self.run_folder)
+        if self.normalise:
+            raise InputError("--normalise goes without --question: a probability has its own scale")
+        return load_zero_shot(self.run_folder, self.question, self.yes, self.no)
 
 
 def _tell_cut(scorer: RewardScorer) -> None:

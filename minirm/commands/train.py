@@ -15,11 +15,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from minirm import checkpoint
 from minirm.commands.console import STOPPED, new_console, print_evaluation
 from minirm.commands.options import LoraOptions, ModelOptions
-from minirm.config import DataConfig, ModelConfig, PackingConfig, RunConfig, Stage, TrainConfig
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.evaluation import Surprise
 from minirm.hugging_face import read_start
 from minirm.run import read_config, train_run
+from minirm.run_config import DataConfig, RunConfig, Stage
 from minirm.watcher import Watcher
 
 FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)

@@ -18,9 +18,13 @@ from minirm.checkpoint import (
     WEIGHTS,
     load_language_model,
     model_digest,
+    prompt_array,
+    prompt_set,
     read_json,
+    read_prompts,
     read_tensors,
     write_json,
+    write_prompts,
     write_tensors,
 )
 from minirm.disk import write_whole
@@ -32,11 +36,12 @@ from minirm.rlhf.ppo import PPO, Iteration, PPOConfig
 from minirm.rlhf.sampling import Dialogue, Reward
 from minirm.run import pick_device
 from minirm.scoring import RewardScorer
+from minirm.splits import has_prompt, prompt_key
 from minirm.tokenizer import Tokenizer
 
 SAMPLES = "samples.jsonl"
-UNFINISHED, STATE = "ppo.json", "ppo.safetensors"
-"""What a run was begun with, and where it stands: from its first save until it is finished."""
+BEGUN, STATE = "ppo.json", "ppo.safetensors"
+"""What a run was begun with, which stays; and where it stands, until it is finished and has its metrics.json."""
 SECONDS_BETWEEN_SAVES = 30
 DIGEST = "_digest"
 """How the names of what no option says end: what the files hold."""
@@ -116,7 +121,7 @@ class Follow:
         return model, tokenizer
 
     def _save(self, ppo: PPO) -> None:
-        write_json(self.out / UNFINISHED, self._begun_with)
+        write_json(self.out / BEGUN, self._begun_with)
         write_tensors(self.out / STATE, ppo.state())
 
     def _restore(self, ppo: PPO) -> None:
@@ -140,8 +145,8 @@ class Follow:
 
     def _check_folder(self) -> None:
         """Refuse a folder that is neither free nor where this run was stopped; nothing is written."""
-        path, now = self.out / UNFINISHED, self._begun_with
-        if path.is_file():
+        path, now = self.out / BEGUN, self._begun_with
+        if path.is_file() and not (self.out / METRICS).is_file():
             begun = read_json(path)
             changed = [name for name in now if begun.get(name) != now[name]]
             if changed:
@@ -150,17 +155,19 @@ class Follow:
             raise InputError(f"{self.out}: is not empty; name another folder")
 
     def _write(self, weights: dict) -> None:
-        write_json(self.out / UNFINISHED, self._begun_with)  # until all of it stands
-        for name in (CONFIG, TOKENIZER, DATA, PROMPTS):
+        write_json(self.out / BEGUN, self._begun_with)
+        for name in (CONFIG, TOKENIZER, DATA):
             shutil.copy(self.policy / name, self.out / name)
+        here = (Comparison(prompt, ("",), (0.0,)) for prompt in self.prompts)
+        met = {prompt_key(one) for one in here if has_prompt(one)}
+        write_prompts(self.out / PROMPTS, prompt_array(met | prompt_set(read_prompts(self.policy / PROMPTS))))
         write_tensors(self.out / WEIGHTS, weights)
         lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.judged)
         write_whole(self.out / SAMPLES, lambda path: path.write_text(lines, encoding="utf-8"))
         write_json(
             self.out / METRICS, dict(zip(("reward_before", "reward_after"), mean_rewards(self.judged), strict=True))
         )
-        for name in (STATE, UNFINISHED):
-            (self.out / name).unlink(missing_ok=True)
+        (self.out / STATE).unlink(missing_ok=True)
 
 
 def _change(name: str, before: object, now: dict) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minirm.checkpoint import tensors_under
-from minirm.config import require
+from minirm.config_rules import require
 from minirm.errors import InputError
 from minirm.language_model import LanguageModel
 from minirm.optimizers import optimizer_tensors, restore_optimizer
