@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minirm.checkpoint import CONFIG, METRICS, write_json
+from minirm.checkpoint import CONFIG, METRICS, read_json, write_json
 from minirm.config import PackingConfig, TrainConfig, sized
 from minirm.disk import write_whole
-from minirm.errors import InputError
+from minirm.errors import InputError, shorten
 from minirm.evaluation import Evaluation, as_table
 from minirm.evaluation_page import evaluation_sections, merged_history
 from minirm.journal import Observer, read_log
@@ -27,6 +27,8 @@ TRAINING_RESPONSES = 8
 """K in training: 28 pairs for the price of one prompt and eight responses."""
 TEST_ROWS = 4_000
 """Pairs in each test set."""
+BEGUN, REPORT = "demo.json", "report.html"
+"""Written first, with the seed; and last."""
 TELLING = 5
 """Examples of each of two kinds."""
 TEST_SETS = {"test": "as trained", "reversed": "shortcut reversed", "swapped": "prompts swapped"}
@@ -75,9 +77,9 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
         InputError: the folder holds something else.
     """
     config = demo_config(folder / "data" / "train.jsonl", seed)  # a wrong seed is refused before anything is written
-    run, begun = folder / "run", _is_begun(folder, seed)
-    if not begun and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name another folder")
+    run = folder / "run"
+    _check_folder(folder, config)
+    write_json(folder / BEGUN, {"seed": seed})
     world = World(WorldConfig(seed=seed))
     sets = {split: world.sample(TEST_ROWS, split) for split in TEST_SETS}
     sets["train"] = World(WorldConfig(responses=TRAINING_RESPONSES, seed=seed)).sample(TRAINING_ROWS, "train")
@@ -86,7 +88,7 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
         write_whole(
             folder / "data" / f"{split}.jsonl", lambda path, text=lines: path.write_text(text, encoding="utf-8")
         )
-    if not (run / METRICS).is_file() and train_run(config, run, observer, resume=begun) is None:
+    if not (run / METRICS).is_file() and train_run(config, run, observer, resume=(run / CONFIG).is_file()) is None:
         return None
     scorer = load(run)
     tested = []
@@ -99,18 +101,21 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
     return tested
 
 
-def _is_begun(folder: Path, seed: int) -> bool:
-    """Return whether a folder holds a demo that was stopped after it had begun to train.
-
-    Raises:
-        InputError: it was begun with another seed.
-    """
-    if not (folder / "run" / CONFIG).is_file() or (folder / METRICS).is_file():
-        return False
-    begun = read_config(folder / "run").seed
-    if begun != seed:
-        raise InputError(f"{folder}: was begun with seed={begun}, not seed={seed}")
-    return True
+def _check_folder(folder: Path, config: RunConfig) -> None:
+    """Refuse a folder that is neither free nor where a demo of the same configuration was stopped."""
+    begun, trained = folder / BEGUN, folder / "run" / CONFIG
+    if not begun.is_file() or (folder / REPORT).is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty; name another folder")
+        return
+    seed = read_json(begun).get("seed")
+    if seed != config.seed:
+        raise InputError(f"{begun}: was begun with seed={shorten(seed)}, not seed={config.seed}")
+    if trained.is_file():
+        there = read_config(trained.parent)
+        there = replace(there, data=config.data, model=replace(there.model, vocab_size=config.model.vocab_size))
+        if there != config:
+            raise InputError(f"{trained}: is not what this demo trains; name another folder")
 
 
 def verdict(tested: Sequence[Tested]) -> str:
@@ -125,7 +130,7 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
         one.name: {"best_possible_accuracy": one.best_possible, "way": one.way, **one.evaluation.to_json()}
         for one in tested
     }
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     bars = [Bar(one.name, (a := one.evaluation.accuracy).value, a.low, a.high, one.best_possible) for one in tested]
     trained = tested[0]
     utilities = [u for one in trained.judged for u in one.utilities]
@@ -152,7 +157,7 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
         *evaluation_sections(comparisons, trained.rewards, trained.evaluation, "As trained, in full"),
         Section("The ten most telling examples", telling_examples(tested[1])),
     ]
-    write_report(folder / "report.html", title="minirm demo", verdict=verdict(tested), sections=sections)
+    write_report(folder / REPORT, title="minirm demo", verdict=verdict(tested), sections=sections)
 
 
 def telling_examples(tested: Tested) -> list[Example]:

@@ -26,6 +26,9 @@ class Observer:
     def event(self, stage: str, event: Step | Evaluated) -> None:
         """A step was taken or an evaluation made."""
 
+    def end(self) -> None:
+        """All stages are over and their weights saved; what is left can be stopped at once."""
+
     def note(self, text: str) -> None:
         """Something worth a line."""
 

@@ -83,6 +83,7 @@ def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: b
         return None
     model, loss = trained
     _write_weights(config, model, folder)
+    observer.end()
     if isinstance(model, LanguageModel):
         surprise = Surprise(loss, math.exp(loss))
         checkpoint.write_json(folder / checkpoint.METRICS, {"validation": dataclasses.asdict(surprise)})

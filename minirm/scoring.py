@@ -1,5 +1,6 @@
 """A trained run as a function: texts in, rewards out, encoded exactly as in training."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -81,6 +82,8 @@ class RewardScorer:
         merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
         run = self.run
         scored = score_comparisons(run.model, run.tokenizer, run.packing, merged, self.cut, self.advance)
+        if not all(math.isfinite(reward) for values in scored for reward in values):
+            raise InputError("a reward is not finite: the numbers of this reward model overflow")
         rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
         mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
         if mean is None:
@@ -143,8 +146,8 @@ class RewardScorer:
         return [reward for (reward,) in self.score_comparisons(list(map(_parse_sample, samples)))]
 
 
-def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str]) -> Comparison:
-    return Comparison(prompt, tuple(responses), (0.0,) * len(responses))
+def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = "") -> Comparison:
+    return Comparison(prompt, tuple(responses), (0.0,) * len(responses), source=source)
 
 
 def score_rows(rows: Iterable[Row], score: Callable[[Sequence[Comparison]], list[list[float]]]) -> Iterator[dict]:
@@ -174,7 +177,7 @@ def _read_row(row: Row) -> tuple[Comparison, bool]:
         _check_no_other_prompt(fields)
         prompt = fields["prompt"]
         responses = [parse_response(text, prompt, name) for name, text in texts.items()]
-        return _unjudged(parse_prompt(prompt), responses), "response" in texts
+        return _unjudged(parse_prompt(prompt), responses, row.place), "response" in texts
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
 

@@ -101,6 +101,9 @@ class Stopper(Observer):
     def begin(self, stage: str, done: int, steps: int) -> None:
         self.training = True
 
+    def end(self) -> None:
+        self.training = False
+
     def should_stop(self) -> bool:
         return self.stopped
 

@@ -29,8 +29,8 @@ from minirm.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 2048
 """Tokens of a batch, pads included: models of transformers return V logits for each."""
-SUREST = 36.0
-"""Largest difference of log probabilities, in nats, that σ in float64 still tells from 0 and 1."""
+LEAST_SURE, SUREST = -700.0, 36.0
+"""Differences of log probabilities, in nats, beyond which σ in float64 is 0 and 1."""
 PLACES = re.compile(r"\{(prompt|response)\}")
 
 
@@ -58,7 +58,11 @@ class ZeroShotScorer:
     ) -> None:
         self.template = template
         self.advance: Advance = to_nobody
-        texts = [template] if isinstance(template, str) else [turn.text for turn in parse_prompt(template, "template")]
+        texts = (
+            [check_text(template, "template")]
+            if isinstance(template, str)
+            else [turn.text for turn in parse_prompt(template, "template")]
+        )
         self.places = {name for text in texts for name in PLACES.findall(text)}
         if "response" not in self.places:
             raise field_error("template", template, "must hold {response}, where the response goes")
@@ -90,20 +94,34 @@ class ZeroShotScorer:
         prompts = [prompts] * len(responses) if one else list(prompts)
         if len(prompts) != len(responses):
             raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
-        questions = [self._ask(*pair, n) for n, pair in enumerate(zip(prompts, responses, strict=True))]
+        return self._answers([self._ask(*pair, n) for n, pair in enumerate(zip(prompts, responses, strict=True))])
+
+    def _answers(self, questions: list[list[int]]) -> list[float]:
+        """Return the probability of yes against no behind each question in tokens."""
         rewards = [0.0] * len(questions)
         for rows in _batches([len(ids) for ids in questions]):
             yes, no = self.model.log_probabilities([questions[row] for row in rows], self.words)
-            likely = (yes - no).double().clamp(-SUREST, SUREST).sigmoid().tolist()
+            if not (yes - no).isfinite().all():
+                raise InputError("an answer's probability is not finite: the numbers of this language model overflow")
+            likely = (yes - no).double().clamp(LEAST_SURE, SUREST).sigmoid().tolist()
             for row, probability in zip(rows, likely, strict=True):
                 rewards[row] = probability
             self.advance(len(rows))
         return rewards
 
     def score_comparisons(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
-        """Return the rewards of each comparison's responses; a prompt of one user's turn is its text alone."""
-        asked = [(_as_text(one.prompt), response) for one in comparisons for response in one.responses]
-        rewards = iter(self.score([prompt for prompt, _ in asked], [response for _, response in asked]))
+        """Return the rewards of each comparison's responses; a prompt of one user's turn is its text alone.
+
+        Raises:
+            InputError: a question is longer than the model can read; the message names the record's place.
+        """
+        questions = []
+        for one in comparisons:
+            try:
+                questions += [self._ask(_as_text(one.prompt), text, k) for k, text in enumerate(one.responses)]
+            except InputError as error:
+                raise InputError(f"{one.source}: {error}" if one.source else str(error)) from None
+        rewards = iter(self._answers(questions))
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
     def score_rows(self, rows: Iterable[Row]) -> Iterator[dict]:
@@ -151,7 +169,7 @@ class ZeroShotScorer:
 
 
 def load_zero_shot(
-    folder: Path, question: str, yes: str = " yes", no: str = " no", device: str | None = None
+    folder: str | Path, question: str, yes: str = " yes", no: str = " no", device: str | None = None
 ) -> ZeroShotScorer:
     """Return the scorer that asks the language model in a folder.
 
@@ -163,7 +181,7 @@ def load_zero_shot(
     Raises:
         InputError: the folder holds no language model, or the question no place for the response.
     """
-    device = device or usual_device()
+    folder, device = Path(folder), device or usual_device()
     if hugging_face.is_checkpoint(folder):
         imported = hugging_face.read_model(folder)
         if imported.has_head:

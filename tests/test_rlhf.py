@@ -346,6 +346,14 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
+@pytest.mark.parametrize("name", ["training_prompts.npy", "data.json"])
+def test_ppo_refuses_a_policy_that_lacks_what_it_hands_on_before_it_learns(tmp_path, refused, name):
+    command = a_policy(tmp_path)
+    (tmp_path / "tuned" / name).unlink()
+    assert refused(*command) == f"{tmp_path / 'tuned' / name}: file is missing from the run folder"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("dial", [("--learning-rate", 1e10), ("--kl-weight", 1e30), ("--value-weight", 1e30)])
 def test_ppo_that_diverges_says_when_and_leaves_nothing(tmp_path, refused, dial):
     said = refused(*a_policy(tmp_path), *dial)

@@ -22,6 +22,7 @@ from minirm.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 from minirm.scoring import RewardScorer, load
 from minirm.splits import prompt_key
 from minirm.train import Evaluated, Step
+from minirm.watcher import Stopper
 from tests.conftest import kind_and_rude, write_lines
 
 
@@ -389,14 +390,18 @@ def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_p
     assert run_demo(whole, Observer()) is not None
     assert run_demo(stopped, StopAt(REWARD, 2)) is None
     before = contents(stopped)
-    with pytest.raises(InputError, match=f"^{stopped}: was begun with seed=0, not seed=1$"):
+    with pytest.raises(InputError, match=f"^{stopped / 'demo.json'}: was begun with seed=0, not seed=1$"):
         run_demo(stopped, Observer(), seed=1)
     assert contents(stopped) == before
     with monkeypatch.context() as patch:
         patch.setattr(demo, "load", lambda folder: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run_demo(stopped, Observer())
-    assert run_demo(stopped, StopAt(REWARD, 1)) is not None  # it is trained already
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(stopped, StopAt(REWARD, 1))  # it is trained already
+    assert run_demo(stopped, Observer()) is not None
     figures = json.loads((stopped / "metrics.json").read_text())
     assert figures == json.loads((whole / "metrics.json").read_text())
     for test_set in figures.values():
@@ -405,6 +410,31 @@ def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_p
     assert (stopped / "report.html").is_file()
     with pytest.raises(InputError, match="is not empty; name another folder"):
         run_demo(stopped, Observer())
+
+
+def test_a_demo_that_was_stopped_while_it_read_its_data_goes_on_and_trains_what_a_demo_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "TRAINING_ROWS", 60)
+    monkeypatch.setattr(demo, "TEST_ROWS", 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "prepare", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(tmp_path, Observer())
+    assert run_demo(tmp_path, StopAt(REWARD, 1)) is None
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "reward": {**config["reward"], "learning_rate": 1e-9}}))
+    with pytest.raises(InputError, match=f"^{path}: is not what this demo trains; name another folder$"):
+        run_demo(tmp_path, Observer())
+
+
+def test_once_all_is_trained_a_signal_stops_at_once():
+    with Stopper() as stopper:
+        stopper.begin(REWARD, 0, 5)
+        signal.raise_signal(signal.SIGINT)
+        assert stopper.should_stop()
+        stopper.end()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 class Noting(Observer):

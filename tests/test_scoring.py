@@ -1,5 +1,6 @@
 """A reward depends on its prompt and its response: not on the batch, the order, or what is scored beside them."""
 
+import copy
 import dataclasses
 import random
 
@@ -290,6 +291,14 @@ def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
     for _ in range(ROWS_AT_ONCE):
         next(scored)
     assert read == ROWS_AT_ONCE
+
+
+def test_rewards_that_overflow_are_refused(scorer):
+    model = copy.deepcopy(scorer.run.model)
+    with torch.no_grad():
+        model.head.weight.fill_(torch.inf)
+    with pytest.raises(InputError, match="a reward is not finite: the numbers of this reward model overflow"):
+        RewardScorer(dataclasses.replace(scorer.run, model=model)).score("p", ["a"])
 
 
 def test_an_evaluation_scores_everything_twice_and_counts_what_was_cut_once(scorer):

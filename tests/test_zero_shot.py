@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -204,14 +206,33 @@ def test_score_asks_a_checkpoint_the_question(checkpoint, tmp_path, capsys):
     assert float(capsys.readouterr().out) == pytest.approx(1 - expected[0], abs=2e-6)
 
 
-def test_score_asks_only_language_models(checkpoint, trained, refused):
+def test_score_asks_only_language_models_and_says_where_it_can_not(checkpoint, trained, refused, tmp_path):
     once = ("--response", "x")
     said = refused("score", checkpoint, "--question", "Good?", *once)
     assert said == "field \"template\": 'Good?': must hold {response}, where the response goes"
     assert "a reward model: must be a language model" in refused("score", trained, "--question", QUESTION, *once)
     assert refused("score", trained, "--yes", "ja", *once).startswith("--yes and --no go with --question")
+    assert "surrogate" in refused("score", checkpoint, "--question", "{response} \ud800", *once)
+    file = write_lines(tmp_path / "texts.jsonl", [{"response": "x"}] * 300 + [{"responses": ["a", "b", "x" * 500]}])
+    said = refused("score", checkpoint, "--question", QUESTION, "--file", file)
+    assert re.fullmatch(re.escape(f"{file}:301: responses[2]: ") + r"\d+ tokens with .* must be at most 128", said)
     said = refused("score", checkpoint, "--question", QUESTION, "--normalise", *once)
     assert said.startswith("--normalise goes without --question")
+
+
+def test_an_unlikely_answer_keeps_its_order_and_numbers_that_overflow_are_refused():
+    model, tokenizer = own()
+    scorer = minirm.ZeroShotScorer(model, tokenizer, QUESTION, yes=" yes yes yes yes yes yes", no=" no")
+    for difference, probability in ((-50.0, 1.928749847963918e-22), (-60.0, 8.75651076269652e-27), (99.0, 1 - 2**-52)):
+        scorer.model = SimpleNamespace(
+            log_probabilities=lambda questions, _, d=difference: [torch.full((len(questions),), d), torch.zeros(1)],
+            encode_text=lambda text: [1],
+            max_tokens=None,
+        )
+        assert scorer.score(None, ["x"]) == pytest.approx([probability], rel=1e-6)
+    scorer.model.log_probabilities = lambda *_: [torch.tensor([torch.nan]), torch.zeros(1)]
+    with pytest.raises(InputError, match="not finite: the numbers of this language model overflow"):
+        scorer.score(None, ["x"])
 
 
 def test_a_classifier_is_not_asked(tmp_path):

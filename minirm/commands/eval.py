@@ -45,12 +45,13 @@ class Eval:
         responses = sum(len(comparison.responses) for comparison in comparisons)
         with counting("scoring", 2 * responses) as scorer.advance:  # twice: also behind other prompts
             rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
-        console = new_console()
-        print_evaluation(console, evaluation, name_paths(self.data))
         if self.out is not None:
             title = f"{self.run_folder} on {name_paths(self.data)}"
             write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
             if self.format == "rewardbench":
                 write_results(self.out, comparisons, rewards, model=str(self.run_folder))
+        console = new_console()
+        print_evaluation(console, evaluation, name_paths(self.data))
+        if self.out is not None:
             console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
         return 0

@@ -65,7 +65,8 @@ class Score:
         how = {"normalise": True} if self.normalise else {}  # which a language model does not know
         if self.file is None:
             rewards = scorer.score([self.prompt] * len(self.response), self.response, **how)
-            lines: Iterable[str] = (f"{reward:.6f}" for reward in rewards)
+            digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
+            lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
         else:
             records = scorer.score_rows(_rows(self.file), **how)
             lines = (json.dumps(record, ensure_ascii=False) for record in records)

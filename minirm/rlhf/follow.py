@@ -113,6 +113,8 @@ class Follow:
     def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
         model, tokenizer = load_language_model(self.policy, pick_device())
+        read_json(self.policy / DATA)  # what is handed on at the end is known to be there
+        self.known = prompt_set(read_prompts(self.policy / PROMPTS))
         try:
             prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
             model.check_room(prompts, self.config.max_new_tokens)
@@ -159,8 +161,8 @@ class Follow:
         for name in (CONFIG, TOKENIZER, DATA):
             shutil.copy(self.policy / name, self.out / name)
         here = (Comparison(prompt, ("",), (0.0,)) for prompt in self.prompts)
-        met = {prompt_key(one) for one in here if has_prompt(one)}
-        write_prompts(self.out / PROMPTS, prompt_array(met | prompt_set(read_prompts(self.policy / PROMPTS))))
+        keys = self.known | {prompt_key(one) for one in here if has_prompt(one)}
+        write_prompts(self.out / PROMPTS, prompt_array(keys))
         write_tensors(self.out / WEIGHTS, weights)
         lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.judged)
         write_whole(self.out / SAMPLES, lambda path: path.write_text(lines, encoding="utf-8"))
