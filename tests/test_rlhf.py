@@ -390,6 +390,20 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize(("ending", "number"), [("done", -5), (".step", -5), (".weight", torch.nan)])
+def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(tmp_path, refused, monkeypatch, ending, number):
+    command, path = a_policy(tmp_path), tmp_path / "out" / "ppo.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopper, "should_stop", lambda self: True)
+        assert main(command) == 130
+    tensors = load_file(path)
+    tensors[next(name for name in sorted(tensors) if name.endswith(ending))].fill_(number)
+    write_tensors(path, tensors)
+    before = path.read_bytes()
+    said = f"{path}: holds numbers that no run of PPO saves: begin anew in another folder"
+    assert refused(*command) == said and path.read_bytes() == before
+
+
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     command = a_policy(tmp_path)
     monkeypatch.setattr(ppo, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))

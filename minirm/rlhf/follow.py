@@ -128,8 +128,13 @@ class Follow:
 
     def _restore(self, ppo: PPO) -> None:
         path = self.out / STATE
+        tensors = read_tensors(path)
+        counts = (tensor for name, tensor in tensors.items() if name == "done" or name.endswith(".step"))
+        finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+        if not finite or min(map(int, counts), default=0) < 0:
+            raise InputError(f"{path}: holds numbers that no run of PPO saves: begin anew in another folder")
         try:
-            ppo.restore(read_tensors(path))
+            ppo.restore(tensors)
         except (KeyError, RuntimeError):
             raise InputError(f"{path}: holds another model than {self.policy}: begin anew in another folder") from None
 
