@@ -58,7 +58,7 @@ class Tested:
 
 
 def demo_config(data: Path, seed: int) -> RunConfig:
-    """Return the configuration of the demo's run: under four minutes on two cores."""
+    """Return the configuration of the demo's run: about three minutes on two cores."""
     return RunConfig(
         data=DataConfig((data,), validation_share=3.0),
         model=sized("tiny", max_positions=256),

@@ -27,6 +27,8 @@ from minirm.records import Comparison
 from minirm.scoring import Advance, Prompt, last_text, score_rows, to_nobody, usual_device
 from minirm.tokenizer import Tokenizer
 
+YES, NO = " yes", " no"
+"""The two answers, unless others are given."""
 TOKENS_AT_ONCE = 2048
 """Tokens of a batch, pads included: models of transformers return V logits for each."""
 LEAST_SURE, SUREST = -700.0, 36.0
@@ -53,8 +55,8 @@ class ZeroShotScorer:
         language_model: nn.Module,
         tokenizer: object,
         template: str | Sequence[dict],
-        yes: str = " yes",
-        no: str = " no",
+        yes: str = YES,
+        no: str = NO,
     ) -> None:
         self.template = template
         self.advance: Advance = to_nobody
@@ -169,7 +171,7 @@ class ZeroShotScorer:
 
 
 def load_zero_shot(
-    folder: str | Path, question: str, yes: str = " yes", no: str = " no", device: str | None = None
+    folder: str | Path, question: str, yes: str = YES, no: str = NO, device: str | None = None
 ) -> ZeroShotScorer:
     """Return the scorer that asks the language model in a folder.
 

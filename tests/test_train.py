@@ -99,7 +99,10 @@ def test_a_batch_that_goes_through_in_parts_gives_the_same_steps(tmp_path, accum
         randomised(trainer.model.eval())  # no dropout: it would be drawn in another order
         trainer.model.train = lambda mode=True: None
         trainer.model.register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
-    whole, parts = ([event for event in trainer.run() if isinstance(event, Step)] for trainer in trainers)
+    happened = [list(trainer.run()) for trainer in trainers]
+    evaluated = [[(e.loss, e.accuracy) for e in events if isinstance(e, Evaluated)] for events in happened]
+    assert len(evaluated[0]) == 1 and evaluated[1] == [pytest.approx(evaluated[0][0], rel=1e-6)]
+    whole, parts = ([event for event in events if isinstance(event, Step)] for events in happened)
     assert len(whole) == len(parts) == math.ceil(6 / accumulate)
     for a, b in zip(whole, parts, strict=True):
         assert_same_figures(a, b)

@@ -16,9 +16,7 @@ from minirm.errors import InputError
 from minirm.files import Row, read_json_lines, read_rows
 from minirm.scoring import RewardScorer, load
 from minirm.watcher import counting, tell
-from minirm.zero_shot import ZeroShotScorer, load_zero_shot
-
-YES, NO = " yes", " no"
+from minirm.zero_shot import NO, YES, ZeroShotScorer, load_zero_shot
 
 
 @dataclass(frozen=True)
