@@ -383,6 +383,10 @@ def test_a_demo_with_a_wrong_seed_writes_nothing(tmp_path):
     assert not (tmp_path / "demo").exists()
 
 
+def interrupted(*_, **__):
+    raise KeyboardInterrupt  # not by a signal: where tests run in the background, SIGINT may be ignored
+
+
 def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "TRAINING_ROWS", 60)
     monkeypatch.setattr(demo, "TEST_ROWS", 40)
@@ -394,11 +398,11 @@ def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_p
         run_demo(stopped, Observer(), seed=1)
     assert contents(stopped) == before
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "load", lambda folder: signal.raise_signal(signal.SIGINT))
+        patch.setattr(demo, "load", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_demo(stopped, Observer())
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "write_report", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        patch.setattr(demo, "write_report", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_demo(stopped, StopAt(REWARD, 1))  # it is trained already
     assert run_demo(stopped, Observer()) is not None
@@ -416,7 +420,7 @@ def test_a_demo_that_was_stopped_while_it_read_its_data_goes_on_and_trains_what_
     monkeypatch.setattr(demo, "TRAINING_ROWS", 60)
     monkeypatch.setattr(demo, "TEST_ROWS", 40)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "prepare", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(run, "prepare", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_demo(tmp_path, Observer())
     assert run_demo(tmp_path, StopAt(REWARD, 1)) is None
