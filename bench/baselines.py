@@ -1,6 +1,6 @@
 """What needs no neural network: a reward model that does not beat these has learned nothing worth its training.
 
-Two scorers, both turning comparisons into one list of rewards per comparison, as `minirm.evaluate.evaluate` takes them:
+Two scorers, both turning comparisons into one list of rewards per comparison, as `evaluate` takes them:
 the length of a response, and a linear function of its words. Beside them an oracle, told who wrote a response. And the
 grouped folds in which they are measured.
 """
@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from minirm.data.records import Comparison
 from minirm.errors import InputError
-from minirm.pairs import pair_table
-from minirm.records import Comparison
+from minirm.evaluation.pairs import pair_table
 
 PAIRS_PER_COMPARISON = 40  # a ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory
 

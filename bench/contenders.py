@@ -28,17 +28,17 @@ from bench.peers import (
 )
 from bench.texts import longest
 from bench.timing import wait_for_gpu
+from minirm.cli.memory import keep_freed_memory
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.layers import take_rows
-from minirm.layout import Layout
-from minirm.memory import keep_freed_memory
-from minirm.objectives import RewardObjective
-from minirm.packing import Encoded, PackedBatch
-from minirm.recurrence import by_pytorch
-from minirm.reward_model import RewardModel
-from minirm.stream import Stream, TokenStore
-from minirm.tokenizer import Tokenizer
-from minirm.train import Progress, Trainer
+from minirm.models.kernels.recurrence import by_pytorch
+from minirm.models.kernels.rows import take_rows
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.layout import Layout
+from minirm.tokens.packing import Encoded, PackedBatch
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.loop import Progress, Trainer
+from minirm.training.objectives import RewardObjective
 
 Call = Callable[[], float]
 
@@ -176,19 +176,19 @@ class MinirmTraining:
 
 def recurring_by_pytorch(call: Call) -> Call:
     """Return the call, in which `nn.GRU` or `nn.LSTM` runs each level as a PackedSequence."""
-    where = "minirm.backbones.recurrent"
+    where = "minirm.models.recurrent"
     inputs_alone = patch(f"{where}.project_inputs", lambda network, x: x)
     return inputs_alone(patch(f"{where}.run_level", by_pytorch)(call))
 
 
 def making_keys_at_reads(call: Call) -> Call:
     """Return the call, in which the fused read makes keys and values of all tokens, as rotary positions need it to."""
-    return patch("minirm.layers.Stacked.weight_and_bias", lambda stacked: None)(call)
+    return patch("minirm.models.layers.Stacked.weight_and_bias", lambda stacked: None)(call)
 
 
 def attending_by_kernel(call: Call) -> Call:
     """Return the call, in which attention goes through `scaled_dot_product_attention` and not through strips."""
-    return patch("minirm.backbones.transformer.pay", lambda tiles: False)(call)
+    return patch("minirm.models.transformer.pay", lambda tiles: False)(call)
 
 
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────

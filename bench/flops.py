@@ -7,7 +7,7 @@ import torch
 
 from bench.timing import wait_for_gpu
 from minirm.config import ModelConfig
-from minirm.packing import Encoded
+from minirm.tokens.packing import Encoded
 
 SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1024), (4096, 1024, 256), (8192, 512, 2048))
 """(rows, inner, columns) of the matrix products tried: large squares, and those of a backbone."""

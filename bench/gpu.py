@@ -42,18 +42,18 @@ from bench.texts import longest, made_of_noise, sequences
 from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
 from bench.varlen import Sequences, by_kernel, by_loop, varlen_attention
 from minirm.config import ModelConfig, sized
-from minirm.layers import segment_attention
-from minirm.layout import Layout
 from minirm.losses import all_pairs_loss, centering_penalty, plackett_luce_loss
-from minirm.packing import Encoded, pack
-from minirm.reward_model import RewardModel
-from minirm.tokenizer import Tokenizer
+from minirm.models.layers import segment_attention
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.layout import Layout
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.tokenizer import Tokenizer
 
 HUGGING_FACE, HUGGING_FACE_RANDOM = "Hugging Face loop, SDPA, sorted", "Hugging Face loop, SDPA, random batches"
 TILES, VARLEN = "tiles, scaled_dot_product_attention", "torch.nn.attention.varlen"
 COARSE = "coarse tiles"
 COARSE_ALLOWANCE = 1_000_000
-"""Of `minirm.layout.TILE_ALLOWANCE`: at D = 768 and 400 TFLOP/s they take the 8 µs in which a few kernels start."""
+"""Of `layout.TILE_ALLOWANCE`: at D = 768 and 400 TFLOP/s they take the 8 µs in which a few kernels start."""
 TINY = ModelConfig(layers=2, width=32, heads=2, vocab_size=300)
 SECONDS_FOR_TESTS = 180
 
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 def with_coarse_tiles(call: Callable[[], T]) -> Callable[[], T]:
     """Return the call, all batches of which are laid out in fewer, coarser tiles."""
-    return patch("minirm.layout.TILE_ALLOWANCE", COARSE_ALLOWANCE)(call)
+    return patch("minirm.tokens.layout.TILE_ALLOWANCE", COARSE_ALLOWANCE)(call)
 
 
 def dialogues(count: int, vocab_size: int, most: int = 1000) -> list[Encoded]:

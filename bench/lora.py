@@ -23,11 +23,11 @@ from bench.memory import peak_bytes
 from bench.places import out_folder
 from bench.timing import Spread, interleaved, machine, ratio, spread
 from minirm.config import SIZES, LoraConfig, TrainConfig, sized
-from minirm.lora import add_adapters, trained_weights
 from minirm.losses import all_pairs_loss
-from minirm.optimizers import build_optimizer
-from minirm.packing import Encoded, PackedBatch, pack
-from minirm.reward_model import RewardModel
+from minirm.models.lora import add_adapters, trained_weights
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.training.optimizers import build_optimizer
 
 FULL = "all weights"
 WAYS = {

@@ -29,10 +29,10 @@ from transformers import (
 from bench.gpt2 import gpt2_config
 from bench.texts import longest, sequences
 from minirm.config import ModelConfig, TrainConfig
-from minirm.packing import Encoded
-from minirm.records import Comparison
-from minirm.reward_model import RewardModel
-from minirm.tokenizer import END, PAD, Tokenizer
+from minirm.data.records import Comparison
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded
+from minirm.tokens.tokenizer import END, PAD, Tokenizer
 
 transformers.logging.set_verbosity_error()
 logging.getLogger("accelerate").setLevel(logging.ERROR)

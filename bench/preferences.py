@@ -25,17 +25,17 @@ from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_fo
 from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
-from minirm.files import read_rows
-from minirm.journal import Observer
+from minirm.data.files import read_rows
+from minirm.data.records import Comparison, read_comparisons, to_json
+from minirm.data.splits import prompt_key
+from minirm.data.survey import usable
+from minirm.evaluation.pairs import pair_table
+from minirm.hub.load import load
 from minirm.metrics import bootstrap_interval, paired_interval
-from minirm.pairs import pair_table
-from minirm.records import Comparison, read_comparisons, to_json
-from minirm.run import train_run
-from minirm.run_config import DataConfig, RunConfig
-from minirm.scoring import load
-from minirm.splits import prompt_key
-from minirm.survey import usable
-from minirm.train import Evaluated, Step
+from minirm.runs.job import train_run
+from minirm.runs.journal import Observer
+from minirm.runs.run_config import DataConfig, RunConfig
+from minirm.training.loop import Evaluated, Step
 
 ORACLE = "oracle: who wrote it, and log length"
 Scored = tuple[list[Comparison], dict[str, list[list[float]]]]

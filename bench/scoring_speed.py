@@ -22,10 +22,10 @@ from bench.speed_setup import HH, TOLERANCE, Settings
 from bench.texts import Corpus, made_of_noise, sequences
 from bench.timing import interleaved, ratio, spread
 from minirm.config import PackingConfig
+from minirm.data.records import Comparison
 from minirm.errors import InputError
-from minirm.records import Comparison
-from minirm.reward_model import RewardModel
-from minirm.scoring import score_comparisons, score_encoded
+from minirm.evaluation.scoring import score_comparisons, score_encoded
+from minirm.models.reward_model import RewardModel
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 """Tried for the peers; each then runs at its best."""

@@ -10,9 +10,9 @@ from bench.peers import fast_tokenizer, hugging_face_twin, score_in_batches, who
 from bench.texts import FILES, Corpus, read_corpus, sequences
 from minirm.config import ModelConfig, sized
 from minirm.errors import InputError
-from minirm.packing import pack
-from minirm.reward_model import RewardModel
-from minirm.run import computes_bfloat16
+from minirm.models.reward_model import RewardModel
+from minirm.runs.job import computes_bfloat16
+from minirm.tokens.packing import pack
 
 HH, PAIRS, RANKINGS = FILES
 TOLERANCE = 1e-4

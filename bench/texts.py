@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minirm.packing import Encoded, tokenize
-from minirm.records import Comparison, read_comparisons
-from minirm.survey import usable
-from minirm.synthetic import World, WorldConfig
-from minirm.tokenizer import Tokenizer
+from minirm.data.records import Comparison, read_comparisons
+from minirm.data.survey import usable
+from minirm.tokens.packing import Encoded, tokenize
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.worlds.grammar import World, WorldConfig
 
 FILES = {
     "hh-harmless": "hh-harmless/pairs.jsonl.gz",
@@ -19,7 +19,7 @@ FILES = {
     "alpaca-rankings": "alpaca-rankings/test.jsonl.gz",
 }
 WINDOW = 1024
-"""Comparisons that are sorted by length together: minirm's own window (`minirm.stream.WINDOW`), for everyone."""
+"""Comparisons that are sorted by length together: minirm's own window (`minirm.tokens.stream.WINDOW`), for everyone."""
 
 
 @dataclass(frozen=True)

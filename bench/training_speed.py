@@ -42,10 +42,10 @@ from bench.speed_report import Aim, Row
 from bench.speed_setup import BF16, FP32, HH, PAIRS, RANKINGS, Settings
 from bench.texts import made_of_noise, sequences
 from bench.timing import Spread, interleaved, ratio, spread
+from minirm.cli.memory import keep_freed_memory
 from minirm.config import ModelConfig
-from minirm.memory import keep_freed_memory
-from minirm.packing import tokenize
-from minirm.records import Comparison, read_comparisons
+from minirm.data.records import Comparison, read_comparisons
+from minirm.tokens.packing import tokenize
 
 # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,12 +1,18 @@
 """Writing a file or a folder whole or not at all, and alone."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minirm.errors import InputError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minirm.errors import InputError, shorten
 
 try:
     import fcntl
@@ -102,3 +108,111 @@ def _lock(held: int, folder: Path) -> None:
         raise InputError(f"{folder}: another command of minirm is at work in it; wait for its end") from None
     except OSError:  # a disk without locks
         pass
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that can't be made or written into, before any work goes into what it is to hold.
+
+    Raises:
+        InputError: a file stands in its place, or the folder does not let itself be written.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: can't be a folder: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: can't be written: no permission to write into {nearest}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that can't be written, before any work goes into what it is to hold.
+
+    Raises:
+        InputError: it is a folder, or stands where nothing can be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if not path.exists() or path.is_file():
+        check_folder(follow(path).parent)
+    elif not os.access(path, os.W_OK):
+        raise InputError(f"{path}: can't be written: no permission to write into it")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, whole or not at all; half a surrogate pair as JSON spells it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def read_json(path: Path) -> dict:
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: the file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: file is missing from the run folder") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {shorten(value)}: must be a JSON object")
+    return value
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda p: save_tensors(plain, p))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors into a safetensors file.
+
+    Raises:
+        OSError: the disk is full, or refuses otherwise; the library has an error of its own for that.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a safetensors file.
+
+    Raises:
+        InputError: the file is missing, truncated or of another kind.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: file is missing from the run folder")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model, every one of them and nothing else.
+
+    Raises:
+        InputError: a tensor is missing, of another shape, not finite, or belongs to nothing; nothing was copied then.
+    """
+    _check_tensors(tensors, model.state_dict(), path)
+    model.load_state_dict(tensors)
+
+
+def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{path}: tensor {name!r} is missing")
+        if name not in wanted:
+            raise InputError(f"{path}: tensor {name!r} belongs to no part of the model that config.json describes")
+        if tensors[name].shape != wanted[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
+            raise InputError(f"{path}: tensor {name!r} has shape {shapes}")
+        if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+            raise InputError(f"{path}: tensor {name!r} holds something else than finite floating-point numbers")

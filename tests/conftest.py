@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirm.cli import main
+from minirm.cli.main import main
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # one core for each process that runs tests

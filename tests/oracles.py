@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirm.backbones.recurrent import Recurrent
-from minirm.backbones.torch_decoder import TorchDecoder
-from minirm.backbones.transformer import Transformer
-from minirm.layout import Tiles
-from minirm.packing import Encoded
-from minirm.reward_model import RewardModel
+from minirm.models.recurrent import Recurrent
+from minirm.models.reward_model import RewardModel
+from minirm.models.torch_decoder import TorchDecoder
+from minirm.models.transformer import Transformer
+from minirm.tokens.layout import Tiles
+from minirm.tokens.packing import Encoded
 
 
 def hidden_states(backbone: torch.nn.Module, tokens: Tensor) -> Tensor:

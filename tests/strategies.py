@@ -5,7 +5,7 @@ import torch
 from hypothesis import strategies as st
 
 from minirm.config import ModelConfig
-from minirm.packing import Encoded, PackedBatch, pack
+from minirm.tokens.packing import Encoded, PackedBatch, pack
 
 VOCABULARY = 23
 

@@ -38,14 +38,14 @@ from bench.architectures.heads import EachHeadsObjective
 from bench.architectures.rows import rows_of_paths
 from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, digest, disjoint_pairs
 from minirm.config import ModelConfig, TrainConfig
+from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
-from minirm.objectives import RewardObjective
-from minirm.packing import Encoded, pack
-from minirm.records import Comparison, Turn
-from minirm.reward_model import RewardModel
-from minirm.synthetic import World, WorldConfig
-from minirm.template import OWN
-from minirm.tokenizer import Tokenizer
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.template import OWN
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.objectives import RewardObjective
+from minirm.worlds.grammar import World, WorldConfig
 
 EXAMPLE = Path(conformance.__file__).with_name("example_backbone.py")
 SMALL = Sources(Path("nowhere"), world_training=24, world_validation=8, world_test=12)

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from minirm.checkpoint import write_tensors
-from minirm.cli import main
+from minirm.cli.main import main
+from minirm.disk import write_tensors
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 
 GOOD = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
@@ -459,7 +459,7 @@ def no_room_for_weights(monkeypatch):
     def save_file(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("minirm.checkpoint.save_file", save_file)
+    monkeypatch.setattr("minirm.disk.save_file", save_file)
 
 
 def test_weights_that_find_no_room_are_refused_by_their_name(tmp_path, no_room_for_weights):
@@ -490,7 +490,7 @@ def test_too_little_memory_is_said_in_one_line(tmp_path, pairs_file, refused, mo
             raise error
         torch.empty(2**50)  # PyTorch's own words for it
 
-    monkeypatch.setattr("minirm.commands.train.train_run", run)
+    monkeypatch.setattr("minirm.cli.train.train_run", run)
     said = refused("train", "--data", pairs_file, "--out", tmp_path / "out")
     assert said.startswith("not enough memory: take a smaller model")
 
@@ -499,6 +499,6 @@ def test_any_other_error_of_pytorch_keeps_its_traceback(tmp_path, pairs_file, mo
     def run(*_: object, **__: object) -> None:
         torch.ones(2) @ torch.ones(3)
 
-    monkeypatch.setattr("minirm.commands.train.train_run", run)
+    monkeypatch.setattr("minirm.cli.train.train_run", run)
     with pytest.raises(RuntimeError, match="size"):
         main(["train", "--data", str(pairs_file), "--out", str(tmp_path / "out")])

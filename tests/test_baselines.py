@@ -14,9 +14,9 @@ from bench.baselines import (
     group_folds,
     length_rewards,
 )
+from minirm.data.records import Comparison, Turn, read_comparisons
 from minirm.errors import InputError
-from minirm.pairs import pair_table
-from minirm.records import Comparison, Turn, read_comparisons
+from minirm.evaluation.pairs import pair_table
 
 HARMLESS = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless" / "pairs.jsonl.gz"
 

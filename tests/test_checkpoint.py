@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import minirm
-from minirm.checkpoint import check_file, check_folder, load_run, read_json, read_tensors, write_json, write_tensors
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.config_json import config_from_json, to_json
-from minirm.disk import write_whole
+from minirm.disk import check_file, check_folder, read_json, read_tensors, write_json, write_tensors, write_whole
 from minirm.errors import InputError
-from minirm.run import read_config
-from minirm.run_config import DataConfig
+from minirm.runs.job import read_config
+from minirm.runs.run_config import DataConfig
+from minirm.runs.run_folder import load_run
 
 TEXTS = ["Gladly, here is answer 3.", "No, go away 3.", "", "Ω \U0001f600"]
 

@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 import minirm
-from minirm.cli import main
-from minirm.commands import COMMANDS
-from minirm.train import Step
-from minirm.watcher import Watcher
+from minirm.cli.commands import COMMANDS
+from minirm.cli.main import main
+from minirm.cli.watcher import Watcher
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.loop import Step
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 
 DATA = Path(__file__).parent.parent / "data"
@@ -161,7 +162,7 @@ def test_data_reads_every_sample_of_the_project_and_a_whole_folder(said):
 def test_tokenizer_writes_a_file(pairs_file, said, tmp_path):
     out = tmp_path / "t.json"
     assert said("tokenizer", "--data", pairs_file, "--out", out, "--vocab-size", 280) == f"{out}: 280 tokens\n"
-    assert minirm.scoring.Tokenizer.load(out).vocab_size == 280
+    assert Tokenizer.load(out).vocab_size == 280
 
 
 def test_eval_prints_a_table_and_writes_figures_and_a_page(trained, pairs_file, said, tmp_path):
@@ -278,7 +279,7 @@ def test_a_signal_before_training_stops_at_once_and_leaves_nothing(pairs_file, s
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr("minirm.prepare.describe", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("minirm.runs.prepare.describe", lambda *_: signal.raise_signal(number))
     before = signal.getsignal(number)  # a shell that runs the tests in the background ignores Ctrl-C
     said("train", "--data", pairs_file, "--out", tmp_path / "run", *QUICK, status=130)
     assert not (tmp_path / "run").exists() and not list(temporary.iterdir())
@@ -290,7 +291,7 @@ def test_a_signal_before_training_stops_at_once_and_leaves_nothing(pairs_file, s
 def test_a_signal_ends_what_has_nothing_to_save_and_leaves_nothing(
     trained, pairs_file, tmp_path, monkeypatch, capsys, command, number
 ):
-    monkeypatch.setattr("minirm.scoring.score_encoded", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("minirm.evaluation.scoring.score_encoded", lambda *_: signal.raise_signal(number))
     name, files = command
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

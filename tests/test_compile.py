@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from minirm.layers import compile_mlps
-from minirm.packing import pack
-from minirm.reward_model import RewardModel
+from minirm.models.layers import compile_mlps
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import pack
 from tests.strategies import ARCHITECTURES
 from tests.test_train import some_comparisons
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from minirm import checkpoint
+from minirm import disk
 from minirm.config import PackingConfig
-from minirm.evaluate import as_table, evaluate
+from minirm.data.records import read_comparisons
+from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.hub.load import load
 from minirm.losses import all_pairs_loss, bradley_terry_loss
-from minirm.packing import Encoded, fit, pack, tokenize
-from minirm.records import read_comparisons
-from minirm.scoring import load
+from minirm.runs import run_folder
+from minirm.tokens.packing import Encoded, fit, pack, tokenize
 
 COVERED = {
     2: {  # scores change with the batch size (reward-bench #137)
@@ -72,7 +73,7 @@ def test_1_rewards_are_read_by_length_whatever_the_tokens_are():
 
 def test_4_a_response_has_one_end_token_and_a_prompt_one_opening_whoever_encodes(trained):
     """A missing end token moved a model from 54.9 to 48.9 (reward-bench #90); BOS about 1% (RLHFlow #16)."""
-    tokenizer = checkpoint.load_run(trained).tokenizer
+    tokenizer = run_folder.load_run(trained).tokenizer
     [response] = tokenizer.encode_responses(["Yes.<|end|>"])
     assert response.count(tokenizer.end_id) == 1 and response[-1] == tokenizer.end_id
     [prompt] = tokenizer.encode_prompts([()])
@@ -89,10 +90,10 @@ def test_5_a_pair_that_is_wrong_by_twenty_thousand_has_a_finite_loss_and_gradien
 
 def test_8_the_head_that_is_loaded_is_the_one_that_was_trained(trained, broken):
     """Head lost or re-initialised on load (OpenRLHF #873)."""
-    weights = checkpoint.read_tensors(trained / checkpoint.WEIGHTS)
+    weights = disk.read_tensors(trained / run_folder.WEIGHTS)
     assert torch.equal(load(trained).run.model.head.weight, weights["head.weight"])
     del weights["head.weight"]
-    checkpoint.write_tensors(broken / checkpoint.WEIGHTS, weights)
+    disk.write_tensors(broken / run_folder.WEIGHTS, weights)
     with pytest.raises(ValueError, match=r"tensor 'head\.weight' is missing"):
         load(broken)
 

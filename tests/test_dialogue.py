@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirm.dialogue import (
+from minirm.data.dialogue import (
     Turn,
     parse_dialogue,
     parse_prompt,

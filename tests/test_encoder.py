@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from minirm.cli import main
+from minirm.cli.main import main
+from minirm.cli.watcher import Watcher
 from minirm.config import LoraConfig, ModelConfig
-from minirm.layers import segment_attention
-from minirm.layout import lay_out_rows
-from minirm.lora import add_adapters, merge, trained_weights
-from minirm.packing import pack, tokenize
-from minirm.records import Comparison, Turn
-from minirm.reward_model import RewardModel
-from minirm.scoring import load
-from minirm.train import Step
-from minirm.watcher import Watcher
+from minirm.data.records import Comparison, Turn
+from minirm.hub.load import load
+from minirm.models.layers import segment_attention
+from minirm.models.lora import add_adapters, merge, trained_weights
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.layout import lay_out_rows
+from minirm.tokens.packing import pack, tokenize
+from minirm.training.loop import Step
 from tests.conftest import QUICK
 from tests.oracles import rewards_one_by_one
 from tests.strategies import randomised

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirm.data.records import Comparison, Turn
+from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluate import as_table, evaluate, pair_table
+from minirm.evaluation.evaluate import as_table, evaluate, pair_table
 from minirm.metrics import pearson, spearman
-from minirm.records import Comparison, Turn
-from minirm.splits import prompt_key
 
 FEW = {"resamples": 200}
 

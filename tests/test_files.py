@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from minirm.data.files import CHUNK, find_files, read_rows
 from minirm.errors import InputError
-from minirm.files import CHUNK, find_files, read_rows
 
 
 def fields_of(path):

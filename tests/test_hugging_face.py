@@ -1,5 +1,6 @@
 """Checkpoints of transformers come in, and runs go out, with the same hidden states, logits, rewards and gradients."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import minirm
-from minirm.cli import main
-from minirm.dialogue import Turn
+from minirm.cli.main import main
+from minirm.data.dialogue import Turn
 from minirm.errors import InputError
-from minirm.hugging_face import build_language_model, build_reward_model, export_run, read_model, read_start
-from minirm.hugging_face.chat_template import derive_template
-from minirm.hugging_face.families import FAMILIES, FIXED, read_config
-from minirm.hugging_face.writing import rename
-from minirm.packing import Encoded, PackedBatch, pack
-from minirm.reward_model import RewardModel
-from minirm.template import OWN, Template
-from minirm.tokenizer import Tokenizer
+from minirm.hub import build_language_model, build_reward_model, export_run, read_model, read_start
+from minirm.hub.chat_template import derive_template
+from minirm.hub.families import FAMILIES, FIXED, read_config
+from minirm.hub.writing import rename
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.template import OWN, Template
+from minirm.tokens.tokenizer import Tokenizer
 from tests.conftest import QUICK, write_lines
 
 transformers = pytest.importorskip("transformers")
@@ -689,7 +690,7 @@ def test_a_model_whose_tokenizer_has_no_pad_token_gets_one_that_is_not_its_end(t
     text = spare.to_str().replace("<|pad|>", "<|nothing|>").replace("<|end|>", "<|endoftext|>")
     (folder / "tokenizer.json").write_text(text)
     template = Template(user=("\n\nHuman: ", ""), assistant=("\n\nAssistant: ", "<|endoftext|>"))
-    config["template"] = minirm.checkpoint.dataclasses.asdict(template)
+    config["template"] = dataclasses.asdict(template)
     (folder / "config.json").write_text(json.dumps(config))
     export_run(folder, tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -743,7 +744,7 @@ def test_an_export_is_written_whole_or_not_at_all(trained, tmp_path, refused, mo
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "x")
 
-    monkeypatch.setattr(minirm.hugging_face.writing, "write_card", fail)
+    monkeypatch.setattr("minirm.hub.writing.write_card", fail)
     assert "No space left" in refused("export", trained, "--out", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

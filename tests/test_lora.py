@@ -8,20 +8,21 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from minirm import checkpoint
-from minirm.cli import main
+from minirm.cli.main import main
 from minirm.config import LoraConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.journal import Observer
-from minirm.layers import Stacked, compile_mlps
-from minirm.lora import Adapted, add_adapters, merge, trained_weights
-from minirm.optimizers import build_optimizer
-from minirm.packing import pack
-from minirm.reward_model import RewardModel
-from minirm.run import read_config, train_run
-from minirm.run_config import LANGUAGE_MODEL, REWARD
-from minirm.scoring import load
-from minirm.train import Evaluated
+from minirm.hub.load import load
+from minirm.models.layers import Stacked, compile_mlps
+from minirm.models.lora import Adapted, add_adapters, merge, trained_weights
+from minirm.models.reward_model import RewardModel
+from minirm.runs.job import read_config, train_run
+from minirm.runs.journal import Observer
+from minirm.runs.resume import STATE
+from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
+from minirm.runs.run_folder import METRICS, WEIGHTS
+from minirm.tokens.packing import pack
+from minirm.training.loop import Evaluated
+from minirm.training.optimizers import build_optimizer
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 from tests.strategies import ARCHITECTURES, randomised
 from tests.test_run import StopAt, a_config
@@ -214,36 +215,13 @@ def test_frozen_weights_come_out_of_a_run_with_weight_decay_bit_by_bit(run_folde
             self.stop = isinstance(event, Evaluated) and (stage, event.step) == (LANGUAGE_MODEL, 8)
 
     assert train_run(lora_config, tmp_path / "stopped", StopWhenEvaluated()) is None
-    before = part(load_file(tmp_path / "stopped" / checkpoint.STATE), "best.backbone.")
-    after = part(load_file(run_folder / checkpoint.STATE), "model.backbone.")
+    before = part(load_file(tmp_path / "stopped" / STATE), "best.backbone.")
+    after = part(load_file(run_folder / STATE), "model.backbone.")
     frozen = {name.replace(".linear.", "."): t for name, t in after.items() if ".adapters." not in name}
     assert frozen.keys() == before.keys()
     assert all(torch.equal(frozen[name], before[name]) for name in before)
     learned = [t for name, t in after.items() if name.endswith(".B")]
     assert len(learned) == 3 and all(t.abs().max() > 0.01 for t in learned)
-
-
-def test_adapters_and_head_are_saved_alone_and_give_back_the_merged_rewards(run_folder):
-    config = read_config(run_folder)
-    small = load_file(run_folder / checkpoint.ADAPTERS)
-    kinds = {name.removeprefix("backbone.blocks.0.") for name in small}
-    adapters = {f"{PLACES.get(m, 'mlp.up')}.adapters.{m}.{factor}" for m in config.lora.matrices for factor in "AB"}
-    assert kinds == adapters | {"head.weight"}
-    model = RewardModel(config.model)
-    add_adapters(model.backbone, config.lora)
-    model.load_state_dict(part(load_file(run_folder / checkpoint.STATE), "model."))
-    for parameter in trained_weights(model).values():
-        torch.nn.init.zeros_(parameter)
-    checkpoint.load_adapters(model, run_folder / checkpoint.ADAPTERS)
-    torch.testing.assert_close(rewards_of(model.eval()), rewards_of(load(run_folder).run.model), rtol=1e-4, atol=1e-5)
-
-
-def test_adapters_of_another_shape_are_refused_by_name(run_folder):
-    config = read_config(run_folder)
-    model = RewardModel(config.model)
-    add_adapters(model.backbone, replace(config.lora, rank=3))
-    with pytest.raises(InputError, match=r"adapters.safetensors: tensor '.*\.A' has shape \(2, 16\), the model has"):
-        checkpoint.load_adapters(model, run_folder / checkpoint.ADAPTERS)
 
 
 @pytest.mark.parametrize(("stage", "step"), [(LANGUAGE_MODEL, 5), (REWARD, 5)])
@@ -252,7 +230,7 @@ def test_a_resumed_run_with_adapters_ends_as_the_uninterrupted_one_did(run_folde
     assert train_run(lora_config, folder, StopAt(stage, step)) is None
     assert read_config(folder) == lora_config_as_saved(lora_config, folder)
     assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
-    for name in (checkpoint.WEIGHTS, checkpoint.ADAPTERS, checkpoint.METRICS):
+    for name in (WEIGHTS, METRICS):
         assert (folder / name).read_bytes() == (run_folder / name).read_bytes(), name
 
 

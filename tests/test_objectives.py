@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minirm import objectives
 from minirm.config import TrainConfig
+from minirm.data.records import Comparison
+from minirm.evaluation.pairs import pair_table
 from minirm.losses import bradley_terry_loss, centering_penalty
-from minirm.objectives import LanguageModelObjective, RewardObjective, count_hits, preference_losses
-from minirm.packing import Encoded, PackedBatch, pack
-from minirm.pairs import pair_table
-from minirm.records import Comparison
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.training import objectives
+from minirm.training.objectives import LanguageModelObjective, RewardObjective, count_hits, preference_losses
 
 TOKEN = np.zeros(1, dtype=np.int32)
 

@@ -13,12 +13,12 @@ import torch
 
 import minirm
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.objectives import RewardObjective
-from minirm.optimizers import build_optimizer
-from minirm.packing import fit, pack, tokenize
-from minirm.records import Comparison, Turn, read_comparisons
-from minirm.reward_model import RewardModel
-from minirm.tokenizer import Tokenizer
+from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import fit, pack, tokenize
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.objectives import RewardObjective
+from minirm.training.optimizers import build_optimizer
 from tests.oracles import seen_by_tiles
 
 LINE = '{"prompt": "Is a tomato a fruit?", "chosen": "Yes: it grows from a flower and holds seeds.", "rejected": "No."}'

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import TrainConfig
-from minirm.optimizers import Lion, build_optimizer, clip_gradients, rate_at
-from minirm.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel
+from minirm.training.optimizers import Lion, build_optimizer, clip_gradients, rate_at
 from tests.strategies import ARCHITECTURES
 
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
+from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
-from minirm.packing import Encoded, fit, merge_twins, pack, tokenize, truncate
-from minirm.records import Comparison, Turn
-from minirm.reward_model import RewardModel
-from minirm.template import Template
-from minirm.tokenizer import Tokenizer
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, fit, merge_twins, pack, tokenize, truncate
+from minirm.tokens.template import Template
+from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 from tests.strategies import ARCHITECTURES, encoded_batches, randomised
 

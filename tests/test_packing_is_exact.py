@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirm.backbones import build_backbone
-from minirm.language_model import LanguageModel
-from minirm.layers import fill_up
-from minirm.layout import lay_out
-from minirm.packing import Encoded, pack
-from minirm.reward_model import RewardModel
+from minirm.models.backbones import build_backbone
+from minirm.models.language_model import LanguageModel
+from minirm.models.layers import fill_up
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.layout import lay_out
+from minirm.tokens.packing import Encoded, pack
 from tests.oracles import hidden_states, nll_one_by_one, rewards_one_by_one
 from tests.strategies import ARCHITECTURES, CAUSAL, VOCABULARY, encoded_batches, packed_for, randomised
 
@@ -32,7 +32,7 @@ WAYS = ("kernel", "strips")
 
 def attention_by(way: str) -> AbstractContextManager:
     """Within, a transformer's attention goes one way, however small the batch: PyTorch's kernel, or strips of two."""
-    return patch.multiple("minirm.strips", LEAST_WORK=0 if way == "strips" else 1 << 40, MOST_QUERIES=2)
+    return patch.multiple("minirm.models.kernels.strips", LEAST_WORK=0 if way == "strips" else 1 << 40, MOST_QUERIES=2)
 
 
 def gradients(model: torch.nn.Module, value: torch.Tensor) -> torch.Tensor:

@@ -12,18 +12,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from minirm import run
-from minirm.checkpoint import restore_progress, save_progress
-from minirm.commands.train import joined_processes
+from minirm.cli.train import joined_processes
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.journal import Journal, Observer
-from minirm.objectives import RewardObjective
-from minirm.packing import pack
-from minirm.reward_model import RewardModel
-from minirm.run_config import LANGUAGE_MODEL
-from minirm.stream import Stream, TokenStore
-from minirm.train import Evaluated, OnItsWay, Progress, Step, Trainer
+from minirm.models.reward_model import RewardModel
+from minirm.runs import job as run
+from minirm.runs.journal import Journal, Observer
+from minirm.runs.resume import restore_progress, save_progress
+from minirm.runs.run_config import LANGUAGE_MODEL
+from minirm.tokens.packing import pack
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.training.loop import Evaluated, OnItsWay, Progress, Step, Trainer
+from minirm.training.objectives import RewardObjective
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -140,7 +140,7 @@ def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
     trainer.lag = 1  # as on a GPU
     looks, saves = iter([0.0] * (3 + rank)), []
     run.time = SimpleNamespace(monotonic=lambda: next(looks, 301.0))
-    run.checkpoint = SimpleNamespace(save_progress=lambda *_: saves.append(trainer.progress.step))
+    run.save_progress = lambda *_: saves.append(trainer.progress.step)
     stages = SimpleNamespace(observer=Observer(), folder=folder)
     assert run._Stages._follow(stages, trainer, "language model", Journal(None, "language model", Progress()))
     (folder / f"saves{rank}").write_text(f"{trainer.progress.step} {saves}")

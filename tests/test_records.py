@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
+from minirm.data.records import FORMATS, Comparison, parse_record, read_comparisons, to_json
 from minirm.errors import InputError
-from minirm.records import FORMATS, Comparison, parse_record, read_comparisons, to_json
 
 DATA = Path(__file__).parent.parent / "data"
 SAME_SIX = [

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from minirm.recurrence import by_pytorch, project_inputs, run_level
+from minirm.models.kernels.recurrence import by_pytorch, project_inputs, run_level
 
 NETWORKS = pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from minirm.evaluation import ReliabilityBin
-from minirm.pictures import (
+from minirm.evaluation.figures import ReliabilityBin
+from minirm.evaluation.pictures import (
     Bar,
     accuracy_bars,
     learning_curve,
@@ -15,7 +15,7 @@ from minirm.pictures import (
     reward_against_utility,
     reward_histogram,
 )
-from minirm.report import Example, Judged, Picture, Section, Table, render_page, write_report
+from minirm.evaluation.report import Example, Judged, Picture, Section, Table, render_page, write_report
 
 HISTORY = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "validation_loss": 0.65, "validation_accuracy": 0.6}]
 BINS = (ReliabilityBin(0.55, 0.5, 10), ReliabilityBin(0.9, 0.95, 4))

@@ -5,7 +5,7 @@ import torch
 
 from minirm.config import SIZES, ModelConfig, sized
 from minirm.errors import InputError
-from minirm.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel
 from tests.strategies import ARCHITECTURES, packed_for
 from tests.test_train import some_comparisons
 

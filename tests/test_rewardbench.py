@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import minirm
-from minirm.cli import main
-from minirm.records import Comparison, read_comparisons
-from minirm.rewardbench import write_results
+from minirm.cli.main import main
+from minirm.data.records import Comparison, read_comparisons
+from minirm.evaluation.rewardbench import write_results
 
 DATA = Path(__file__).parent.parent / "data"
 

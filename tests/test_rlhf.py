@@ -12,24 +12,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minirm.checkpoint import load_language_model, read_start, write_tensors
-from minirm.cli import main
+from minirm.cli.main import main
+from minirm.cli.watcher import Stopper
 from minirm.config import ModelConfig
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
+from minirm.data.records import read_comparisons
+from minirm.data.splits import prompt_key
+from minirm.disk import write_tensors
 from minirm.errors import InputError
-from minirm.films import praise
-from minirm.journal import Observer
-from minirm.language_model import LanguageModel
-from minirm.records import read_comparisons
-from minirm.rlhf import follow, ppo
-from minirm.rlhf.best_of_n import best_of_n
-from minirm.rlhf.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
-from minirm.rlhf.sampling import sample
-from minirm.run import train_run
-from minirm.splits import prompt_key
-from minirm.template import OWN, as_dialogue
-from minirm.tokenizer import Tokenizer
-from minirm.watcher import Stopper
+from minirm.models.language_model import LanguageModel
+from minirm.policies import follow, ppo
+from minirm.policies.best_of_n import best_of_n
+from minirm.policies.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
+from minirm.policies.sampling import sample
+from minirm.runs.job import train_run
+from minirm.runs.journal import Observer
+from minirm.runs.run_folder import load_language_model, read_start
+from minirm.tokens.template import OWN, as_dialogue
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.worlds.films import praise
 from tests.conftest import write_lines
 from tests.oracles import hidden_states
 from tests.strategies import randomised

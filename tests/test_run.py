@@ -9,20 +9,22 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from minirm import demo, run
+from minirm.cli.watcher import Stopper
 from minirm.config import LoraConfig, PackingConfig, TrainConfig, sized
-from minirm.demo import run_demo
+from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.data.splits import prompt_key
 from minirm.disk import alone_in
 from minirm.errors import InputError
-from minirm.evaluate import as_table, evaluate
-from minirm.journal import Observer, read_log
-from minirm.records import Comparison, Turn, read_comparisons
-from minirm.run import prepare, train_run
-from minirm.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
-from minirm.scoring import RewardScorer, load
-from minirm.splits import prompt_key
-from minirm.train import Evaluated, Step
-from minirm.watcher import Stopper
+from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.scoring import RewardScorer
+from minirm.hub.load import load
+from minirm.runs import job as run
+from minirm.runs.job import prepare, train_run
+from minirm.runs.journal import Observer, read_log
+from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
+from minirm.training.loop import Evaluated, Step
+from minirm.worlds import demo
+from minirm.worlds.demo import run_demo
 from tests.conftest import kind_and_rude, write_lines
 
 
@@ -398,7 +400,7 @@ def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_p
         run_demo(stopped, Observer(), seed=1)
     assert contents(stopped) == before
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "load", interrupted)
+        patch.setattr(demo, "load_run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_demo(stopped, Observer())
     with monkeypatch.context() as patch:

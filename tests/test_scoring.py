@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minirm
-from minirm import scoring
+from minirm.data.files import Row
+from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
-from minirm.evaluate import as_table
-from minirm.files import Row
-from minirm.packing import pack, tokenize, truncate
-from minirm.records import Comparison, Turn
-from minirm.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
-from minirm.template import Template
-from minirm.tokenizer import Tokenizer
+from minirm.evaluation import scoring
+from minirm.evaluation.evaluate import as_table
+from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
+from minirm.tokens.packing import pack, tokenize, truncate
+from minirm.tokens.template import Template
+from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 
 WORDS = ["gladly", "here", "is", "answer", "no", "go", "away", "question", "seven", "?", ",", "."]

@@ -11,24 +11,26 @@ import torch
 from safetensors.torch import load_file
 
 import minirm
-from minirm import checkpoint
-from minirm.checkpoint import load_language_model, read_start
-from minirm.cli import main
+from minirm import disk
+from minirm.cli.main import main
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
+from minirm.data.records import Comparison, read_comparisons
 from minirm.errors import InputError
-from minirm.evaluation import Surprise
-from minirm.journal import Observer
-from minirm.language_model import LanguageModel
-from minirm.packing import Encoded, fit, pack, tokenize
-from minirm.prepare import prepare
-from minirm.records import Comparison, read_comparisons
-from minirm.reward_model import RewardModel
-from minirm.run import read_config, train_run
-from minirm.run_config import LANGUAGE_MODEL, REWARD
-from minirm.scoring import load
-from minirm.stream import TokenStore
-from minirm.tokenizer import Tokenizer
+from minirm.evaluation.figures import Surprise
+from minirm.hub.load import load
+from minirm.models.language_model import LanguageModel
+from minirm.models.reward_model import RewardModel
+from minirm.runs import run_folder
+from minirm.runs.job import read_config, train_run
+from minirm.runs.journal import Observer
+from minirm.runs.prepare import prepare
+from minirm.runs.resume import STATE
+from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
+from minirm.runs.run_folder import load_language_model, read_start
+from minirm.tokens.packing import Encoded, fit, pack, tokenize
+from minirm.tokens.stream import TokenStore
+from minirm.tokens.tokenizer import Tokenizer
 from tests.conftest import QUICK, kind_and_rude, write_lines
 from tests.oracles import hidden_states
 from tests.strategies import ARCHITECTURES, randomised
@@ -210,10 +212,10 @@ def test_a_reward_model_starts_from_the_language_models_weights_and_tokenizer(tu
     config = from_run(tuned, pair_file)
     model = RewardModel(config.model)
     read_start(tuned).take_over(model)
-    weights = load_file(tuned / checkpoint.WEIGHTS)
+    weights = load_file(tuned / run_folder.WEIGHTS)
     assert all(torch.equal(t, weights[f"backbone.{name}"]) for name, t in model.backbone.state_dict().items())
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == (tuned / "tokenizer.json").read_bytes()
-    moved = part(load_file(tmp_path / "run" / checkpoint.STATE), "model.backbone.")
+    moved = part(load_file(tmp_path / "run" / STATE), "model.backbone.")
     largest_step = 0.01 * 1.3  # Adam's first is the learning rate, and some weight decays
     assert all((t - weights[f"backbone.{name}"]).abs().max() <= largest_step for name, t in moved.items())
 
@@ -239,16 +241,14 @@ def test_adapters_go_through_both_stages_from_another_run(tuned, chat_file, pair
     lora, file = LoraConfig(rank=2, alpha=8.0), pair_file if stage == "both" else chat_file
     config = from_run(tuned, file, lora=lora, stage=stage)
     assert train_run(config, tmp_path / "run", Observer()) is not None
-    state = part(load_file(tmp_path / "run" / checkpoint.STATE), "model.backbone.")
-    start = part(load_file(tuned / checkpoint.WEIGHTS), "backbone.")
-    merged = part(load_file(tmp_path / "run" / checkpoint.WEIGHTS), "backbone.")
+    state = part(load_file(tmp_path / "run" / STATE), "model.backbone.")
+    start = part(load_file(tuned / run_folder.WEIGHTS), "backbone.")
+    merged = part(load_file(tmp_path / "run" / run_folder.WEIGHTS), "backbone.")
     frozen = {name.replace(".linear.", "."): t for name, t in state.items() if ".adapters." not in name}
     assert frozen.keys() == start.keys() == merged.keys()
     assert all(torch.equal(frozen[name], start[name]) for name in start)
     changed = {name for name in start if not torch.equal(merged[name], start[name])}
     assert changed == {"blocks.0.attention.qkv.weight"}
-    small = set(load_file(tmp_path / "run" / checkpoint.ADAPTERS))
-    assert ("head.weight" in small) == (stage == "both") and len(small) == 4 + (stage == "both")
 
 
 @pytest.mark.parametrize(("stage", "step"), [(LANGUAGE_MODEL, 5), (REWARD, 2)])
@@ -258,7 +258,7 @@ def test_a_resumed_run_from_another_ends_as_the_uninterrupted_one_did(tuned, pai
     assert train_run(config, whole, Observer()) is not None
     assert train_run(config, folder, StopAt(stage, step)) is None
     assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
-    for name in (checkpoint.WEIGHTS, checkpoint.ADAPTERS, checkpoint.METRICS, checkpoint.DATA):
+    for name in (run_folder.WEIGHTS, run_folder.METRICS, run_folder.DATA):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -266,8 +266,8 @@ def test_a_run_does_not_go_on_when_its_start_has_changed(tuned, pair_file, tmp_p
     start, folder = tmp_path / "start", tmp_path / "run"
     assert train_run(sft_config(chat_file), start, Observer()) is not None
     assert train_run(from_run(start, pair_file), folder, StopAt(REWARD, 1)) is None
-    weights = load_file(start / checkpoint.WEIGHTS)
-    checkpoint.write_tensors(start / checkpoint.WEIGHTS, {name: t * 2 for name, t in weights.items()})
+    weights = load_file(start / run_folder.WEIGHTS)
+    disk.write_tensors(start / run_folder.WEIGHTS, {name: t * 2 for name, t in weights.items()})
     with pytest.raises(InputError, match=r"the data changed since this run began \(data.json would differ\)"):
         train_run(read_config(folder), folder, Observer(), resume=True)
 
@@ -322,7 +322,8 @@ def test_what_does_not_go_with_the_start_is_refused_in_one_line(tuned, pair_file
 def test_the_seed_of_a_language_model_alone_draws_its_weights(chat_file, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "minirm.run._Stages._train", lambda self, model, *_: drawn.append(next(model.parameters()).detach().clone())
+        "minirm.runs.job._Stages._train",
+        lambda self, model, *_: drawn.append(next(model.parameters()).detach().clone()),
     )
     for number, (seed, unused) in enumerate([(0, 0), (1, 0), (0, 1)]):
         config = sft_config(chat_file)

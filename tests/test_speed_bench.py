@@ -43,11 +43,11 @@ from bench.speed_report import Aim, Row, markdown, row_from_json
 from bench.speed_setup import check_twin
 from bench.texts import longest, made_of_noise, read_corpus, sequences
 from bench.timing import Spread, interleaved
-from minirm import layers
 from minirm.config import ModelConfig
 from minirm.errors import InputError
-from minirm.packing import Encoded, pack
-from minirm.reward_model import RewardModel
+from minirm.models import layers
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, pack
 from tests.strategies import ARCHITECTURES, encoded_batches
 
 TINY = ModelConfig(layers=2, width=16, heads=2, vocab_size=300)
@@ -231,7 +231,7 @@ def test_an_idea_switched_off_changes_no_gradient(ideas, world, monkeypatch):
 )
 def test_another_way_of_attention_changes_no_gradient(switched, least_work, by_kernel, world, monkeypatch):
     """`by_kernel`: how many layers go through PyTorch's kernel before and after."""
-    monkeypatch.setattr("minirm.strips.LEAST_WORK", least_work)
+    monkeypatch.setattr("minirm.models.kernels.strips.LEAST_WORK", least_work)
     work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
     calls, attend = [], layers.segment_attention
     monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))

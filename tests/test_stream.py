@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
-from minirm.packing import Encoded, pack
-from minirm.stream import Stream, TokenStore, ahead, preferred
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.stream import Stream, TokenStore, ahead, preferred
 from tests.strategies import encoded_batches
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import ModelConfig
-from minirm.layers import segment_attention
-from minirm.layout import Layout, Tiles, lay_out, lay_out_rows
-from minirm.reward_model import RewardModel
-from minirm.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, pay
+from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, pay
+from minirm.models.layers import segment_attention
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.layout import Layout, Tiles, lay_out, lay_out_rows
 from tests.strategies import ARCHITECTURES, encoded_batches, packed_for, randomised
 
 FORKED = lay_out([3, 5, 2, 9, 4], [-1, 0, 0, 0, -1], [1, 2, 3, 4])
@@ -48,7 +48,7 @@ def test_strips_give_the_values_and_gradients_of_the_kernel(lengths, heads, most
     layout = lay_out_rows(sizes, sizes[::-1]) if both_ways else lay_out(sizes, parents, [0])
     shape = (*heads, 3)
     projected = projections(layout, *shape, seed=seed)
-    with patch("minirm.strips.MOST_QUERIES", most_queries):
+    with patch("minirm.models.kernels.strips.MOST_QUERIES", most_queries):
         fast = StripAttention.apply(projected, cut_into_strips(layout.everywhere, *shape))
     slow = by_kernel(projected, layout.everywhere, *shape)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
@@ -60,7 +60,7 @@ def test_strips_give_the_values_and_gradients_of_the_kernel(lengths, heads, most
 @pytest.mark.parametrize("layout", [FORKED, ROWS], ids=["decoder", "encoder"])
 @pytest.mark.parametrize("most_queries", [3, 128])
 def test_the_gradient_written_out_is_the_numerical_one(layout, most_queries):
-    with patch("minirm.strips.MOST_QUERIES", most_queries):
+    with patch("minirm.models.kernels.strips.MOST_QUERIES", most_queries):
         strips = cut_into_strips(layout.everywhere, 2, 1, 3)
     assert torch.autograd.gradcheck(StripAttention.apply, (projections(layout, 2, 1, 3), strips))
 
@@ -127,7 +127,7 @@ def test_a_transformer_takes_strips_where_they_pay_and_no_weights_are_dropped(na
     config = ARCHITECTURES[name]
     model, packed = randomised(RewardModel(config)), packed_for(name, batch)
     with (
-        patch("minirm.strips.LEAST_WORK", 0),
+        patch("minirm.models.kernels.strips.LEAST_WORK", 0),
         patch.object(StripAttention, "apply", wraps=StripAttention.apply) as used,
     ):
         model(packed)
@@ -138,7 +138,7 @@ def test_a_transformer_takes_strips_where_they_pay_and_no_weights_are_dropped(na
 def test_dropped_weights_are_left_to_the_kernel():
     config = ModelConfig(style="bert", layers=2, width=8, heads=2, vocab_size=300, dropout=0.5)
     model = RewardModel(config)
-    with patch("minirm.strips.LEAST_WORK", 0):
+    with patch("minirm.models.kernels.strips.LEAST_WORK", 0):
         tiles = ROWS.everywhere
         assert model.backbone.train()._in_strips_if_they_pay(tiles) is tiles
         assert isinstance(model.backbone.eval()._in_strips_if_they_pay(tiles), Strips)

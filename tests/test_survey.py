@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from minirm.dialogue import Turn
-from minirm.records import Comparison
-from minirm.survey import IDENTICAL, MERGED, SINGLE, TIED, Lengths, describe, usable
+from minirm.data.dialogue import Turn
+from minirm.data.records import Comparison
+from minirm.data.survey import IDENTICAL, MERGED, SINGLE, TIED, Lengths, describe, usable
 
 ASK, OTHER = (Turn("user", "Why?"),), (Turn("user", "How?"),)
 PAIR = Comparison(ASK, ("Because.", "No."), (1.0, 0.0))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirm.data.records import Turn
 from minirm.errors import InputError
-from minirm.films import Asked, Film, Said, read_prompt, read_response
-from minirm.records import Turn
-from minirm.synthetic import WEIGHTS, World, WorldConfig, attributes
+from minirm.worlds.films import Asked, Film, Said, read_prompt, read_response
+from minirm.worlds.grammar import WEIGHTS, World, WorldConfig, attributes
 
 WORLD = World()
 SPLITS = ("train", "validation", "test", "reversed", "swapped")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
 from minirm.errors import InputError
-from minirm.tokenizer import END, ROLES, SMALLEST, SPECIAL, Tokenizer
+from minirm.tokens.tokenizer import END, ROLES, SMALLEST, SPECIAL, Tokenizer
 
 CORPUS = ["the cat sat on the mat", "the cat ate the rat", "Größe: 3 µm", "<|end|> is only text"] * 3
 TOKENIZER = Tokenizer.train(CORPUS)

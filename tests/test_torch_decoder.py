@@ -15,19 +15,20 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minirm.backbones import build_backbone, torch_decoder
-from minirm.cli import main
+from minirm.cli.main import main
+from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig
+from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
-from minirm.language_model import LanguageModel
-from minirm.layout import lay_out
-from minirm.packing import Encoded, pack, tokenize
-from minirm.prepare import prepare
-from minirm.records import Comparison, Turn
-from minirm.reward_model import RewardModel
-from minirm.scoring import load
-from minirm.train import Step
-from minirm.watcher import Watcher
+from minirm.hub.load import load
+from minirm.models import torch_decoder
+from minirm.models.backbones import build_backbone
+from minirm.models.language_model import LanguageModel
+from minirm.models.reward_model import RewardModel
+from minirm.runs.prepare import prepare
+from minirm.tokens.layout import lay_out
+from minirm.tokens.packing import Encoded, pack, tokenize
+from minirm.training.loop import Step
 from tests.conftest import QUICK
 from tests.oracles import decoder_states, rewards_one_by_one
 from tests.strategies import ARCHITECTURES, encoded_batches, randomised

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from minirm.checkpoint import restore_progress, save_progress
 from minirm.config import PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.language_model import LanguageModel
-from minirm.objectives import LanguageModelObjective, RewardObjective
-from minirm.packing import Encoded, pack
-from minirm.reward_model import RewardModel
-from minirm.stream import Stream, TokenStore
-from minirm.train import AT_ONCE, Evaluated, Step, Trainer
+from minirm.models.language_model import LanguageModel
+from minirm.models.reward_model import RewardModel
+from minirm.runs.resume import restore_progress, save_progress
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.training.loop import AT_ONCE, Evaluated, Step, Trainer
+from minirm.training.objectives import LanguageModelObjective, RewardObjective
 from tests.strategies import ARCHITECTURES, VOCABULARY, randomised
 
 MODEL = ARCHITECTURES["gpt2"]

@@ -23,15 +23,15 @@ from transformers import (
 )
 
 import minirm
-from minirm import zero_shot
-from minirm.cli import main
+from minirm.cli.main import main
 from minirm.config import ModelConfig
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
 from minirm.errors import InputError
-from minirm.hugging_face import build_language_model, read_model
-from minirm.language_model import LanguageModel
-from minirm.tokenizer import Tokenizer
-from minirm.zero_shot import load_zero_shot
+from minirm.hub import build_language_model, read_model
+from minirm.hub.load import load_zero_shot
+from minirm.models.language_model import LanguageModel
+from minirm.policies import zero_shot
+from minirm.tokens.tokenizer import Tokenizer
 from tests.conftest import write_lines
 from tests.oracles import hidden_states
 from tests.strategies import randomised

@@ -20,17 +20,17 @@ from bench.architectures.heads import ManyHeads
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
+from minirm.data.records import Comparison
 from minirm.disk import write_whole
 from minirm.errors import InputError
-from minirm.language_model import LanguageModel
-from minirm.objectives import LanguageModelObjective
-from minirm.packing import fit, tokenize
-from minirm.records import Comparison
-from minirm.reward_model import RewardModel
-from minirm.scoring import score_comparisons
-from minirm.stream import Stream, TokenStore
-from minirm.tokenizer import Tokenizer
-from minirm.train import Step, Trainer
+from minirm.evaluation.scoring import score_comparisons
+from minirm.models.language_model import LanguageModel
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import fit, tokenize
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.loop import Step, Trainer
+from minirm.training.objectives import LanguageModelObjective
 
 FORMAT = 2
 """Raised when what a cell computes changes, so that no older cell is taken for it."""

@@ -32,7 +32,7 @@ from bench.timing import machine
 from minirm.config import ModelConfig
 from minirm.disk import write_whole
 from minirm.errors import InputError
-from minirm.packing import Encoded, tokenize, truncate
+from minirm.tokens.packing import Encoded, tokenize, truncate
 
 SAMPLE, SAMPLE_BATCH = 32, 4
 """Comparisons on which costs are measured, and how many of them make a batch."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.architectures.contestants import Build
-from minirm.backbones import Backbone
 from minirm.config import ModelConfig
-from minirm.layout import lay_out
-from minirm.packing import Encoded, PackedBatch, pack
+from minirm.models.backbones import Backbone
+from minirm.tokens.layout import lay_out
+from minirm.tokens.packing import Encoded, PackedBatch, pack
 
 CONFIG = ModelConfig(vocab_size=23, layers=2, width=16, heads=2, max_positions=64)
 TOLERANCE = 1e-8

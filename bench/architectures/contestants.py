@@ -11,16 +11,16 @@ from torch import nn
 from bench.architectures.gpt2 import HuggingFaceGPT2
 from bench.architectures.heads import EachHeadsObjective, ManyHeads
 from bench.architectures.subjects import digest
-from minirm.backbones import Backbone
-from minirm.backbones.transformer import Transformer
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.hugging_face.reading import build_reward_model, read_model
-from minirm.layers import RotaryPositions, build_mlp, build_norm
-from minirm.objectives import RewardObjective
-from minirm.packing import Encoded, PackedBatch, pack
-from minirm.reward_model import RewardModel
-from minirm.tokenizer import Tokenizer
+from minirm.hub.reading import build_reward_model, read_model
+from minirm.models.backbones import Backbone
+from minirm.models.layers import RotaryPositions, build_mlp, build_norm
+from minirm.models.reward_model import RewardModel
+from minirm.models.transformer import Transformer
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.objectives import RewardObjective
 
 Build = Callable[[ModelConfig], Backbone]
 
@@ -208,7 +208,7 @@ def load_contestant(place: str) -> Contestant:
     """Return the contestant of a class in a user's file.
 
     Args:
-        place: "file.py:Class"; the class takes a `ModelConfig` and fulfils `minirm.backbones.Backbone`.
+        place: "file.py:Class"; the class takes a `ModelConfig` and fulfils `minirm.models.backbones.Backbone`.
     Raises:
         InputError: there is no such file or class, or the file cannot be run.
     """

@@ -13,9 +13,9 @@ from bench.architectures.contestants import Contestant
 from bench.memory import peak_bytes
 from bench.timing import Spread, interleaved, spread
 from minirm.config import ModelConfig, TrainConfig
-from minirm.optimizers import build_optimizer, clip_gradients
-from minirm.packing import Encoded, PackedBatch
-from minirm.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, PackedBatch
+from minirm.training.optimizers import build_optimizer, clip_gradients
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bench.architectures.statistics import GROUPS, Resampled, area_under_risk_coverage, resample
 from bench.architectures.subjects import TestSet, best_possible
 from minirm import metrics
-from minirm.pairs import PairTable, Rewards, pair_table
+from minirm.evaluation.pairs import PairTable, Rewards, pair_table
 
 ACCURACY, NLL, ECE, ECE_TEMPERED = "accuracy", "NLL", "ECE", "ECE, tempered"
 REGRET, WAY = "best-of-K regret", "part of the way"

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from bench.architectures.rows import rows_of_paths
 from bench.gpt2 import gpt2_config
-from minirm.backbones.protocol import State
 from minirm.config import ModelConfig
 from minirm.errors import InputError
-from minirm.layers import take_rows
-from minirm.layout import Layout
+from minirm.models.kernels.rows import take_rows
+from minirm.models.protocol import State
+from minirm.tokens.layout import Layout
 
 
 class HuggingFaceGPT2(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig
-from minirm.objectives import Outcome, RewardObjective, count_hits, preference_losses
-from minirm.packing import PackedBatch
-from minirm.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import PackedBatch
+from minirm.training.objectives import Outcome, RewardObjective, count_hits, preference_losses
 
 
 class ManyHeads(RewardModel):

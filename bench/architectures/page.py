@@ -26,7 +26,7 @@ from bench.architectures.study import Study, figure_in
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
 from bench.timing import Spread
 from minirm.disk import write_whole
-from minirm.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
+from minirm.evaluation.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
 
 TITLE = "Which architecture makes a better reward model"
 FIGURES = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)

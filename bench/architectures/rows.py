@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirm.layout import Layout
+from minirm.tokens.layout import Layout
 
 
 class Rows(NamedTuple):

@@ -36,8 +36,8 @@ from bench.architectures.subjects import (
     disjoint_pairs,
 )
 from minirm.errors import InputError
+from minirm.evaluation.pairs import pair_table
 from minirm.metrics import Interval, fit_temperature
-from minirm.pairs import pair_table
 
 OF_FINAL = 0.9
 """Part of its final accuracy that a training is timed to."""

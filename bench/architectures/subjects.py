@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from bench.baselines import first_user_turn, group_folds
+from minirm.data.records import Comparison, read_comparisons
+from minirm.data.splits import draw_validation, prompt_key
+from minirm.data.survey import usable
 from minirm.errors import InputError
-from minirm.films import read_prompt
-from minirm.pairs import pair_table
-from minirm.records import Comparison, read_comparisons
-from minirm.scoring import swap_prompts
-from minirm.splits import draw_validation, prompt_key
-from minirm.survey import usable
-from minirm.synthetic import Judged, World, WorldConfig
+from minirm.evaluation.pairs import pair_table
+from minirm.evaluation.scoring import swap_prompts
+from minirm.worlds.films import read_prompt
+from minirm.worlds.grammar import Judged, World, WorldConfig
 
 WORLD = "world"
 WORLDS = {

@@ -16,17 +16,17 @@ from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
-from minirm import checkpoint
-from minirm.dialogue import Turn
+from minirm.data.dialogue import Turn
+from minirm.data.records import Comparison, read_comparisons
+from minirm.data.splits import prompt_key
+from minirm.data.survey import usable
 from minirm.disk import write_whole
+from minirm.evaluation.pairs import Rewards
+from minirm.hub.load import load
 from minirm.metrics import Interval
-from minirm.pairs import Rewards
-from minirm.records import Comparison, read_comparisons
-from minirm.run import train_run
-from minirm.run_config import RunConfig
-from minirm.scoring import load
-from minirm.splits import prompt_key
-from minirm.survey import usable
+from minirm.runs import run_folder
+from minirm.runs.job import train_run
+from minirm.runs.run_config import RunConfig
 
 SHOWN_CHARACTERS = 60
 """Of a text in a table."""
@@ -50,9 +50,9 @@ class Setting:
     def trained(self, config: RunConfig, name: str) -> Path:
         """Return the folder of a finished run; what an earlier call left unfinished goes on."""
         folder = self.cache / f"{name}-{_digest(config.to_json(), torch.__version__)}"
-        if not (folder / checkpoint.METRICS).is_file():
+        if not (folder / run_folder.METRICS).is_file():
             print(f"{name}:", flush=True)
-            train_run(config, folder, Teller(), resume=(folder / checkpoint.CONFIG).is_file())
+            train_run(config, folder, Teller(), resume=(folder / run_folder.CONFIG).is_file())
         return folder
 
     def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:

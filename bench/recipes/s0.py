@@ -27,16 +27,16 @@ from bench.recipes.common import (
     table,
 )
 from bench.recipes.pictures import series
-from minirm.checkpoint import load_language_model
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.dialogue import Turn
-from minirm.films import praise, read_prompt
+from minirm.data.dialogue import Turn
 from minirm.metrics import Interval
-from minirm.rlhf.ppo import PPO, PPOConfig
-from minirm.rlhf.sampling import Dialogue
-from minirm.run_config import DataConfig, RunConfig
-from minirm.synthetic import World, WorldConfig
-from minirm.zero_shot import ZeroShotScorer
+from minirm.policies.ppo import PPO, PPOConfig
+from minirm.policies.sampling import Dialogue
+from minirm.policies.zero_shot import ZeroShotScorer
+from minirm.runs.run_config import DataConfig, RunConfig
+from minirm.runs.run_folder import load_language_model
+from minirm.worlds.films import praise, read_prompt
+from minirm.worlds.grammar import World, WorldConfig
 
 QUESTION = [{"role": "user", "content": "Review: {response} Is this movie review positive?"}]
 CONTEXT = 192

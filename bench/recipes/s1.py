@@ -32,13 +32,13 @@ from bench.recipes.common import (
     table,
 )
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
-from minirm.evaluation_page import merged_history
-from minirm.journal import read_log
-from minirm.pictures import learning_curve
-from minirm.records import Comparison
-from minirm.run_config import REWARD, DataConfig, RunConfig
-from minirm.splits import draw_validation, prompt_key
-from minirm.synthetic import World, WorldConfig
+from minirm.data.records import Comparison
+from minirm.data.splits import draw_validation, prompt_key
+from minirm.evaluation.page import merged_history
+from minirm.evaluation.pictures import learning_curve
+from minirm.runs.journal import read_log
+from minirm.runs.run_config import REWARD, DataConfig, RunConfig
+from minirm.worlds.grammar import World, WorldConfig
 
 PRETRAINING, DATA = "alpaca-graded-pairs", "alpaca-pairs"
 WORLD = "the known-truth world"

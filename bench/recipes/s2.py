@@ -28,10 +28,10 @@ from bench.recipes.common import (
     table,
 )
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.records import Comparison
-from minirm.run_config import DataConfig, RunConfig
-from minirm.splits import prompt_key
-from minirm.synthetic import Judged, World
+from minirm.data.records import Comparison
+from minirm.data.splits import prompt_key
+from minirm.runs.run_config import DataConfig, RunConfig
+from minirm.worlds.grammar import Judged, World
 
 DATA = "alpaca-graded-pairs"
 GRADES = ("negligibly better", "slightly better", "better", "significantly better")

@@ -31,10 +31,10 @@ from bench.recipes.common import (
 )
 from bench.recipes.pictures import series
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
-from minirm.dialogue import Turn, render_dialogue
-from minirm.records import Comparison
-from minirm.run_config import DataConfig, RunConfig
-from minirm.synthetic import World, WorldConfig
+from minirm.data.dialogue import Turn, render_dialogue
+from minirm.data.records import Comparison
+from minirm.runs.run_config import DataConfig, RunConfig
+from minirm.worlds.grammar import World, WorldConfig
 
 LORA, FULL = "LoRA r=16", "all weights"
 WORLD = WorldConfig(facts=0, noise=0.35, shortcut_strength=0.2)

@@ -42,17 +42,17 @@ from bench.recipes.common import (
 )
 from bench.recipes.pictures import series
 from bench.recipes.s3 import WORLD
-from minirm.checkpoint import Start, read_start
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.objectives import RewardObjective
-from minirm.packing import fit, tokenize
-from minirm.records import PAIR, Comparison
-from minirm.reward_model import RewardModel
-from minirm.run_config import DataConfig, RunConfig
-from minirm.scoring import score_comparisons
-from minirm.stream import Stream, TokenStore
-from minirm.synthetic import Judged, World, WorldConfig
-from minirm.train import Evaluated, Trainer
+from minirm.data.records import PAIR, Comparison
+from minirm.evaluation.scoring import score_comparisons
+from minirm.models.reward_model import RewardModel
+from minirm.runs.run_config import DataConfig, RunConfig
+from minirm.runs.run_folder import Start, read_start
+from minirm.tokens.packing import fit, tokenize
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.training.loop import Evaluated, Trainer
+from minirm.training.objectives import RewardObjective
+from minirm.worlds.grammar import Judged, World, WorldConfig
 
 FEWEST, MOST = 4, 9
 """K of the rankings: InstructGPT's labellers ordered so many responses."""

@@ -1,0 +1,37 @@
+"""minirm data: what files hold, before anything is trained on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from tyro.conf import Positional
+
+from minirm.cli.console import check_open, new_console
+from minirm.data.records import read_comparisons
+from minirm.data.survey import as_rows, describe
+from minirm.errors import InputError, name_paths
+
+
+@dataclass(frozen=True)
+class Data:
+    """Show what files of comparisons hold, and what of it a reward model can learn from."""
+
+    files: Positional[tuple[Path, ...]]
+    """Files or folders."""
+    other: tuple[Path, ...] = ()
+    """Other files, of a test set for instance, whose prompts should not occur in these."""
+    format: str | None = None
+    """Format of the files; by default it is recognised by content."""
+
+    def run(self) -> int:
+        """Print what the files hold."""
+        if not self.files:
+            raise InputError("data needs at least one file or folder")
+        check_open("stdout")
+        other = read_comparisons(self.other, format=self.format) if self.other else None
+        summary = describe(read_comparisons(self.files, format=self.format), other)
+        table = Table("", "", title=name_paths(self.files))
+        for name, value in as_rows(summary):
+            table.add_row(name, value)
+        new_console().print(table)
+        return 0

@@ -1,0 +1,57 @@
+"""minirm eval: how often a run agrees with a file's labels."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from minirm import disk
+from minirm.cli.console import new_console, print_evaluation
+from minirm.cli.watcher import counting
+from minirm.data.records import read_comparisons
+from minirm.data.survey import usable
+from minirm.errors import InputError, name_paths
+from minirm.evaluation.page import check_evaluation_folder, write_evaluation
+from minirm.evaluation.rewardbench import write_results
+from minirm.hub.load import load
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate a run on files of comparisons."""
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's folder, or a reward model in Hugging Face's layout."""
+    data: tuple[Path, ...]
+    """Files or folders of comparisons."""
+    format: str | None = None
+    """Format of the files; by default it is recognised by content."""
+    out: Path | None = None
+    """Folder for metrics.json and a page with pictures, report.html; with --format rewardbench also for its files.
+    Empty, absent, or of an earlier evaluation, which is overwritten."""
+
+    def run(self) -> int:
+        """Score the files, and print the evaluation."""
+        if self.out is not None:
+            disk.check_folder(self.out)
+            check_evaluation_folder(self.out)
+        scorer = load(self.run_folder)
+        counts: Counter[str] = Counter()
+        comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
+        if not comparisons:
+            raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
+        responses = sum(len(comparison.responses) for comparison in comparisons)
+        with counting("scoring", 2 * responses) as scorer.advance:  # twice: also behind other prompts
+            rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
+        if self.out is not None:
+            title = f"{self.run_folder} on {name_paths(self.data)}"
+            write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
+            if self.format == "rewardbench":
+                write_results(self.out, comparisons, rewards, model=str(self.run_folder))
+        console = new_console()
+        print_evaluation(console, evaluation, name_paths(self.data))
+        if self.out is not None:
+            console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
+        return 0

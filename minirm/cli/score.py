@@ -1,0 +1,112 @@
+"""minirm score: texts in, rewards out, line by line."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from minirm import disk
+from minirm.cli.console import UNPAIRED, check_open
+from minirm.cli.watcher import counting, tell
+from minirm.data.files import Row, read_json_lines, read_rows
+from minirm.disk import write_whole
+from minirm.errors import InputError
+from minirm.evaluation.scoring import RewardScorer
+from minirm.hub.load import load, load_zero_shot
+from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score responses: to one prompt given here, or in a file or pipe of JSON Lines.
+
+    A line holds "response", or "responses" as a list, and mostly "prompt", as text or as a list of messages; or it is
+    any record that training accepts. It comes back with "reward" or "rewards" added, in the order in which it came.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's folder, or a reward model in Hugging Face's layout; with --question a language model of either kind."""
+    prompt: str | None = None
+    """The prompt of every --response."""
+    response: UseAppendAction[tuple[str, ...]] = ()
+    """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
+    file: str | None = None
+    """What to score: JSON Lines, JSON or CSV, .gz too; - is JSON Lines from standard input."""
+    out: Path | None = None
+    """File to write, complete or not at all. By default standard output."""
+    normalise: bool = False
+    """Subtract the mean and divide by the spread that rewards had on the run's validation part."""
+    question: str | None = None
+    """Ask a language model, which was trained on no rewards: "Review: {response} Is it good? Answer:", {prompt} in its
+    place if wanted. The reward is then P(yes) / (P(yes) + P(no)) behind it."""
+    yes: str = YES
+    """The one answer to --question, as the model would write it."""
+    no: str = NO
+    """The other answer."""
+
+    def run(self) -> int:
+        """Score, and write a line for each response or record."""
+        if (self.file is None) == (not self.response):
+            raise InputError("score needs either --response, with or without --prompt, or --file")
+        if self.file is not None and self.prompt is not None:
+            raise InputError("--prompt goes with --response; with --file, each line holds its own prompt")
+        if self.file == "-":
+            check_open("stdin")
+        if self.out is None:
+            check_open("stdout")
+        else:
+            disk.check_file(self.out)
+        scorer = self._load()
+        how = {"normalise": True} if self.normalise else {}  # which a language model does not know
+        if self.file is None:
+            rewards = scorer.score([self.prompt] * len(self.response), self.response, **how)
+            digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
+            lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
+        else:
+            records = scorer.score_rows(_rows(self.file), **how)
+            lines = (json.dumps(record, ensure_ascii=False) for record in records)
+        in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
+        with counting("scoring", shown=not in_sight) as scorer.advance:
+            if self.out is None:
+                _write_lines(lines, sys.stdout)
+            else:
+                write_whole(self.out, lambda path: _write_file(lines, path))
+        if isinstance(scorer, RewardScorer):
+            _tell_cut(scorer)
+        return 0
+
+    def _load(self) -> RewardScorer | ZeroShotScorer:
+        if self.question is None:
+            if (self.yes, self.no) != (YES, NO):
+                raise InputError("--yes and --no go with --question: they are the answers to it")
+            return load(self.run_folder)
+        if self.normalise:
+            raise InputError("--normalise goes without --question: a probability has its own scale")
+        return load_zero_shot(self.run_folder, self.question, self.yes, self.no)
+
+
+def _tell_cut(scorer: RewardScorer) -> None:
+    """Say on standard error for how many responses something was cut; nothing where nothing was."""
+    if scorer.cut.total():
+        prompts, responses = scorer.cut["prompts"], scorer.cut["responses"]
+        parts = f"prompt from its left: {prompts:,}; response before its end token: {responses:,}"
+        tell(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}")
+
+
+def _rows(file: str) -> Iterator[Row]:
+    return read_json_lines(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
+
+
+def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
+    for line in lines:
+        stream.write(line + "\n")
+    stream.flush()
+
+
+def _write_file(lines: Iterable[str], path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors=UNPAIRED) as stream:
+        _write_lines(lines, stream)

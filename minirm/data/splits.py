@@ -1,0 +1,39 @@
+"""Which side of a split a prompt is on: a stable matter of its text and the seed, the same in every process."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+
+from minirm.data.records import Comparison
+
+
+def has_prompt(comparison: Comparison) -> bool:
+    """Return whether anything stands before the response."""
+    return any(turn.text.strip() for turn in comparison.prompt)
+
+
+def prompt_key(comparison: Comparison) -> bytes:
+    """Return 16 bytes that are equal for equal prompts, and only for them.
+
+    Where there is no prompt, the responses stand in for it, in any order: otherwise such rows would all be one prompt.
+    """
+    identity = comparison.prompt if has_prompt(comparison) else sorted(comparison.responses)
+    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
+
+
+def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
+    """Return the keys of the prompts to keep for validation: the share of them, rounded, but neither none nor all.
+
+    Args:
+        keys: `prompt_key` of at least two prompts.
+        share: part of the prompts, in (0, 1).
+        seed: another seed draws another split.
+    """
+    salt = seed.to_bytes(8, "little", signed=True)
+    drawn = sorted(keys, key=lambda key: hashlib.blake2b(key, digest_size=8, salt=salt).digest())
+    return frozenset(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
+
+
+def prompt_set(keys: Iterable[bytes]) -> frozenset[bytes]:
+    """Return prompt keys (prompts, 16) as `prompt_key` gives them."""
+    return frozenset(map(bytes, keys))

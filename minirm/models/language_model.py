@@ -1,0 +1,115 @@
+"""The same backbone + its own embedding as the head, unless that is untied → the next token."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minirm.config import ModelConfig
+from minirm.config_rules import require
+from minirm.models.backbones import Backbone, build_backbone
+from minirm.models.kernels.rows import take_rows
+from minirm.tokens.layout import lay_out
+from minirm.tokens.packing import PackedBatch
+
+LOGITS_AT_ONCE = 1024
+"""Tokens whose V logits are held at the same time."""
+
+
+class LanguageModel(nn.Module):
+    """p(token | path before it). Args: as `RewardModel`."""
+
+    def __init__(self, config: ModelConfig, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config) if backbone is None else backbone
+        self.unembedding = None if config.tied_head else nn.Linear(config.width, config.vocab_size, bias=False)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return the negative log-probabilities of the batch's targets (S,), in nats, float32."""
+        return self.nll(self.states(batch), batch.targets)
+
+    def states(self, batch: PackedBatch) -> Tensor:
+        """Return the hidden states (S, D) that predict the batch's targets."""
+        hidden, _ = self.backbone(batch.tokens, batch.layout)  # (M, D)
+        return take_rows(hidden, batch.sources)
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return −log p (S,) of targets (S,) given the states that predict them (S, D), in nats, float32."""
+        chunks = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
+        # Each chunk's logits are made again for the backward pass: (S, V) in float32 would outweigh the model.
+        return torch.cat([checkpoint(self._nll, h, target, use_reentrant=False) for h, target in chunks])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (…, V) of hidden states (…, D)."""
+        return F.linear(hidden, (self.unembedding or self.backbone.embedding).weight)
+
+    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.logits(hidden)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(wide, targets, reduction="none")
+
+    def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        """Refuse prompts, in tokens, that the model can't continue.
+
+        Raises:
+            InputError: a prompt and `max_new_tokens` exceed the model's positions, or its backbone keeps no state.
+        """
+        keeps_state = self.config.backbone != "torch_decoder"
+        require(keeps_state, "backbone=torch_decoder must be another to generate: PyTorch's module keeps no state")
+        longest, room = max(map(len, prompts), default=0), self.config.max_positions
+        together = f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens}"
+        require(longest + max_new_tokens <= room, f"{together} must not exceed the model's max_positions={room}")
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: list[list[int]], *, max_new_tokens: int, end_id: int, temperature: float = 1.0, seed: int = 0
+    ) -> list[list[int]]:
+        """Return a sampled continuation of each prompt, without its end token.
+
+        Args:
+            prompts: token ids, each at least one; all go on together, each on its own cache.
+            max_new_tokens: where a continuation without an end token is stopped.
+            end_id: the token that ends a continuation.
+            temperature: divides the logits; 0 always takes the most probable token.
+            seed: of the sampling.
+        Raises:
+            InputError: see `check_room`.
+            FloatingPointError: the logits of a token are not finite.
+        """
+        self.check_room(prompts, max_new_tokens)
+        device = self.backbone.embedding.weight.device
+        generator = torch.Generator(device).manual_seed(seed)
+        written: list[list[int]] = [[] for _ in prompts]
+        alive = list(range(len(prompts)))
+        everyone = range(len(prompts))
+        layout = lay_out([len(prompt) for prompt in prompts], [-1] * len(prompts), everyone)
+        tokens, tips, state = torch.tensor([t for prompt in prompts for t in prompt]), list(everyone), None
+        for _ in range(max_new_tokens):
+            hidden, state = self.backbone(
+                tokens.to(device), layout.to(device), only_reads=True, past=state, keep_state=True
+            )
+            chosen = _draw(self.logits(hidden).float(), temperature, generator).tolist()
+            for n, token in zip(alive, chosen, strict=True):
+                written[n].append(token)
+            going = [i for i, token in enumerate(chosen) if token != end_id]
+            if not going:
+                break
+            segments = len(layout.paths)
+            parents = [tips[i] for i in going]
+            alive = [alive[i] for i in going]
+            tokens = torch.tensor([chosen[i] for i in going])
+            layout = lay_out([1] * len(going), parents, range(len(going)), layout)
+            tips = list(range(segments, segments + len(going)))
+        return [ids[:-1] if ids and ids[-1] == end_id else ids for ids in written]
+
+
+def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Return one token per row of logits (n, V), all finite."""
+    if not logits.isfinite().all():
+        raise FloatingPointError("a logit of the language model is not finite")
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]

@@ -1,0 +1,44 @@
+"""Backbone + head → one reward per response."""
+
+import torch
+from torch import Tensor, nn
+
+from minirm.config import ModelConfig
+from minirm.models.backbones import Backbone, build_backbone
+from minirm.models.layers import Pooler
+from minirm.tokens.packing import PackedBatch
+
+
+class RewardModel(nn.Module):
+    """r(prompt, response): the head's product with the hidden state at the response's last token.
+
+    An encoder is read at the row's first token, through a pooler.
+
+    Args:
+        config: its shape.
+        backbone: one that is not among minirm's own; None builds the one that the configuration names.
+    """
+
+    def __init__(self, config: ModelConfig, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config) if backbone is None else backbone
+        self.draw_head()
+
+    def draw_head(self) -> None:
+        """Make the head anew, with variance 1/(D + 1). Source: Stiennon et al., arXiv:2009.01325."""
+        width, encodes = self.config.width, self.config.bidirectional
+        self.pooler = Pooler(self.config) if encodes else nn.Identity()
+        self.head = nn.Linear(width, 1, bias=False)  # no bias: only differences of rewards are learned
+        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
+        # Not learned: the bias of a BERT that comes from elsewhere, which so keeps its rewards.
+        self.register_buffer("offset", torch.zeros(1) if encodes else None)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return rewards (B, K), float32 under any autocast (float64 in a float64 model); 0 where there is none."""
+        hidden, _ = self.backbone(batch.tokens, batch.layout, only_reads=True)  # (N, D)
+        hidden = self.pooler(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            rewards = self.head(hidden.to(self.head.weight.dtype))[:, 0]  # (N,)
+            rewards = rewards if self.offset is None else rewards + self.offset
+        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.place, rewards).view(batch.mask.shape)

@@ -1,0 +1,231 @@
+"""Comparisons → token ids → packed batches, in which a prompt stands once and nothing is padded.
+
+tokens     p0 p1 p2 | a0 a1 a2 | b0 b1 | c0 c1 c2 c3      the next comparison follows without a gap
+segment     0  0  0 |  1  1  1 |  2  2 |  3  3  3  3
+position    0  1  2 |  3  4  5 |  3  4 |  3  4  5  6
+read here                    ^       ^             ^
+
+token i sees token j of its comparison  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
+
+An encoder, which sees both ways, gets a prompt and a response to each row instead. `layout.py` has the general rule.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirm.config import PackingConfig
+from minirm.config_rules import require
+from minirm.data.records import Comparison
+from minirm.tokens.layout import Layout, lay_out, lay_out_rows
+from minirm.tokens.tokenizer import Tokenizer
+
+TOKENIZE_AT_ONCE = 256
+"""Comparisons handed to the tokenizer together."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A comparison in tokens."""
+
+    prompt: np.ndarray  # (P,) int32, at least the token that opens the response
+    responses: tuple[np.ndarray, ...]  # K of (R,) int32, each ending with `ending` tokens that are never cut
+    scores: tuple[float, ...]
+    margin: float = 0.0
+    weight: float = 1.0
+    probability: float = 1.0
+    learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
+    ending: int = 1  # tokens of a response's end: the end token and what the template writes after it
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its packed row."""
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B comparisons of at most K responses, N in all, over M tokens."""
+
+    tokens: Tensor  # (M,) int64
+    layout: Layout
+    place: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
+    scores: Tensor  # (B, K) float32, 0 for the lowest of a comparison, 1 for the next …; 0 where there is no response
+    mask: Tensor  # (B, K) bool, True is a response
+    margin: Tensor  # (B,)
+    weight: Tensor  # (B,)
+    probability: Tensor  # (B,)
+    sources: Tensor  # (targets,) tokens that predict another …
+    targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
+    has_soft_labels: bool  # some probability is below 1; known on the host, so that nothing waits to find out
+    rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """Return the batch with its tensors on `device`; from pinned memory, without waiting for them to arrive."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PackedBatch":
+        """Return the batch in memory from which a GPU can fetch it by itself."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        changed = {name: change(tensor) for name, tensor in tensors.items()}
+        return replace(self, layout=self.layout.mapped(change), **changed)
+
+
+def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Yield comparisons in tokens, read a few ahead; of a prompt, what an assistant wrote is `learned`."""
+    comparisons = iter(comparisons)
+    while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
+        prompts = tokenizer.encode_dialogues([comparison.prompt for comparison in batch])
+        responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
+        for comparison, (prompt, by_assistant) in zip(batch, prompts, strict=True):
+            prompt, learned = np.array(prompt, dtype=np.int32), np.array(by_assistant, dtype=bool)
+            texts = tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses)))
+            dials = (comparison.margin, comparison.weight, comparison.probability)
+            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending)
+
+
+def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
+    """Return the comparison within `max_tokens`: prompt cut from its left, then responses before their end token.
+
+    Args:
+        keep_first: cut the prompt after its first token, at which an encoder is read.
+    Raises:
+        InputError: `max_tokens` has no room for what ends a response.
+    """
+    first = int(keep_first and len(encoded.prompt) > 1)
+    room, ending = max_tokens - first - 1, encoded.ending  # the prompt keeps at least the token that opens the response
+    least = max_tokens - room + ending
+    require(room >= ending, f"max_tokens={max_tokens} must be at least {least}: a response's end is {ending} of them")
+    responses = tuple(r if len(r) <= room else np.r_[r[: room - ending], r[-ending:]] for r in encoded.responses)
+    length = len(encoded.prompt)
+    left_out = max(0, length + max(map(len, responses)) - max_tokens)
+    kept = np.r_[:first, first + left_out : length]
+    learned = None if encoded.learned is None else encoded.learned[kept]
+    return replace(encoded, prompt=encoded.prompt[kept], responses=responses, learned=learned)
+
+
+def fit(
+    encoded: Iterable[Encoded],
+    packing: PackingConfig,
+    counts: Counter[str],
+    *,
+    keep_first: bool = False,
+    keep_incomparable: bool = False,
+) -> Iterator[Encoded]:
+    """Yield comparisons of which none is longer than `packing.max_tokens`.
+
+    Args:
+        counts: to which is added, by name, what is cut, merged or left out.
+        keep_first: cut a prompt after its first token, at which an encoder is read.
+        keep_incomparable: yield also what has nothing left to compare after a cut; a language model can learn it.
+    """
+    for item in encoded:
+        longest = max(map(len, item.responses))
+        if len(item.prompt) + longest <= packing.max_tokens:
+            yield item
+            continue
+        if packing.when_longer == "drop":
+            counts["dropped: longer than max_tokens"] += 1
+            continue
+        cut = truncate(item, packing.max_tokens, keep_first=keep_first)
+        counts["cut: prompt from its left"] += len(cut.prompt) < len(item.prompt)
+        counts["cut: response before its end token"] += max(map(len, cut.responses)) < longest
+        merged = merge_twins(cut)
+        counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
+        if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1 and not keep_incomparable:
+            counts["dropped: nothing left to compare after the cut"] += 1
+        else:
+            yield merged
+
+
+def merge_twins(encoded: Encoded) -> Encoded:
+    """Return the comparison with identical responses made one, with their mean score."""
+    scores: dict[bytes, list[float]] = {}
+    for response, score in zip(encoded.responses, encoded.scores, strict=True):
+        scores.setdefault(response.tobytes(), []).append(score)
+    responses = tuple(np.frombuffer(key, dtype=np.int32) for key in scores)
+    return replace(encoded, responses=responses, scores=tuple(sum(s) / len(s) for s in scores.values()))
+
+
+def pack(
+    batch: Sequence[Encoded],
+    *,
+    share_prompt: bool = True,
+    bidirectional: bool = False,
+    rows: Sequence[int] | None = None,
+) -> PackedBatch:
+    """Return a packed batch of comparisons.
+
+    Of scores it holds the order alone, which is all that a loss uses: float32 makes 16777216 and 16777217 one score.
+
+    Args:
+        batch: B comparisons.
+        share_prompt: a row is a prompt and its K responses; False: a prompt and one response, K rows.
+        bidirectional: for an encoder: all tokens of a row see each other, and its first one is read.
+        rows: which comparisons of the data these are, for messages.
+    Raises:
+        ValueError: prompts are to be shared by what sees both ways.
+    """
+    if share_prompt and bidirectional:
+        raise ValueError("share_prompt=True must be False where bidirectional=True")
+    pieces, parents, learned = _segments(batch, share_prompt)
+    reads = [segment for segment, parent in enumerate(parents) if parent >= 0]
+    lengths = [len(piece) for piece in pieces]
+    layout = lay_out_rows(lengths[::2], lengths[1::2]) if bidirectional else lay_out(lengths, parents, reads)
+    most = max(len(encoded.responses) for encoded in batch)
+    scores, mask = np.zeros((len(batch), most), dtype=np.float32), np.zeros((len(batch), most), dtype=bool)
+    for b, encoded in enumerate(batch):
+        scores[b, : len(encoded.scores)] = np.unique(encoded.scores, return_inverse=True)[1]
+        mask[b, : len(encoded.scores)] = True
+    tokens = np.concatenate(pieces).astype(np.int64)
+    sources, targets = _next_tokens(tokens, lengths, parents, learned)
+    return PackedBatch(
+        tokens=torch.from_numpy(tokens),
+        layout=layout,
+        place=torch.from_numpy(np.flatnonzero(mask)),
+        scores=torch.from_numpy(scores),
+        mask=torch.from_numpy(mask),
+        margin=torch.tensor([encoded.margin for encoded in batch], dtype=torch.float32),
+        weight=torch.tensor([encoded.weight for encoded in batch], dtype=torch.float32),
+        probability=torch.tensor([encoded.probability for encoded in batch], dtype=torch.float32),
+        sources=torch.from_numpy(sources),
+        targets=torch.from_numpy(targets),
+        has_soft_labels=any(encoded.probability < 1 for encoded in batch),
+        rows=tuple(range(len(batch)) if rows is None else map(int, rows)),
+    )
+
+
+def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
+    """Return the segments' tokens, their parents (−1 for a prompt), and which of each a language model learns."""
+    pieces: list[np.ndarray] = []
+    parents: list[int] = []
+    learned: list[np.ndarray] = []
+    for encoded in batch:
+        for responses in [encoded.responses] if share_prompt else [(response,) for response in encoded.responses]:
+            parents += [-1, *[len(pieces)] * len(responses)]
+            pieces += [encoded.prompt, *responses]
+            learned += [_all(encoded.prompt) if encoded.learned is None else encoded.learned, *map(_all, responses)]
+    return pieces, parents, learned
+
+
+def _all(tokens: np.ndarray) -> np.ndarray:
+    return np.ones(len(tokens), dtype=bool)
+
+
+def _next_tokens(
+    tokens: np.ndarray, lengths: list[int], parents: list[int], learned: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which token predicts which id: the one before it, which for a response's first is its prompt's last."""
+    ends = np.cumsum(lengths)
+    before = np.arange(-1, len(tokens) - 1)
+    before[ends - lengths] = [ends[parent] - 1 if parent >= 0 else -1 for parent in parents]
+    wanted = np.concatenate(learned) & (before >= 0)  # nothing comes before a prompt
+    return before[wanted], tokens[wanted]

@@ -1,0 +1,202 @@
+"""Encoded comparisons on disk, and the shuffled, sharded, resumable order in which training meets them."""
+
+import math
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+
+from minirm.config import PackingConfig
+from minirm.disk import naming
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+
+WINDOW = 1024
+"""Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""
+
+
+class TokenStore:
+    """Comparisons in tokens, in files behind a memory map: what is held in memory does not grow with them.
+
+    A comparison is its prompt's piece followed by its responses' pieces; `learned` goes along with the tokens.
+    """
+
+    COLUMNS: ClassVar = {
+        "tokens": np.int32,
+        "piece_ends": np.int64,
+        "scores": np.float64,
+        "row_ends": np.int64,
+        "dials": np.float64,
+        "learned": np.bool_,
+    }
+
+    def __init__(self, folder: Path) -> None:
+        columns = {name: _mapped(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
+        self.tokens, self.piece_ends, self.scores = columns["tokens"], columns["piece_ends"], columns["scores"]
+        self.row_ends, self.dials = columns["row_ends"], columns["dials"].reshape(-1, 3)
+        self.learned = columns["learned"]
+
+    @classmethod
+    def write(cls, encoded: Iterable[Encoded], folder: Path) -> "TokenStore":
+        """Write comparisons into a folder as they come, and return the store.
+
+        Raises:
+            OSError: the disk is full, or refuses otherwise; it names the file or the folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder), ExitStack() as stack:
+            files = {name: stack.enter_context((folder / name).open("wb")) for name in cls.COLUMNS}
+
+            def put(name: str, values: Iterable) -> None:
+                files[name].write(np.asarray(values, dtype=cls.COLUMNS[name]).tobytes())  # tofile hides a full disk
+
+            tokens = pieces = 0
+            for item in encoded:
+                texts = (item.prompt, *item.responses)
+                learned = np.ones(item.tokens, dtype=np.bool_)
+                learned[: len(item.prompt)] = True if item.learned is None else item.learned
+                ends = tokens + np.cumsum([len(text) for text in texts], dtype=np.int64)
+                tokens, pieces = int(ends[-1]), pieces + len(texts)
+                put("tokens", np.concatenate(texts))
+                put("learned", learned)
+                put("piece_ends", ends)
+                put("scores", [0.0, *item.scores])
+                put("row_ends", [pieces])
+                put("dials", [item.margin, item.weight, item.probability])
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.row_ends)
+
+    def __getitem__(self, row: int) -> Encoded:
+        first, last = (self.row_ends[row - 1] if row else 0), self.row_ends[row]
+        bounds = [self.piece_ends[first - 1] if first else 0, *self.piece_ends[first:last]]
+        prompt, *responses = [np.array(self.tokens[a:b]) for a, b in pairwise(bounds)]
+        scores = tuple(self.scores[first + 1 : last].tolist())
+        learned = np.array(self.learned[bounds[0] : bounds[1]])
+        return Encoded(prompt, tuple(responses), scores, *self.dials[row].tolist(), learned)
+
+    def lengths(self, *, share_prompt: bool = True) -> np.ndarray:
+        """Return the tokens of each comparison as it is packed, (rows,)."""
+        if not len(self):
+            return np.empty(0, np.int64)
+        together = np.diff(self.piece_ends[self.row_ends - 1], prepend=0)
+        if share_prompt:
+            return together
+        prompts = np.append(0, self.row_ends[:-1])  # (rows,) which pieces are prompts
+        responses = self.row_ends - prompts - 1
+        return together + (responses - 1) * np.diff(self.piece_ends, prepend=0)[prompts]
+
+
+def _mapped(path: Path, dtype: type) -> np.ndarray:
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def preferred(encoded: Encoded) -> Encoded:
+    """Return the comparison with its best response alone: what a language model learns from.
+
+    The worst one, where the order of the scores is more probably false than true.
+    """
+    best_of = max if encoded.probability >= 0.5 else min
+    best = best_of(range(len(encoded.scores)), key=encoded.scores.__getitem__)
+    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Batches from a store: the same for the same seed, epoch and number, wherever one starts."""
+
+    store: TokenStore
+    packing: PackingConfig
+    seed: int = 0
+    bidirectional: bool = False
+
+    def plan(self, epoch: int | None) -> list[np.ndarray]:
+        """Return the rows of each batch of an epoch, shuffled; None is the order for evaluation, by length."""
+        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
+        rng = np.random.default_rng([self.seed, epoch or 0])
+        order = np.argsort(lengths, kind="stable") if epoch is None else rng.permutation(len(lengths))
+        batches = []
+        for start in range(0, len(order), WINDOW):
+            window = order[start : start + WINDOW]
+            batches += self._cut(window[np.argsort(lengths[window], kind="stable")], lengths)
+        return batches if epoch is None else [batches[i] for i in rng.permutation(len(batches))]
+
+    def _cut(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """Cut rows into batches within the token budget."""
+        budget = self.packing.tokens_per_batch
+        most = self.packing.comparisons_per_batch or len(rows)
+        batches, start, tokens = [], 0, 0
+        for i, row in enumerate(rows):
+            if i > start and (tokens + lengths[row] > budget or i - start == most):
+                batches.append(rows[start:i])
+                start, tokens = i, 0
+            tokens += lengths[row]
+        return [*batches, rows[start:]]
+
+    def in_parts(self, plan: Sequence[np.ndarray], tokens: int) -> list[list[np.ndarray]]:
+        """Return each batch of a plan in parts of like size, about `tokens` tokens at most; no row is divided."""
+        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
+        return [_divide(rows, lengths[rows], tokens) for rows in plan]
+
+    def packed(self, rows: np.ndarray) -> PackedBatch:
+        """Return one batch."""
+        batch = [self.store[row] for row in rows]
+        share_prompt = self.packing.share_prompt
+        packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, rows=rows.tolist())
+        return packed.pinned() if torch.cuda.is_available() else packed
+
+    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
+        """Yield the batches of a plan, packed ahead in a thread of their own."""
+        return ahead(self.packed(rows) for rows in plan)
+
+
+def _divide(rows: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
+    """Cut rows into as many parts as their tokens need, each row lying where its middle lies."""
+    total = sizes.sum()
+    part = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total
+    return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
+
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Yield the items while a thread works on the next `depth` of them."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stop.is_set():
+                    return
+                put((item, None))
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
