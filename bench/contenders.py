@@ -30,10 +30,12 @@ from bench.texts import longest
 from bench.timing import wait_for_gpu
 from minirm.cli.memory import keep_freed_memory
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
+from minirm.models import attention
+from minirm.models.attention import Stacked
 from minirm.models.kernels.recurrence import by_pytorch
 from minirm.models.kernels.rows import take_rows
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.layout import Layout
+from minirm.tokens.layout import Layout, Tiles
 from minirm.tokens.packing import Encoded, PackedBatch
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.tokens.tokenizer import Tokenizer
@@ -183,12 +185,18 @@ def recurring_by_pytorch(call: Call) -> Call:
 
 def making_keys_at_reads(call: Call) -> Call:
     """Return the call, in which the fused read makes keys and values of all tokens, as rotary positions need it to."""
-    return patch("minirm.models.layers.Stacked.weight_and_bias", lambda stacked: None)(call)
+    return patch("minirm.models.attention.attend_to_states", attend_to_keys)(call)
+
+
+def attend_to_keys(q: Tensor, x: Tensor, tiles: Tiles, qkv: Stacked, head_width: int) -> Tensor:
+    """Return what `attend_to_states` returns, by keys and values of all tokens."""
+    k, v = qkv.part(x, x.shape[1], qkv.out_features).chunk(2, dim=-1)
+    return attention.segment_attention(q, k, v, tiles, head_width)
 
 
 def attending_by_kernel(call: Call) -> Call:
     """Return the call, in which attention goes through `scaled_dot_product_attention` and not through strips."""
-    return patch("minirm.models.transformer.pay", lambda tiles: False)(call)
+    return patch("minirm.models.kernels.strips.pay", lambda tiles: False)(call)
 
 
 # ── By name ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,7 +212,7 @@ def contender(name: str, work: Work) -> Call:
         config = replace(work.config, gradient_checkpointing=name == MINIRM_CHECKPOINTING)
         return MinirmTraining(replace(work, config=config))
     if name == MINIRM_WHOLE:
-        return MinirmTraining(replace(work, config=replace(work.config, tokens_at_once=NO_LIMIT)))
+        return MinirmTraining(replace(work, config=replace(work.config, micro_batch_tokens=NO_LIMIT)))
     if name == BY_PYTORCH:
         return recurring_by_pytorch(MinirmTraining(work))
     if name == WITH_KEYS:

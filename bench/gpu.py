@@ -43,7 +43,7 @@ from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
 from bench.varlen import Sequences, by_kernel, by_loop, varlen_attention
 from minirm.config import ModelConfig, sized
 from minirm.losses import all_pairs_loss, centering_penalty, plackett_luce_loss
-from minirm.models.layers import segment_attention
+from minirm.models.attention import segment_attention
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout
 from minirm.tokens.packing import Encoded, pack

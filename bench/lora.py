@@ -24,10 +24,10 @@ from bench.places import out_folder
 from bench.timing import Spread, interleaved, machine, ratio, spread
 from minirm.config import SIZES, LoraConfig, TrainConfig, sized
 from minirm.losses import all_pairs_loss
-from minirm.models.lora import add_adapters, trained_weights
+from minirm.models.lora import add_adapters
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, PackedBatch, pack
-from minirm.training.optimizers import build_optimizer
+from minirm.training.optimizers import build_optimizer, trained_weights
 
 FULL = "all weights"
 WAYS = {

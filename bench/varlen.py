@@ -73,7 +73,7 @@ def varlen_attention(
     head_width: int,
     kernel: Callable[[Tensor, Tensor, Tensor, Sequences], Tensor] = by_kernel,
 ) -> Tensor:
-    """Return what `minirm.models.layers.segment_attention` returns for all tokens: q, k, v (M, H·C) → (M, H·C)."""
+    """Return what `minirm.models.attention.segment_attention` returns for all tokens: q, k, v (M, H·C) → (M, H·C)."""
     q, k, v = (
         rearrange(x, "m (h c) -> m h c", c=head_width)
         for x in (q, take_rows(k, sequences.keys), take_rows(v, sequences.keys))

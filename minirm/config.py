@@ -209,7 +209,7 @@ class TrainConfig:
     """Largest norm of the gradient; 0 turns clipping off."""
     accumulate: int = 1
     """Batches per optimizer step, weighted by what each holds."""
-    tokens_at_once: int | None = None
+    micro_batch_tokens: int | None = None
     """A batch of more tokens goes through the network in parts of about this size, its gradient accumulated: the same
     step, but for what dropout draws, in less memory. None: 2,048 for a transformer on a CPU, else the whole batch."""
     loss: Loss = "all_pairs"
@@ -254,9 +254,9 @@ class TrainConfig:
         require(0 <= self.label_smoothing < 0.5, f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
         require(all(0 <= beta < 1 for beta in self.betas), f"betas={self.betas} must each be in [0, 1)")
         require(self.accumulate >= 1, f"accumulate={self.accumulate} must be at least 1")
-        at_once = self.tokens_at_once
-        require(at_once is None or at_once >= 1, f"tokens_at_once={at_once} must be at least 1")
-        check_largest(tokens_at_once=at_once)
+        at_once = self.micro_batch_tokens
+        require(at_once is None or at_once >= 1, f"micro_batch_tokens={at_once} must be at least 1")
+        check_largest(micro_batch_tokens=at_once)
         require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
 
 

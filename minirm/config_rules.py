@@ -15,7 +15,7 @@ LARGEST = {
     "trained_positions": 10_000_000,
     "max_tokens": 10_000_000,
     "rank": 1_000_000,
-    "tokens_at_once": 1e15,
+    "micro_batch_tokens": 1e15,
     "epochs": 1e6,
     "evaluate_every": 1e9,
     "tie_width": 1e6,

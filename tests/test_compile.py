@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minirm.models.layers import compile_mlps
 from minirm.models.reward_model import RewardModel
+from minirm.models.transformer import compile_mlps
 from minirm.tokens.packing import pack
 from tests.strategies import ARCHITECTURES
 from tests.test_train import some_comparisons

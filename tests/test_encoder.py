@@ -17,12 +17,13 @@ from minirm.cli.watcher import Watcher
 from minirm.config import LoraConfig, ModelConfig
 from minirm.data.records import Comparison, Turn
 from minirm.hub.load import load
-from minirm.models.layers import segment_attention
-from minirm.models.lora import add_adapters, merge, trained_weights
+from minirm.models.attention import segment_attention
+from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import lay_out_rows
 from minirm.tokens.packing import pack, tokenize
 from minirm.training.loop import Step
+from minirm.training.optimizers import trained_weights
 from tests.conftest import QUICK
 from tests.oracles import rewards_one_by_one
 from tests.strategies import randomised

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.varlen import Sequences, by_loop, varlen_attention
-from minirm.models.layers import segment_attention
+from minirm.models.attention import segment_attention
 from minirm.tokens.layout import TILE_ALLOWANCE, Layout, lay_out, lay_out_rows
 from tests.oracles import seen_by_tiles
 

@@ -10,10 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirm.models.backbones import build_backbone
+from minirm.models.kernels.cpu_bfloat16 import fill_up
 from minirm.models.language_model import LanguageModel
-from minirm.models.layers import fill_up
-from minirm.models.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel, build_backbone
 from minirm.tokens.layout import lay_out
 from minirm.tokens.packing import Encoded, pack
 from tests.oracles import hidden_states, nll_one_by_one, rewards_one_by_one

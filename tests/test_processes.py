@@ -15,60 +15,86 @@ import torch.multiprocessing as mp
 from minirm.cli.train import joined_processes
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
+from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import job as run
 from minirm.runs.journal import Journal, Observer
 from minirm.runs.resume import restore_progress, save_progress
 from minirm.runs.run_config import LANGUAGE_MODEL
-from minirm.tokens.packing import pack
 from minirm.tokens.stream import Stream, TokenStore
-from minirm.training.loop import Evaluated, OnItsWay, Progress, Step, Trainer
-from minirm.training.objectives import RewardObjective
+from minirm.training.loop import Progress, Step, Trainer
+from minirm.training.objectives import LanguageModelObjective, RewardObjective
+from minirm.training.parallel import Ranks
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
-from tests.test_train import MODEL, PLAIN, assert_same_figures, make_trainer, some_comparisons, step_in_windows, weights
+from tests.test_train import MODEL, make_trainer, some_comparisons, weights
 
 Work = Callable[[int, Path], None]
 
 
-def in_two_processes(work: Work, folder: Path) -> None:
-    """Call work(rank, folder) in two processes that know of each other; what fails in one of them fails here."""
-    mp.spawn(_join, (str(folder), work), nprocs=2)
+def in_processes(work: Work, folder: Path, count: int = 2) -> None:
+    """Call work(rank, folder) in processes that know of each other; what fails in one of them fails here."""
+    mp.spawn(_join, (str(folder), work, count), nprocs=count)
 
 
-def _join(rank: int, folder: str, work: Work) -> None:
+def _join(rank: int, folder: str, work: Work, count: int) -> None:
     meeting, patience = f"file://{folder}/meeting", timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=patience)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=patience)
     torch.set_num_threads(1)
     work(rank, Path(folder))
     dist.barrier()
     os._exit(0)  # gloo's own threads now and then abort an orderly end of the interpreter; what counts is on disk
 
 
-CUTS = {"halves": [[0, 1, 2, 3], [4, 5, 6, 7]], "nothing for the second": [[0, 1, 2, 3, 4, 5, 6, 7], []]}
+BACKWARD = {
+    "prompt": TrainConfig(weighting="prompt"),
+    "pair": TrainConfig(weighting="pair", accumulate=3),
+    "whole rankings": TrainConfig(loss="plackett_luce", centering=0.1, micro_batch_tokens=20),
+}
+"""Ways of weighing and cutting that must not matter; every other comparison is a long one."""
 
 
-def _take_a_step_with_each_cut(rank: int, folder: Path) -> None:
-    comparisons = some_comparisons(8, seed=5)
-    for name, cut in CUTS.items():
-        store = TokenStore.write(comparisons, folder / name / str(rank))
-        stream = Stream(store, PackingConfig())
-        trainer = Trainer(randomised(RewardModel(MODEL)), RewardObjective(PLAIN), stream, stream, PLAIN)
-        step = trainer.step([pack([comparisons[i]]) for i in cut[rank]])
-        torch.save((weights(trainer), asdict(step)), folder / name / f"{rank}.pt")
-        assert trainer.any_process(rank == 1, False) == [True, False]
+def exact_trainer(folder: Path, config: TrainConfig, objective: type, count: int = 7) -> Trainer:
+    """Return a float64 trainer without dropout, whose steps are the gradient itself."""
+    config = replace(config, optimizer="sgd", learning_rate=1.0, warmup=0.0, clip=0.0)
+    judges = objective is RewardObjective
+    store = TokenStore.write(some_comparisons(count, seed=5), folder)
+    stream = Stream(store, PackingConfig(comparisons_per_batch=4))
+    model = randomised(RewardModel(MODEL) if judges else LanguageModel(MODEL)).double()
+    return Trainer(model, objective(config) if judges else objective(), stream, stream, config)
 
 
-def test_two_processes_take_the_step_that_one_would(tmp_path):
-    """In the second cut the last window is short, and one process has nothing to do in it. They also stop together."""
-    in_two_processes(_take_a_step_with_each_cut, tmp_path)
-    whole, step = step_in_windows(tmp_path / "whole", "prompt", [8])
-    for name in CUTS:
-        for rank in range(2):
-            together, figures = torch.load(tmp_path / name / f"{rank}.pt")
-            torch.testing.assert_close(together, whole)
-            assert_same_figures(Step(**figures), step)
+def _train_exactly(rank: int, folder: Path) -> None:
+    for name, config in BACKWARD.items():
+        for objective in (RewardObjective, LanguageModelObjective):
+            for count in (1, 7):  # with one comparison, all but one process have nothing to do
+                case = f"{name}, {objective.__name__}, {count}, {rank}"
+                trainer = exact_trainer(folder / case, config, objective, count)
+                told = [replace(event, seconds=0.0) if isinstance(event, Step) else event for event in trainer.run()]
+                torch.save((weights(trainer), [asdict(event) for event in told]), folder / f"{case}.pt")
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_take_the_steps_that_one_would(tmp_path, processes):
+    """Loss, weights and evaluation in float64, whoever computes how much, and however it is cut and weighed."""
+    (tmp_path / "alone").mkdir()
+    _train_exactly(0, tmp_path / "alone")
+    in_processes(_train_exactly, tmp_path, processes)
+    for path in sorted((tmp_path / "alone").glob("*.pt")):
+        expected, told = torch.load(path)
+        for rank in range(processes):
+            found, same = torch.load(tmp_path / path.name.replace(" 0.pt", f" {rank}.pt"))
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+            assert [pytest.approx(event, rel=1e-9, abs=1e-9) for event in told] == same
+
+
+def _wish(rank: int, folder: Path) -> None:
+    assert Ranks().any(rank == 1, False) == [True, False]
+
+
+def test_processes_stop_when_one_of_them_is_to_stop(tmp_path):
+    in_processes(_wish, tmp_path)
 
 
 def _meet_a_loss_that_is_nan(rank: int, folder: Path) -> None:
@@ -80,12 +106,12 @@ def _meet_a_loss_that_is_nan(rank: int, folder: Path) -> None:
         return replace(outcome, loss=outcome.loss * torch.nan)
 
     trainer._forward = forward if rank == 0 else sick
-    with pytest.raises(InputError, match=r"loss is nan at step 1, training rows \d+, "):
+    with pytest.raises(InputError, match=r"loss is nan at step 1, training comparisons \d+"):
         list(trainer.run())
 
 
 def test_a_loss_that_is_nan_in_one_process_stops_both_with_one_line(tmp_path):
-    in_two_processes(_meet_a_loss_that_is_nan, tmp_path)
+    in_processes(_meet_a_loss_that_is_nan, tmp_path)
 
 
 class FirstStageAlone(run._Stages):
@@ -108,7 +134,7 @@ def _draw_anew(rank: int, folder: Path) -> None:
 
 def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_path):
     """Dropout of the first stage draws from each process's own generator."""
-    in_two_processes(_draw_anew, tmp_path)
+    in_processes(_draw_anew, tmp_path)
     for name in ("average", "lora"):
         ours, theirs = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2))
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours | theirs), name
@@ -131,13 +157,12 @@ def _train_together_when_one_is_late(rank: int, folder: Path) -> None:
 
 def test_a_process_that_is_late_takes_part_though_the_folder_is_no_longer_empty(tmp_path):
     write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
-    in_two_processes(_train_together_when_one_is_late, tmp_path)
+    in_processes(_train_together_when_one_is_late, tmp_path)
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
 def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
     trainer = make_trainer(folder / str(rank), TrainConfig(epochs=4, evaluate_every=100))
-    trainer.lag = 1  # as on a GPU
     looks, saves = iter([0.0] * (3 + rank)), []
     run.time = SimpleNamespace(monotonic=lambda: next(looks, 301.0))
     run.save_progress = lambda *_: saves.append(trainer.progress.step)
@@ -147,13 +172,13 @@ def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
 
 
 def test_a_timed_save_comes_after_the_same_step_though_clocks_differ(tmp_path):
-    """By rank 0's clock the time has come one event earlier; a step is in flight, as on a GPU."""
-    in_two_processes(_train_by_clocks_that_differ, tmp_path)
-    assert (tmp_path / "saves0").read_text() == "12 [4, 12]"
+    """By rank 0's clock the time has come one event earlier."""
+    in_processes(_train_by_clocks_that_differ, tmp_path)
+    assert (tmp_path / "saves0").read_text() == "24 [3, 24]"
 
 
 def _resume(rank: int, folder: Path) -> None:
-    config = TrainConfig(epochs=2, evaluate_every=100, tokens_at_once=10)
+    config = TrainConfig(epochs=2, evaluate_every=100, micro_batch_tokens=10)
     whole, resumed = (make_trainer(folder / f"{name}{rank}", config) for name in ("whole", "resumed"))
     for event in whole.run():
         if isinstance(event, Step) and event.step == 2 and rank == 0:
@@ -167,19 +192,7 @@ def _resume(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path):
-    in_two_processes(_resume, tmp_path)
-
-
-def _evaluate_apart(rank: int, folder: Path) -> None:
-    trainer = make_trainer(folder / str(rank), TrainConfig(epochs=8, patience=1))
-    losses = iter([3.0, [2.0, 2.5][rank], [2.25, 2.0][rank], 2.5])  # rank 0 alone would stop after the third
-    trainer.evaluate = lambda stream: (next(losses), 0.5)
-    told = [(event.loss, event.best) for event in trainer.run() if isinstance(event, Evaluated)]
-    assert told == [(3.0, True), (2.25, True), (2.125, True), (2.5, False)]
-
-
-def test_processes_that_evaluate_apart_agree_on_what_is_best_and_when_to_stop(tmp_path):
-    in_two_processes(_evaluate_apart, tmp_path)
+    in_processes(_resume, tmp_path)
 
 
 def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
@@ -194,25 +207,3 @@ def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
     with joined_processes():
         assert run.pick_device() == torch.device("cuda", 1)
     assert done == ["GPU 1", "cpu:gloo,cuda:nccl", "left"]
-
-
-def test_figures_have_arrived_when_the_stream_of_their_own_gpu_says_so(monkeypatch):
-    """A stand-in for numbers on the second GPU, while the first one is current."""
-    recorded = []
-    numbers = SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1))
-    pinned = SimpleNamespace(copy_=lambda source, non_blocking: pinned)
-    event = SimpleNamespace(record=lambda stream=None: recorded.append(stream))
-    monkeypatch.setattr(torch, "empty_like", lambda *_, **__: pinned)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    assert OnItsWay(numbers).numbers is pinned
-    assert recorded == ["stream of cuda:1"]
-
-
-def test_what_the_host_must_know_at_once_is_added_up_on_the_host(tmp_path, monkeypatch):
-    """On a stand-in for a GPU, whose numbers can't be read: only gradients and figures are added up there."""
-    trainer = make_trainer(tmp_path, TrainConfig())
-    trainer.device, trainer.processes, places = torch.device("meta"), 2, []
-    monkeypatch.setattr(dist, "all_reduce", lambda value: places.append(value.device.type))
-    assert trainer.any_process(True, False) == [True, False]
-    assert places == ["cpu"]

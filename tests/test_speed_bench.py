@@ -45,7 +45,7 @@ from bench.texts import longest, made_of_noise, read_corpus, sequences
 from bench.timing import Spread, interleaved
 from minirm.config import ModelConfig
 from minirm.errors import InputError
-from minirm.models import layers
+from minirm.models import attention
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack
 from tests.strategies import ARCHITECTURES, encoded_batches
@@ -233,8 +233,8 @@ def test_another_way_of_attention_changes_no_gradient(switched, least_work, by_k
     """`by_kernel`: how many layers go through PyTorch's kernel before and after."""
     monkeypatch.setattr("minirm.models.kernels.strips.LEAST_WORK", least_work)
     work = work_of([(3, [4, 2]), (5, [1, 7])], world, per_step=2)
-    calls, attend = [], layers.segment_attention
-    monkeypatch.setattr(layers, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
+    calls, attend = [], attention.segment_attention
+    monkeypatch.setattr(attention, "segment_attention", lambda *inputs: calls.append(1) or attend(*inputs))
     training = MinirmTraining(work)
     expected = gradients(training, training.trainer.model, monkeypatch)
     before, training = len(calls), MinirmTraining(work)

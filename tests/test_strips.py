@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import ModelConfig
-from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, pay
-from minirm.models.layers import segment_attention
+from minirm.models.attention import segment_attention
+from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, faster_attention, pay
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout, Tiles, lay_out, lay_out_rows
 from tests.strategies import ARCHITECTURES, encoded_batches, packed_for, randomised
@@ -139,6 +139,6 @@ def test_dropped_weights_are_left_to_the_kernel():
     config = ModelConfig(style="bert", layers=2, width=8, heads=2, vocab_size=300, dropout=0.5)
     model = RewardModel(config)
     with patch("minirm.models.kernels.strips.LEAST_WORK", 0):
-        tiles = ROWS.everywhere
-        assert model.backbone.train()._in_strips_if_they_pay(tiles) is tiles
-        assert isinstance(model.backbone.eval()._in_strips_if_they_pay(tiles), Strips)
+        attention, tiles = model.backbone.blocks[0].attention, ROWS.everywhere
+        assert faster_attention(attention.train(), tiles) is None
+        assert faster_attention(attention.eval(), tiles) is not None

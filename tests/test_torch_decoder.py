@@ -22,9 +22,8 @@ from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
 from minirm.hub.load import load
 from minirm.models import torch_decoder
-from minirm.models.backbones import build_backbone
 from minirm.models.language_model import LanguageModel
-from minirm.models.reward_model import RewardModel
+from minirm.models.reward_model import RewardModel, build_backbone
 from minirm.runs.prepare import prepare
 from minirm.tokens.layout import lay_out
 from minirm.tokens.packing import Encoded, pack, tokenize

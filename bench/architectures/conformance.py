@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.architectures.contestants import Build
 from minirm.config import ModelConfig
-from minirm.models.backbones import Backbone
+from minirm.models.protocol import Backbone
 from minirm.tokens.layout import lay_out
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 

@@ -14,10 +14,10 @@ from bench.architectures.subjects import digest
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.hub.reading import build_reward_model, read_model
-from minirm.models.backbones import Backbone
-from minirm.models.layers import RotaryPositions, build_mlp, build_norm
+from minirm.models.attention import RotaryPositions
+from minirm.models.protocol import Backbone
 from minirm.models.reward_model import RewardModel
-from minirm.models.transformer import Transformer
+from minirm.models.transformer import Transformer, build_mlp, build_norm
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import RewardObjective
@@ -208,7 +208,7 @@ def load_contestant(place: str) -> Contestant:
     """Return the contestant of a class in a user's file.
 
     Args:
-        place: "file.py:Class"; the class takes a `ModelConfig` and fulfils `minirm.models.backbones.Backbone`.
+        place: "file.py:Class"; the class takes a `ModelConfig` and fulfils `minirm.models.protocol.Backbone`.
     Raises:
         InputError: there is no such file or class, or the file cannot be run.
     """

@@ -39,7 +39,7 @@ class HuggingFaceGPT2(nn.Module):
         past: State | None = None,
         keep_state: bool = False,
     ) -> tuple[Tensor, None]:
-        """Return hidden states after the last norm; see `backbones.Backbone`. It keeps no state."""
+        """Return hidden states after the last norm; see `protocol.Backbone`. It keeps no state."""
         if past is not None or keep_state:
             raise NotImplementedError("the GPT-2 baseline keeps no state")
         rows = rows_of_paths(tokens, layout, only_reads=only_reads)

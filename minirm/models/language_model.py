@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from minirm.config import ModelConfig
 from minirm.config_rules import require
-from minirm.models.backbones import Backbone, build_backbone
 from minirm.models.kernels.rows import take_rows
+from minirm.models.protocol import Backbone
+from minirm.models.reward_model import build_backbone
 from minirm.tokens.layout import lay_out
 from minirm.tokens.packing import PackedBatch
 

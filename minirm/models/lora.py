@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minirm.config import LoraConfig, Matrix
 from minirm.config_rules import require
-from minirm.models.layers import Stacked
+from minirm.models.attention import Stacked
 
 FIELD_NAMES = {"out": "output", "linear1": "up", "linear2": "down"}
 """What the field calls a matrix that goes by another name here, or in PyTorch's own layers."""
@@ -58,7 +58,7 @@ class Adapted(nn.Module):
         return self._adapt(self.linear(x), x, 0)
 
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Return rows `start` to `stop` of the result alone; see `layers.Stacked`."""
+        """Return rows `start` to `stop` of the result alone; see `attention.Stacked`."""
         return self._adapt(self.linear.part(x, start, stop), x, start)
 
     def _adapt(self, y: Tensor, x: Tensor, start: int) -> Tensor:
@@ -70,20 +70,11 @@ class Adapted(nn.Module):
                 y[..., first:stop].add_(adapter(x))
         return y
 
-    def weight_and_bias(self) -> tuple[Tensor, Tensor | None] | None:
-        """Return the whole map's matrix, adapters included, and bias; None while inputs of adapters are dropped."""
-        return None if self.training and self.dropout.p else (self._adapted_weight(), self.linear.bias)
-
-    def _adapted_weight(self) -> Tensor:
-        weight = self.linear.weight.clone()
-        for name, adapter in self.adapters.items():
-            weight[self.rows[name]] += adapter.product()
-        return weight
-
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """Return the linear map alone, what was learned added to its matrices."""
-        self.linear.weight.copy_(self._adapted_weight())
+        for name, adapter in self.adapters.items():
+            self.linear.weight[self.rows[name]] += adapter.product()
         return self.linear
 
 
@@ -126,8 +117,3 @@ def merge(model: nn.Module) -> None:
             if isinstance(child, Adapted):
                 setattr(parent, name, child.merged())
     model.requires_grad_(True)
-
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return what learns, by name: adapters and head where there are adapters, else everything."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minirm.config import ModelConfig
+from minirm.models.kernels.cpu_bfloat16 import fill_up
 from minirm.models.kernels.recurrence import Memory, project_inputs, run_level
 from minirm.models.kernels.rows import take_rows
-from minirm.models.layers import build_norm, fill_up
 from minirm.models.protocol import State
+from minirm.models.transformer import build_norm
 from minirm.tokens.layout import Layout
 
 
@@ -80,7 +81,7 @@ class Recurrent(nn.Module):
         past: State | None = None,
         keep_state: bool = False,
     ) -> tuple[Tensor, State | None]:
-        """Return hidden states after the last norm; see `backbones.Backbone`."""
+        """Return hidden states after the last norm; see `protocol.Backbone`."""
         filled, layout = fill_up(tokens[torch.cat([level.tokens for level in layout.levels])], layout)
         x = self.dropout(self.embedding(filled))  # (M, D), level by level
         wanted = layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels

@@ -4,9 +4,33 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig
-from minirm.models.backbones import Backbone, build_backbone
-from minirm.models.layers import Pooler
+from minirm.models.protocol import Backbone
+from minirm.models.recurrent import Recurrent
+from minirm.models.torch_decoder import TorchDecoder
+from minirm.models.transformer import Transformer
 from minirm.tokens.packing import PackedBatch
+
+BACKBONES = {"transformer": Transformer, "torch_decoder": TorchDecoder, "gru": Recurrent, "lstm": Recurrent}
+"""To add one, fulfil `protocol.Backbone`, and name it here and in `config.BackboneName`."""
+
+
+def build_backbone(config: ModelConfig) -> Backbone:
+    """Return a freshly initialised backbone."""
+    return BACKBONES[config.backbone](config)
+
+
+class Pooler(nn.Module):
+    """tanh(W·x + b), what BERT makes of a sequence's first token before it is judged. Source: arXiv:1810.04805."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.dense.weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.dense(x).tanh())
 
 
 class RewardModel(nn.Module):

@@ -72,7 +72,7 @@ class TorchDecoder(nn.Module):
         past: State | None = None,
         keep_state: bool = False,
     ) -> tuple[Tensor, None]:
-        """Return hidden states after the last norm; see `backbones.Backbone`.
+        """Return hidden states after the last norm; see `protocol.Backbone`.
 
         Of a prompt, the last token is decoded, from which a response's first one can be predicted; the others keep
         their embedding and position. With `only_reads`, responses alone are decoded.

@@ -182,11 +182,8 @@ class _Stages:
             if isinstance(event, Evaluated) and stage == REWARD:
                 self._show_texts(trainer, journal)
             late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES  # by this process's clock
-            stop, late = trainer.any_process(stop or self.observer.should_stop(), late)
+            stop, late = trainer.ranks.any(stop or self.observer.should_stop(), late)
             if stop or late or isinstance(event, Evaluated):
-                trainer.settle()
-                if not trainer.is_settled:
-                    continue
                 if is_writer():
                     save_progress(self.folder, trainer, stage)
                 saved = time.monotonic()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minirm.config_json import config_from_json
 from minirm.disk import load_weights, read_tensors, write_tensors
-from minirm.errors import InputError, shorten
+from minirm.errors import InputError
 from minirm.runs.run_folder import METRICS, read_description
 from minirm.training.loop import Progress, Trainer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
@@ -23,7 +23,7 @@ def save_progress(folder: Path, trainer: Trainer, stage: str) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
-    progress = {"stage": stage, "processes": trainer.processes, **dataclasses.asdict(trainer.progress)}
+    progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
     progress["best_loss"] = progress["best_loss"] if trainer.best_weights else None
     # one file, so that weights and place can't come from two moments
     tensors["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
@@ -51,31 +51,28 @@ def restore_progress(folder: Path, trainer: Trainer) -> None:
     """Bring a fresh trainer to where `save_progress` left one.
 
     Raises:
-        InputError: the file is broken, does not fit the trainer, or was written by another number of processes.
+        InputError: the file is broken or does not fit the trainer.
     """
     path = folder / STATE
     tensors = read_tensors(path)
-    _, processes, progress = _progress(tensors, path)
-    if processes not in (None, trainer.processes):  # a file of before says nothing
-        rule = f"go on with as many, not with {trainer.processes}"
-        raise InputError(f"{path}: saved by {shorten(processes)} processes: {rule}")
+    _, progress = _progress(tensors, path)
     best = tensors_under("best.", tensors)
     load_weights(trainer.model, tensors_under("model.", tensors), path)
     trainer.progress, trainer.best_weights = progress, best
     restore_optimizer(trainer.optimizer, tensors_under("optimizer.", tensors))
 
 
-def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, int | None, Progress]:
-    """Return the stage, the number of processes, and how far they had come."""
+def _progress(tensors: dict[str, Tensor], path: Path) -> tuple[str, Progress]:
+    """Return the stage and how far it had come."""
     if "progress" not in tensors or tensors["progress"].dtype != torch.uint8:
         raise InputError(f"{path}: tensor 'progress' of bytes is missing")
     try:
         values = json.loads(bytes(tensors["progress"].tolist()))
-        stage, processes = values.pop("stage"), values.pop("processes", None)
+        stage = values.pop("stage")
     except (ValueError, AttributeError, TypeError, KeyError):
         raise InputError(f"{path}: tensor 'progress' does not say where training stands") from None
     values["best_loss"] = math.inf if values.get("best_loss") is None else values["best_loss"]
-    return stage, processes, config_from_json(Progress, values, f"{path}: progress")
+    return stage, config_from_json(Progress, values, f"{path}: progress")
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

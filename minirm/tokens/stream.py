@@ -3,9 +3,10 @@
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -117,9 +118,14 @@ class Stream:
     seed: int = 0
     bidirectional: bool = False
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each comparison as it is packed, (comparisons,)."""
+        return self.store.lengths(share_prompt=self.packing.share_prompt)
+
     def plan(self, epoch: int | None) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch, shuffled; None is the order for evaluation, by length."""
-        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
+        lengths = self.lengths
         rng = np.random.default_rng([self.seed, epoch or 0])
         order = np.argsort(lengths, kind="stable") if epoch is None else rng.permutation(len(lengths))
         batches = []
@@ -140,10 +146,22 @@ class Stream:
             tokens += lengths[row]
         return [*batches, rows[start:]]
 
-    def in_parts(self, plan: Sequence[np.ndarray], tokens: int) -> list[list[np.ndarray]]:
-        """Return each batch of a plan in parts of like size, about `tokens` tokens at most; no row is divided."""
-        lengths = self.store.lengths(share_prompt=self.packing.share_prompt)
-        return [_divide(rows, lengths[rows], tokens) for rows in plan]
+    def deal(self, numbers: np.ndarray, ranks: int, most_tokens: int) -> list[list[np.ndarray]]:
+        """Return each rank's share of some comparisons, of about as many tokens each, cut into micro-batches.
+
+        Args:
+            numbers: which comparisons.
+            ranks: how many processes share them; one may get none.
+            most_tokens: about how many tokens a micro-batch has at most; no comparison is divided.
+        """
+        numbers = numbers[np.argsort(self.lengths[numbers], kind="stable")]
+        shares, loads = [[] for _ in range(ranks)], [0] * ranks
+        for number in numbers[::-1] if ranks > 1 else ():  # the longest first, each to whoever has least
+            rank = loads.index(min(loads))
+            shares[rank].append(number)
+            loads[rank] += self.lengths[number]
+        shares = [np.array(share[::-1], dtype=np.int64) for share in shares] if ranks > 1 else [numbers]
+        return [_divide(share, self.lengths[share], most_tokens) if len(share) else [] for share in shares]
 
     def packed(self, rows: np.ndarray) -> PackedBatch:
         """Return one batch."""

@@ -43,7 +43,7 @@ class RewardObjective:
 
     def total_weight(self, batch: PackedBatch) -> Tensor:
         """Return () how much the batch counts."""
-        return self.row_weights(batch).sum()
+        return self.row_weights(batch).sum(dtype=torch.float64)
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a reward model."""

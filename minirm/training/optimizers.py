@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import TrainConfig
-from minirm.models.lora import trained_weights
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what learns, by name: adapters and head where there are adapters, else everything."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class Lion(torch.optim.Optimizer):
@@ -76,6 +80,6 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, largest: float) -> Tensor:
+def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale the gradients so that their norm is at most `largest` (0: leave them), and return the norm before."""
-    return nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf)
+    return nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf).item()

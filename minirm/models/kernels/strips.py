@@ -4,15 +4,17 @@ PyTorch's kernel for CPUs takes one head at a time, in blocks of 32 to 256 queri
 backward pass. A *strip* is up to `MOST_QUERIES` queries of every segment and every head of a tile: one batched product,
 which reaches no further than the last key that one of them sees, and whose weights are kept.
 
-`layers.segment_attention` says the same by the kernel: it serves where strips do not pay, and is their slow twin.
+`attention.segment_attention` is the plain twin, and serves where strips do not pay.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -56,6 +58,25 @@ class Strips:
         q, k, v = (x.view(strip.batch, -1, self.head_width) for x in
                    (queries[strip.queries], keys[strip.keys], values[strip.keys]))  # fmt: skip
         return q, k[:, : strip.seen], v[:, : strip.seen]
+
+
+def faster_attention(attention: nn.Module, tiles: Tiles) -> Callable[[Tensor], Tensor] | None:
+    """Return what `attention.segment_attention` computes over all tokens, by strips; None where they do not pay.
+
+    The result takes queries, keys and values side by side, (M, (H + 2·G)·C), and returns (M, H·C).
+
+    Args:
+        attention: an `Attention`: its widths are read, and whether it drops weights now, which strips do not.
+        tiles: `layout.everywhere`, nothing of which lies in a past.
+    """
+    if not pay(tiles) or (attention.training and attention.dropout):
+        return None
+    heads, groups = (width // attention.head_width for width in attention.widths[:2])
+    return partial(_attend, strips=cut_into_strips(tiles, heads, groups, attention.head_width))
+
+
+def _attend(projected: Tensor, strips: "Strips") -> Tensor:
+    return StripAttention.apply(projected, strips)
 
 
 def pay(tiles: Tiles) -> bool:
