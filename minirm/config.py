@@ -230,6 +230,8 @@ class TrainConfig:
     """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""
     gradient_checkpointing: bool = False
     """Keep only the input of each block for the backward pass and compute the rest again."""
+    shard: bool = False
+    """Several processes: each keeps a part of weights, gradients and moments (FSDP2), for models that do not fit."""
     compile: bool = False
     """Run the MLPs through torch.compile; the first step then takes longer."""
     evaluate_every: float = 1.0

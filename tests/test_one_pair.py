@@ -2,23 +2,30 @@
 
 Read it from top to bottom: each step is one room of the library, in the order of the README's "How it works".
 
-    comparisons.jsonl → records → tokenizer → packing → layout → backbones → reward_model → losses → train
+    comparisons.jsonl → records → tokenizer → packing → layout → transformer → reward_model → losses → training loop
 """
 
+import ast
+import json
+import math
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 import minirm
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.models.kernels.strips import StripAttention
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import fit, pack, tokenize
+from minirm.tokens.stream import Stream, TokenStore
 from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import RewardObjective
-from minirm.training.optimizers import build_optimizer
 from tests.oracles import seen_by_tiles
 
 LINE = '{"prompt": "Is a tomato a fruit?", "chosen": "Yes: it grows from a flower and holds seeds.", "rejected": "No."}'
@@ -80,33 +87,84 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     torch.testing.assert_close(outcome.loss, -(rewards[0, 0] - rewards[0, 1]).sigmoid().log())
     assert outcome.cases == 1 and outcome.hits == float(rewards[0, 0] > rewards[0, 1])
 
-    # 8. train: the gradient reaches every parameter that had a part in it, and a step widens the difference.
+    # 8. The gradient reaches every parameter that had a part in it: of the embedding, the rows of the tokens alone.
     outcome.loss.backward()
     used = model.backbone.embedding.weight.grad.norm(dim=1).nonzero().flatten().tolist()
     assert used == sorted(set(batch.tokens.tolist()))
     assert all(parameter.grad is not None for parameter in model.parameters())
-    build_optimizer(model, TrainConfig(learning_rate=1e-3)).step()
-    after = model(batch)
-    assert after[0, 0] - after[0, 1] > rewards[0, 0] - rewards[0, 1]
 
 
-CONFIGURATIONS = ("config.py", "config_rules.py", "run_config.py")  # which no comparison passes
+def one_training_step(folder: Path) -> None:
+    """Read 64 comparisons and take a real training step on them: the same way, through the rooms where it is fast."""
+    file = folder / "comparisons.jsonl"
+    file.write_text("".join(_long_line(n) + "\n" for n in range(64)), encoding="utf-8")
+    comparisons = list(read_comparisons([file]))
+    tokenizer = Tokenizer.train(text for c in comparisons for text in (c.prompt[0].text, *c.responses))
+    packing, config = PackingConfig(), TrainConfig(learning_rate=1e-3)
+    store = TokenStore.write(fit(tokenize(comparisons, tokenizer), packing, Counter()), folder / "store")
+    stream = Stream(store, packing)
+    torch.manual_seed(0)
+    model = RewardModel(ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, width=32, heads=2))
+    trainer = Trainer(model, RewardObjective(config), stream, stream, config)
+    before, _ = trainer.evaluate(stream)
+    step = next(trainer.run())
+    assert isinstance(step, Step) and step.cases == step.comparisons > 50 and math.isfinite(step.gradient_norm)
+    after, _ = trainer.evaluate(stream)
+    assert after < before
 
 
-def test_the_walk_is_at_most_480_lines(tmp_path):
-    """Count the different lines of minirm that run on the way, but for those of configurations and their rules."""
-    home, lines = str(Path(minirm.__file__).parent), set()
+def _long_line(number: int) -> str:
+    words = [f"word{(number * 7 + i * i) % 101}" for i in range(60)]
+    prompt, chosen, rejected = words[:20], [*words[20:40], "yes"], [*words[40:], "no"]
+    texts = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return json.dumps({name: " ".join(text) for name, text in texts.items()})
+
+
+def test_a_real_training_step_meets_the_kernels_and_lowers_the_loss(tmp_path):
+    with patch.object(StripAttention, "apply", wraps=StripAttention.apply) as strips:
+        one_training_step(tmp_path)
+    assert strips.called
+
+
+def lines_to_read(entered: set[tuple[str, int]]) -> dict[str, int]:
+    """Return of each file how many lines must be read to know the functions that were entered.
+
+    A function is read whole, and so is the class that it stands in. `entered`: files, and first lines of functions.
+    """
+    found: dict[str, set[int]] = {}
+    for file, line in entered:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+        around = [node for node in tree.body if first_line(node) <= line <= node.end_lineno]
+        for node in around:
+            found.setdefault(file, set()).update(range(first_line(node), node.end_lineno + 1))
+    return {file: len(lines) for file, lines in found.items()}
+
+
+def first_line(node: ast.stmt) -> int:
+    """Return where a statement begins, decorators included."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+
+
+def test_the_walk_is_at_most_1750_lines_in_16_files(tmp_path, capsys):
+    """Whole functions and classes that a real training step enters, without the kernels, at which reading stops."""
+    home, entered = Path(minirm.__file__).parent, set()
 
     def note(frame, event, _argument):
-        if not frame.f_code.co_filename.startswith(home) or Path(frame.f_code.co_filename).name in CONFIGURATIONS:
-            return None
-        if event == "line":
-            lines.add((frame.f_code.co_filename, frame.f_lineno))
-        return note
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(str(home)) and code.co_name != "<module>":
+            entered.add((code.co_filename, code.co_firstlineno))
 
-    sys.settrace(note)
+    threading.setprofile(note)  # batches are packed in a thread of their own
+    sys.setprofile(note)
     try:
-        test_one_pair_from_its_line_to_its_gradient(tmp_path)
+        one_training_step(tmp_path)
     finally:
-        sys.settrace(None)
-    assert 200 < len(lines) <= 480
+        sys.setprofile(None)
+        threading.setprofile(None)
+    lines = {file: n for file, n in lines_to_read(entered).items() if "kernels" not in file}
+    with capsys.disabled():
+        print(f"\nthe walk: {sum(lines.values())} lines in {len(lines)} files")
+        for file, number in sorted(lines.items()):
+            print(f"  {Path(file).relative_to(home)}: {number}")
+    assert 800 < sum(lines.values()) <= 1750
+    assert len(lines) <= 16

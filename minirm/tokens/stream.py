@@ -147,7 +147,9 @@ class Stream:
         return [*batches, rows[start:]]
 
     def deal(self, numbers: np.ndarray, ranks: int, most_tokens: int) -> list[list[np.ndarray]]:
-        """Return each rank's share of some comparisons, of about as many tokens each, cut into micro-batches.
+        """Return each rank's share of some comparisons, of about as many tokens each, cut into as many micro-batches.
+
+        A rank that would need fewer has empty ones at the end.
 
         Args:
             numbers: which comparisons.
@@ -161,7 +163,9 @@ class Stream:
             shares[rank].append(number)
             loads[rank] += self.lengths[number]
         shares = [np.array(share[::-1], dtype=np.int64) for share in shares] if ranks > 1 else [numbers]
-        return [_divide(share, self.lengths[share], most_tokens) if len(share) else [] for share in shares]
+        cut = [_divide(share, self.lengths[share], most_tokens) if len(share) else [] for share in shares]
+        rounds = max(map(len, cut))
+        return [micro_batches + [numbers[:0]] * (rounds - len(micro_batches)) for micro_batches in cut]
 
     def packed(self, rows: np.ndarray) -> PackedBatch:
         """Return one batch."""
@@ -170,9 +174,9 @@ class Stream:
         packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, rows=rows.tolist())
         return packed.pinned() if torch.cuda.is_available() else packed
 
-    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch]:
-        """Yield the batches of a plan, packed ahead in a thread of their own."""
-        return ahead(self.packed(rows) for rows in plan)
+    def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch | None]:
+        """Yield the batches of a plan, packed ahead in a thread of their own; None for an empty one."""
+        return ahead(self.packed(rows) if len(rows) else None for rows in plan)
 
 
 def _divide(rows: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:

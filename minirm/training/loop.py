@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, islice
 
 import numpy as np
@@ -81,22 +82,21 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.ranks = Ranks()
-        self.optimizer = build_optimizer(self.model, self.config)
         self.model.backbone.checkpointing = self.config.gradient_checkpointing
         if self.config.compile:
             compile_mlps(self.model)
-        self.learner = self.ranks.replicate(self.model)
+        self.learner = self.ranks.join(self.model, shard=self.config.shard)
+        self.optimizer = build_optimizer(self.model, self.config)
         self.micro_batch_tokens = self.config.micro_batch_tokens or self._usual_micro_batch()
         self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.config.accumulate)
         self.steps = max(1, round(self.config.epochs * self.steps_per_epoch)) if self.config.epochs else 0
         self.evaluate_each = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
 
-    def step(self, micro_batches: Iterable[PackedBatch], rounds: int | None = None) -> Step:
+    def step(self, micro_batches: Iterable[PackedBatch | None]) -> Step:
         """Take one optimizer step along the gradient of Σ w·ℓ / Σ w.
 
         Args:
-            micro_batches: this process's share of the step.
-            rounds: the largest number of micro-batches that any process has in this step; None: as many as here.
+            micro_batches: this process's share of the step, as many as every other has; None where it has no more.
         Raises:
             InputError: the loss or the gradient is not finite; the message names the step and the comparisons.
         """
@@ -104,19 +104,20 @@ class Trainer:
         share = list(micro_batches)
         rate = rate_at(self.progress.step, self.steps, self.config)
         self._begin_step(rate)
-        total = self.ranks.sum(sum(float(self.objective.total_weight(batch)) for batch in share))
+        total = self.ranks.sum(sum(float(self.objective.total_weight(batch)) for batch in share if batch))
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
-        for number in range(rounds or len(share)):
-            with self.ranks.synchronising(self.learner, now=number + 1 == (rounds or len(share))):
-                if number < len(share):
-                    outcome = self._forward(share[number])
-                    (outcome.loss * (self.ranks.count / max(total, 1e-30))).backward()  # ranks' gradients are averaged
-                    _add_up(sums, outcome, share[number])
-                else:  # nothing is left to do here, but the other processes' gradients are waited for
-                    (self._forward(self.training.packed(np.array([0]))).loss * 0.0).backward()
+        for number, batch in enumerate(share, start=1):
+            with self.ranks.synchronising(self.learner, now=number == len(share)):
+                outcome = self._forward(self.learner, batch or self._idle)
+                scale = self.ranks.count / max(total, 1e-30) if batch else 0.0  # the ranks' gradients are averaged
+                (outcome.loss * scale).backward()
+            if batch:
+                _add_up(sums, outcome, batch)
         norm = clip_gradients(self.model, self.config.clip)
         loss, hits, cases, comparisons, tokens = self.ranks.sum(sums)
-        self._check_finite({"loss": loss, "gradient norm": norm}, [row for batch in share for row in batch.rows])
+        self._check_finite(
+            {"loss": loss, "gradient norm": norm}, [row for batch in share if batch for row in batch.rows]
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -154,14 +155,13 @@ class Trainer:
         plan, each = self.training.plan(self.progress.epoch), self.config.accumulate
         plan = plan[self.progress.steps_in_epoch * each :]
         steps = [np.concatenate(plan[start : start + each]) for start in range(0, len(plan), each)]
-        dealt = [self.training.deal(numbers, self.ranks.count, self.micro_batch_tokens) for numbers in steps]
-        mine = [shares[self.ranks.rank] for shares in dealt]
-        batches = self.training.batches(chain.from_iterable(mine))
-        for share, shares in zip(mine, dealt, strict=True):
+        dealt = [self._share(self.training, numbers) for numbers in steps]
+        batches = self.training.batches(chain.from_iterable(dealt))
+        for share in dealt:
             if self.progress.step >= self.steps:
                 return
             self.progress.steps_in_epoch += 1
-            yield self.step(islice(batches, len(share)), max(map(len, shares)))
+            yield self.step(islice(batches, len(share)))
         self.progress.epoch, self.progress.steps_in_epoch = self.progress.epoch + 1, 0
 
     def _begin_step(self, rate: float) -> None:
@@ -178,10 +178,19 @@ class Trainer:
         generator = torch.cuda.default_generators[self.device.index] if on_gpu else torch.default_generator
         generator.manual_seed(int(seed[0]))  # torch.manual_seed seeks every kind of device, for 0.1 ms
 
-    def _forward(self, batch: PackedBatch) -> Outcome:
+    def _share(self, stream: Stream, numbers: np.ndarray) -> list[np.ndarray]:
+        """Return this process's micro-batches of some comparisons."""
+        return stream.deal(numbers, self.ranks.count, self.micro_batch_tokens)[self.ranks.rank]
+
+    def _forward(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         low = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            return self.objective(self.learner, batch.to(self.device))
+            return self.objective(model, batch.to(self.device))
+
+    @cached_property
+    def _idle(self) -> PackedBatch:
+        """What a process computes, and does not count, while others have more to do: they wait for each other."""
+        return self.training.packed(np.array([0]))
 
     def _usual_micro_batch(self) -> int:
         """Return how many tokens go through the network at once where the user says nothing."""
@@ -201,11 +210,12 @@ class Trainer:
         """Return loss and accuracy over all of a stream, of which each process computes a part."""
         self.model.eval()
         sums, weight = torch.zeros(5, dtype=torch.float64, device=self.device), 0.0
-        mine = stream.plan(None)[self.ranks.rank :: self.ranks.count]
-        micro_batches = chain.from_iterable(stream.deal(numbers, 1, self.micro_batch_tokens)[0] for numbers in mine)
+        micro_batches = chain.from_iterable(self._share(stream, numbers) for numbers in stream.plan(None))
         for batch in stream.batches(micro_batches):
-            _add_up(sums, self._forward(batch), batch)
-            weight += float(self.objective.total_weight(batch))
+            outcome = self._forward(self.model, batch or self._idle)
+            if batch:
+                _add_up(sums, outcome, batch)
+                weight += float(self.objective.total_weight(batch))
         loss, hits, cases, _, _ = self.ranks.sum(sums)
         return loss / max(self.ranks.sum(weight), 1e-30), hits / max(cases, 1)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from minirm.config import TrainConfig
 
@@ -82,4 +83,5 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
 @torch.no_grad()
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale the gradients so that their norm is at most `largest` (0: leave them), and return the norm before."""
-    return nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf).item()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

@@ -1,6 +1,8 @@
 """Processes that train together, by PyTorch's own engine. With one process, nothing here does anything.
 
-`torchrun --nproc-per-node N -m minirm.cli.main train …` starts them; each computes its share of every step.
+`torchrun --nproc-per-node N -m minirm.cli.main train …` starts them. Each computes its share of every step, and the
+gradients are averaged: by `DistributedDataParallel`, or, where each is to keep only a part of weights, gradients and
+moments, by FSDP2's `fully_shard`.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -8,7 +10,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
+
+from minirm.config_rules import require
 
 
 class Ranks:
@@ -18,13 +25,23 @@ class Ranks:
         together = dist.is_initialized()
         self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
-    def replicate(self, model: nn.Module) -> nn.Module:
-        """Return the model such that its backward pass averages gradients over all ranks."""
-        return DistributedDataParallel(model, broadcast_buffers=False) if self.count > 1 else model
+    def join(self, model: nn.Module, *, shard: bool) -> nn.Module:
+        """Return the model such that its backward pass averages gradients over all ranks.
 
-    def synchronising(self, model: nn.Module, *, now: bool) -> AbstractContextManager:
+        Args:
+            shard: whether each rank keeps a part of every tensor only; the model itself is changed then.
+        Raises:
+            InputError: what is to be sharded is no transformer.
+        """
+        if self.count == 1:
+            return model
+        return _sharded(model, self.count) if shard else DistributedDataParallel(model)
+
+    def synchronising(self, learner: nn.Module, *, now: bool) -> AbstractContextManager:
         """Return a context for a forward and a backward pass, after which gradients are averaged now, or not yet."""
-        return nullcontext() if now or self.count == 1 else model.no_sync()
+        if isinstance(learner, FSDPModule):
+            learner.set_requires_gradient_sync(now)
+        return learner.no_sync() if isinstance(learner, DistributedDataParallel) and not now else nullcontext()
 
     def sum(self, value: Tensor | float) -> list[float] | float:
         """Return the sum of a number, or of each number of a tensor (n,), over all ranks."""
@@ -36,3 +53,20 @@ class Ranks:
     def any(self, *wishes: bool) -> list[bool]:
         """Return of each wish whether one of the ranks has it, so that all of them act after the same step."""
         return [total > 0 for total in self.sum(torch.tensor(wishes, dtype=torch.float64))]
+
+
+def _sharded(model: nn.Module, ranks: int) -> nn.Module:
+    is_transformer = model.config.backbone == "transformer"
+    require(is_transformer, f"shard=True must go with backbone=transformer, not {model.config.backbone}")
+    mesh = init_device_mesh(next(model.parameters()).device.type, (ranks,))
+    for block in model.backbone.blocks:
+        fully_shard(block, mesh=mesh)
+        register_fsdp_forward_method(block, "read")
+    return fully_shard(model, mesh=mesh)
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's weights; where they are sharded, all ranks must ask, and the first one gets them whole."""
+    if not isinstance(model, FSDPModule):
+        return model.state_dict()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
