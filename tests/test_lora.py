@@ -229,7 +229,7 @@ def test_a_resumed_run_with_adapters_ends_as_the_uninterrupted_one_did(run_folde
     folder = tmp_path / "run"
     assert train_run(lora_config, folder, StopAt(stage, step)) is None
     assert read_config(folder) == lora_config_as_saved(lora_config, folder)
-    assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(read_config(folder), folder, Observer()) is not None
     for name in (WEIGHTS, METRICS):
         assert (folder / name).read_bytes() == (run_folder / name).read_bytes(), name
 

@@ -189,7 +189,7 @@ def test_a_language_model_gives_no_rewards_and_a_reward_model_no_words(tuned, re
 def test_a_resumed_fine_tuning_ends_as_the_uninterrupted_one_did(tuned, chat_file, tmp_path):
     folder = tmp_path / "run"
     assert train_run(sft_config(chat_file), folder, StopAt(LANGUAGE_MODEL, 5)) is None
-    assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(read_config(folder), folder, Observer()) is not None
     for name in ("model.safetensors", "metrics.json", "data.json"):
         assert (folder / name).read_bytes() == (tuned / name).read_bytes(), name
 
@@ -257,7 +257,7 @@ def test_a_resumed_run_from_another_ends_as_the_uninterrupted_one_did(tuned, pai
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train_run(config, whole, Observer()) is not None
     assert train_run(config, folder, StopAt(stage, step)) is None
-    assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(read_config(folder), folder, Observer()) is not None
     for name in (run_folder.WEIGHTS, run_folder.METRICS, run_folder.DATA):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -269,7 +269,7 @@ def test_a_run_does_not_go_on_when_its_start_has_changed(tuned, pair_file, tmp_p
     weights = load_file(start / run_folder.WEIGHTS)
     disk.write_tensors(start / run_folder.WEIGHTS, {name: t * 2 for name, t in weights.items()})
     with pytest.raises(InputError, match=r"the data changed since this run began \(data.json would differ\)"):
-        train_run(read_config(folder), folder, Observer(), resume=True)
+        train_run(read_config(folder), folder, Observer())
 
 
 # The command line

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
-from minirm.config_rules import check_largest
+from minirm.config_rules import require
 from minirm.data.records import Turn
 from minirm.errors import InputError
 from minirm.tokens.template import OWN, Template
@@ -20,6 +20,7 @@ SPECIAL = (PAD, END, *(f"<|{role}|>" for role in ROLES))
 SMALLEST = len(SPECIAL) + 256
 """Special tokens and one token per byte: the vocabulary that knows every text and merges nothing."""
 DEFAULT_VOCABULARY = 8192
+LARGEST = 1_000_000
 
 
 def read_bpe(path: Path) -> BPETokenizer:
@@ -79,7 +80,7 @@ class Tokenizer:
             raise InputError(
                 f"vocab_size={wanted} must be at least {SMALLEST} (256 bytes and {len(SPECIAL)} special tokens)"
             )
-        check_largest(vocab_size=wanted)
+        require(wanted <= LARGEST, f"vocab_size={wanted} must be at most {LARGEST}")
         bpe = BPETokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = decoders.ByteLevel()
