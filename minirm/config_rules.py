@@ -47,7 +47,7 @@ def check(config: object) -> None:
 
 def to_json(config: object) -> dict:
     """Return a dataclass as plain JSON types."""
-    return msgspec.to_builtins(config, enc_hook=str)
+    return msgspec.json.decode(msgspec.json.encode(config, enc_hook=str))
 
 
 def config_from_json(kind: type[C], values: object, place: str) -> C:

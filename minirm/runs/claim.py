@@ -6,7 +6,6 @@ checksums.txt   written last: the job is finished, and the other two are gone
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,7 +72,6 @@ def claim(folder: Path, asked: dict) -> Iterator[Job]:
         InputError: another process holds it, or it holds something else than the beginning of this job.
     """
     with disk.alone_in(folder):
-        asked = json.loads(json.dumps(asked))  # as it is read back: tuples become lists
         yield Job(folder, asked, _is_begun(folder, asked))
 
 
