@@ -1,11 +1,12 @@
 """What a model is and how it is trained, as frozen dataclasses that refuse a wrong value when they are made."""
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from minirm.config_rules import check_choices, check_largest, require
-from minirm.errors import shorten
+from msgspec import Meta
+
+from minirm.config_rules import Count, NotNegative, Positions, Positive, Seed, Share, Width, check, require
+from minirm.errors import InputError
 
 BackboneName = Literal["transformer", "torch_decoder", "gru", "lstm"]
 Style = Literal["gpt2", "llama", "bert"]
@@ -28,22 +29,19 @@ SIZES = {
 class RopeScaling:
     """Llama 3's slower rotation of what turns slowly, for texts longer than those trained on first."""
 
-    factor: float
+    factor: Positive
     """How many times slower the slowest frequencies turn."""
-    low_frequency_factor: float
+    low_frequency_factor: Positive
     """A frequency that turns fewer times than this over `trained_positions` is slowed by the whole factor …"""
-    high_frequency_factor: float
+    high_frequency_factor: Positive
     """… one that turns more often than this not at all, and those between in between."""
-    trained_positions: int
+    trained_positions: Positions
     """Tokens of the texts that were trained on first."""
 
     def __post_init__(self) -> None:
-        for field in ("factor", "low_frequency_factor", "trained_positions"):
-            value = getattr(self, field)
-            require(0 < value < math.inf, f"{field}={shorten(value)} must be above 0 and finite")
-        check_largest(trained_positions=self.trained_positions)
+        check(self)
         low, high = self.low_frequency_factor, self.high_frequency_factor
-        require(low < high < math.inf, f"high_frequency_factor={high} must be above low_frequency_factor={low}")
+        require(low < high, f"high_frequency_factor={high} must be above low_frequency_factor={low}")
 
 
 @dataclass(frozen=True)
@@ -56,42 +54,34 @@ class ModelConfig:
     style: Style = "gpt2"
     """gpt2: LayerNorm, learned positions, GELU (tanh), biases. llama: RMSNorm, rotary positions, SwiGLU, no biases.
     bert: an encoder; as gpt2, with GELU (erf), token types, and each norm behind its residual sum."""
-    vocab_size: int = 8192
+    vocab_size: Count = 8192
     """Tokens the embedding knows (V)."""
-    layers: int = 4
+    layers: Annotated[int, Meta(ge=1, le=1_000)] = 4
     """Blocks (L)."""
-    width: int = 256
+    width: Width = 256
     """Width of the hidden state (D)."""
-    heads: int = 4
+    heads: Width = 4
     """Attention heads (H); a recurrent network ignores them."""
-    kv_heads: int | None = None
+    kv_heads: Width | None = None
     """Heads of keys and values; fewer than `heads` is grouped-query attention. None: as many as `heads`."""
-    mlp_width: int | None = None
+    mlp_width: Count | None = None
     """Inner width of the MLP. None: 4·D for gpt2 and bert, 8/3·D rounded up to a multiple of 32 for llama."""
-    max_positions: int = 1024
+    max_positions: Positions = 1024
     """Tokens that a row may hold along one path, prompt plus response; learned positions end here."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Probability that a hidden unit is dropped in training, after the embedding and after each sublayer. bert: also
     an attention weight and a pooled unit. torch_decoder: also an attention weight and a unit inside the MLP."""
-    rope_theta: float = 10_000.0
+    rope_theta: Positive = 10_000.0
     """Base of the rotary frequencies (llama)."""
     rope_scaling: RopeScaling | None = None
     """How the rotary frequencies are slowed for longer texts (llama). None: not at all."""
     tied_head: bool = True
     """The language model's head is its embedding. False: weights of its own."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     """Added to the variance in LayerNorm and RMSNorm; Google's BERT has 1e-12."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for field in ("vocab_size", "layers", "width", "heads", "kv_heads", "mlp_width", "max_positions"):
-            value = getattr(self, field)
-            require(value is None or value >= 1, f"{field}={value} must be at least 1")
-            check_largest(**{field: value})
-        for field in ("rope_theta", "norm_eps"):
-            value = getattr(self, field)
-            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
-        require(0 <= self.dropout < 1, f"dropout={self.dropout} must be in [0, 1)")
+        check(self)
         require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
         kv_heads = self.key_value_heads
         require(self.heads % kv_heads == 0, f"heads={self.heads} must be a multiple of kv_heads={kv_heads}")
@@ -152,11 +142,11 @@ def sized(size: str, **fields: object) -> ModelConfig:
 class PackingConfig:
     """How comparisons become batches."""
 
-    tokens_per_batch: int = 8192
+    tokens_per_batch: Annotated[int, Meta(ge=1)] = 8192
     """A batch takes comparisons until their tokens reach this number; one that is longer makes a batch of its own."""
-    comparisons_per_batch: int | None = None
+    comparisons_per_batch: Annotated[int, Meta(ge=1)] | None = None
     """At most this many comparisons in a batch. None: the token budget alone decides."""
-    max_tokens: int = 1024
+    max_tokens: Annotated[int, Meta(ge=4, le=10_000_000)] = 1024
     """Longest prompt plus response, in tokens."""
     when_longer: Literal["truncate", "drop"] = "truncate"
     """truncate: cut the prompt from its left, then responses before their end. drop: leave the comparison out."""
@@ -165,12 +155,7 @@ class PackingConfig:
     language model that learns all responses then learns as often."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        require(self.tokens_per_batch >= 1, f"tokens_per_batch={self.tokens_per_batch} must be at least 1")
-        require(self.max_tokens >= 4, f"max_tokens={self.max_tokens} must be at least 4")
-        check_largest(max_tokens=self.max_tokens)
-        per_batch = self.comparisons_per_batch
-        require(per_batch is None or per_batch >= 1, f"comparisons_per_batch={per_batch} must be at least 1")
+        check(self)
 
 
 def check_fit(model: ModelConfig, packing: PackingConfig) -> None:
@@ -189,42 +174,42 @@ def check_fit(model: ModelConfig, packing: PackingConfig) -> None:
 class TrainConfig:
     """One stage of training."""
 
-    epochs: float = 1.0
+    epochs: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """Passes over the training comparisons; 0 skips a language-model stage."""
     optimizer: Optimizer = "adamw"
     """adamw, adam (no weight decay), sgd (momentum 0.9), lion."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Highest rate, reached at the end of the warm-up."""
     schedule: Schedule = "cosine"
     """How the rate falls to `final_rate` × learning_rate after the warm-up."""
-    final_rate: float = 0.1
+    final_rate: Annotated[float, Meta(ge=0, le=1)] = 0.1
     """Fraction of the rate to which it falls (cosine, linear); a step after the last would reach it."""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """Fraction of the steps over which the rate rises linearly from 0."""
-    weight_decay: float = 0.1
+    weight_decay: NotNegative = 0.1
     """Decoupled decay of matrices (adamw, lion); biases, norms and embeddings of positions are spared."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     """Decay of the two moments (adamw, adam, lion)."""
-    clip: float = 1.0
+    clip: NotNegative = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Meta(ge=1)] = 1
     """Batches per optimizer step, weighted by what each holds."""
-    micro_batch_tokens: int | None = None
+    micro_batch_tokens: Annotated[int, Meta(ge=1, le=10**15)] | None = None
     """A batch of more tokens goes through the network in parts of about this size, its gradient accumulated: the same
     step, but for what dropout draws, in less memory. None: 2,048 for a transformer on a CPU, else the whole batch."""
     loss: Loss = "all_pairs"
     """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
     weighting: Literal["prompt", "pair"] = "prompt"
     """prompt: each comparison counts once, its n pairs of different scores 1/n each. pair: every pair counts alike."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
     """Probability that a label is taken to be wrong."""
-    centering: float = 0.0
+    centering: NotNegative = 0.0
     """Weight of the penalty that pulls a row's rewards to mean zero."""
     average_read: bool | None = None
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is
     hard to beat, and for what a response has in common with its prompt. None: where a decoder learns from nothing."""
-    tie_width: float = 1.0
+    tie_width: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """Rao–Kupper's η = log θ, in logits: two equal rewards tie with probability tanh(η/2)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""
@@ -234,50 +219,34 @@ class TrainConfig:
     """Several processes: each keeps a part of weights, gradients and moments (FSDP2), for models that do not fit."""
     compile: bool = False
     """Run the MLPs through torch.compile; the first step then takes longer."""
-    evaluate_every: float = 1.0
+    evaluate_every: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
     """Epochs between evaluations on the validation part."""
-    patience: int = 0
+    patience: Annotated[int, Meta(ge=0)] = 0
     """Stop after this many evaluations without a lower validation loss; 0 never stops early."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of the batches and the dropout; the last stage's also of the weights and of what is kept for
     validation."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for field in ("epochs", "weight_decay", "clip", "centering", "tie_width", "patience"):
-            value = getattr(self, field)
-            require(0 <= value < math.inf, f"{field}={value} must be at least 0 and finite")
-        for field in ("learning_rate", "evaluate_every"):
-            value = getattr(self, field)
-            require(0 < value < math.inf, f"{field}={value} must be above 0 and finite")
-        check_largest(epochs=self.epochs, evaluate_every=self.evaluate_every, tie_width=self.tie_width)
-        require(0 <= self.warmup < 1, f"warmup={self.warmup} must be in [0, 1)")
-        require(0 <= self.final_rate <= 1, f"final_rate={self.final_rate} must be in [0, 1]")
-        require(0 <= self.label_smoothing < 0.5, f"label_smoothing={self.label_smoothing} must be in [0, 0.5)")
-        require(all(0 <= beta < 1 for beta in self.betas), f"betas={self.betas} must each be in [0, 1)")
-        require(self.accumulate >= 1, f"accumulate={self.accumulate} must be at least 1")
-        at_once = self.micro_batch_tokens
-        require(at_once is None or at_once >= 1, f"micro_batch_tokens={at_once} must be at least 1")
-        check_largest(micro_batch_tokens=at_once)
-        require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
+        check(self)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters: which matrices get one, and of what size; see lora.py."""
 
-    rank: int = 8
+    rank: Count = 8
     """Rank r of the product B·A that is learned beside each matrix."""
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     """α: the product counts α/r times."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Probability that an input of the adapters is dropped in training."""
     matrices: tuple[Matrix, ...] = ("query", "value")
     """Which ones: query, key, value and output of the attention; up, down and (llama) gate of the MLP."""
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, f"lora: rank={self.rank} must be at least 1")
-        check_largest(rank=self.rank)
-        require(0 < self.alpha < math.inf, f"lora: alpha={self.alpha} must be above 0 and finite")
-        require(0 <= self.dropout < 1, f"lora: dropout={self.dropout} must be in [0, 1)")
+        try:
+            check(self)
+        except InputError as error:
+            raise InputError(f"lora: {error}") from None
         require(len(self.matrices) > 0, "lora: matrices: at least one must be named")

@@ -1,27 +1,31 @@
-"""How a configuration refuses a wrong value: in one line that names the field, the value and the rule."""
+"""Configurations are dataclasses whose annotations say what a value may be: held against them from Python and JSON."""
 
-from typing import Literal, get_args, get_origin, get_type_hints
+import dataclasses
+import re
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from minirm.errors import InputError, shorten
 
-LARGEST = {
-    "vocab_size": 1_000_000,
-    "layers": 1_000,
-    "width": 100_000,
-    "heads": 100_000,
-    "kv_heads": 100_000,
-    "mlp_width": 1_000_000,
-    "max_positions": 10_000_000,
-    "trained_positions": 10_000_000,
-    "max_tokens": 10_000_000,
-    "rank": 1_000_000,
-    "micro_batch_tokens": 1e15,
-    "epochs": 1e6,
-    "evaluate_every": 1e9,
-    "tie_width": 1e6,
-}
-"""The largest value of a field: far above any use, and short of where a library would overflow, abort or build for
-ever."""
+C = TypeVar("C")
+
+# Upper bounds lie far above any use, and short of where a library would overflow, abort or build for ever.
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Width = Annotated[int, Meta(ge=1, le=100_000)]
+Positions = Annotated[int, Meta(ge=1, le=10_000_000)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e30)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "text"}
+"""What a type is called in a message."""
+WORDS = {kind.__name__: name for kind, name in KINDS.items()} | {"array": "a list", "object": "a JSON object"}
+BOUNDS = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 
 
 def require(holds: bool, message: str) -> None:
@@ -30,25 +34,69 @@ def require(holds: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_choices(config: object) -> None:
-    """Refuse a value that is not among those that its field's annotation lists.
+def check(config: object) -> None:
+    """Refuse a value that its field's annotation does not allow.
 
     Raises:
-        InputError: names the field, its value and the choices.
+        InputError: names the field, its value and the rule.
     """
-    for name, hint in get_type_hints(type(config)).items():
-        value, parts = getattr(config, name), (hint, *get_args(hint))
-        choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-        free = not choices or isinstance(value, tuple) or (value is None and type(None) in parts)
-        require(free or value in choices, f"{name}={shorten(value)} must be one of {', '.join(map(str, choices))}")
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        _convert(value, hint, f"{name}={value if isinstance(value, tuple) else shorten(value)}")
 
 
-def check_largest(**fields: float | None) -> None:
-    """Refuse a value above the `LARGEST` of its name.
+def to_json(config: object) -> dict:
+    """Return a dataclass as plain JSON types."""
+    return msgspec.json.decode(msgspec.json.encode(config, enc_hook=str))
+
+
+def config_from_json(kind: type[C], values: object, place: str) -> C:
+    """Return a configuration dataclass from plain JSON types.
 
     Raises:
-        InputError: says which.
+        InputError: a field is unknown, missing or of the wrong type, or breaks the configuration's own rules.
     """
-    for name, value in fields.items():
-        if value is not None and value > LARGEST[name]:
-            raise InputError(f"{name}={shorten(value)} must be at most {LARGEST[name]:.0f}")
+    if not isinstance(values, dict):
+        raise InputError(f"{place}: {shorten(values)}: must be a JSON object")
+    hints, given = _hints(kind), {}
+    for name in sorted(values.keys() - hints.keys()):
+        raise InputError(f"{place}: unknown field {name!r}")
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            given[field.name] = _read(values[field.name], hints[field.name], place, field.name)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{place}: field {field.name!r} is missing")
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _read(value: object, hint: object, place: str, name: str) -> object:
+    kind = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
+    if kind is not None and value is not None:
+        return config_from_json(kind, value, f"{place}: {name}")
+    return _convert(value, hint, f"{place}: field {name!r}: {shorten(value)}:")
+
+
+@cache
+def _hints(kind: type) -> dict[str, object]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _convert(value: object, hint: object, named: str) -> object:
+    try:
+        return msgspec.convert(value, hint, dec_hook=lambda wanted, text: wanted(text))
+    except msgspec.ValidationError as error:
+        raise InputError(f"{named} must be {_rule(str(error), hint)}") from None
+
+
+def _rule(said: str, hint: object) -> str:
+    """Return what msgspec's error asks for, in this project's words."""
+    choices = [choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)]
+    if choices:
+        return f"one of {', '.join(map(str, choices))}"
+    if bound := re.match(r"Expected `\w+` ([<>]=?) (\S+)", said):
+        return f"{BOUNDS[bound[1]]} {bound[2].removesuffix('.0')}"
+    kind, length = re.match(r"(?:Expected `(\w+)`?(?: of length (\d+))?)?", said).groups()
+    return WORDS.get(kind, "text" if "str" in said else "a finite number") + (f" of {length}" if length else "")

@@ -8,16 +8,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minirm.errors import InputError, shorten
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+LOCK = ".lock"
+"""Lies in a folder while a process holds it, and where one was killed."""
 
 
 @contextlib.contextmanager
@@ -46,9 +45,27 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with naming(path, unfinished):
             write(unfinished)
+            _sync(unfinished)
             os.replace(unfinished, path)
+            _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all; half a surrogate pair as JSON spells it."""
+    write_whole(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk itself, where no power cut can take it."""
+    if os.name == "nt" or not (path.is_file() or path.is_dir()):
+        return
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
 
 
 def follow(path: Path) -> Path:
@@ -69,9 +86,12 @@ def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
         with naming(folder, unfinished):
             unfinished.mkdir()
             write(unfinished)
+            for path in (*unfinished.rglob("*"), unfinished):
+                _sync(path)
             moves = [(path, place / path.name) for path in unfinished.iterdir()] if stays else [(unfinished, place)]
             for source, target in moves:
                 os.replace(source, target)
+            _sync(place.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -80,34 +100,27 @@ def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a folder, made if need be, until the end: nobody else who asks for it gets in meanwhile.
 
-    The system keeps the lock, and frees it however the process ends. Where it has none (Windows, some network disks),
-    nobody is kept out. Folders that were made for this and stayed empty are removed.
+    The system keeps the lock, and frees it however the process ends. Folders that were made for this and stayed empty
+    are removed.
 
     Raises:
         InputError: another one holds it.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    held = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / LOCK, blocking=False)
     try:
-        if held is not None:
-            _lock(held, folder)
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: another command of minirm is at work in it; wait for its end") from None
+    try:
         yield
     finally:
-        if held is not None:
-            os.close(held)
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
         with contextlib.suppress(OSError):  # not empty
             for path in new:
                 path.rmdir()
-
-
-def _lock(held: int, folder: Path) -> None:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{folder}: another command of minirm is at work in it; wait for its end") from None
-    except OSError:  # a disk without locks
-        pass
 
 
 def check_folder(folder: Path) -> None:
@@ -139,8 +152,7 @@ def check_file(path: Path) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON, whole or not at all; half a surrogate pair as JSON spells it."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
@@ -172,8 +184,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     Raises:
         OSError: the disk is full, or refuses otherwise; the library has an error of its own for that.
     """
+    path.touch()
+    mode = path.stat().st_mode  # the library's own would let nobody else read it
     try:
         save_file(tensors, path, metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -201,18 +216,29 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     Raises:
         InputError: a tensor is missing, of another shape, not finite, or belongs to nothing; nothing was copied then.
     """
-    _check_tensors(tensors, model.state_dict(), path)
+    check_tensors(tensors, model.state_dict(), path, any_precision=True)
     model.load_state_dict(tensors)
 
 
-def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+def check_tensors(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, *, any_precision: bool = False
+) -> None:
+    """Refuse tensors that are not of the names, shapes and types that are wanted, or not finite.
+
+    Raises:
+        InputError: says which.
+    """
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise InputError(f"{path}: tensor {name!r} is missing")
         if name not in wanted:
             raise InputError(f"{path}: tensor {name!r} belongs to no part of the model that config.json describes")
-        if tensors[name].shape != wanted[name].shape:
-            shapes = f"{tuple(tensors[name].shape)}, the model has {tuple(wanted[name].shape)}"
-            raise InputError(f"{path}: tensor {name!r} has shape {shapes}")
-        if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+        tensor, like = tensors[name], wanted[name]
+        if tensor.shape != like.shape:
+            raise InputError(
+                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, the model has {tuple(like.shape)}"
+            )
+        if not any_precision and tensor.dtype != like.dtype:
+            raise InputError(f"{path}: tensor {name!r} is of {tensor.dtype}: must be of {like.dtype}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise InputError(f"{path}: tensor {name!r} holds something else than finite floating-point numbers")

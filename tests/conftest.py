@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from minirm.cli.main import main
+from minirm.runs.checksums import seal
+from minirm.runs.claim import STATES
+from minirm.runs.state import TENSORS
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # one core for each process that runs tests
@@ -50,10 +53,21 @@ def broken(trained, tmp_path) -> Path:
 
 
 def _copy(source: str, target: str) -> None:
-    if source.endswith((".json", ".npy")):
+    if source.endswith((".json", ".bin", ".txt")):
         shutil.copy(source, target)
     else:
         os.link(source, target)
+
+
+def sealed(folder: Path) -> Path:
+    """Return a folder that was changed, with the checksums of what it holds now."""
+    seal(folder)
+    return folder
+
+
+def last_state(folder: Path) -> Path:
+    """Return the tensors of the last state that a run saved."""
+    return max((folder / STATES).iterdir()) / TENSORS
 
 
 @pytest.fixture

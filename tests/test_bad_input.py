@@ -3,18 +3,20 @@
 import contextlib
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minirm.cli.main import main
+from minirm.cli.watcher import Watcher
 from minirm.disk import write_tensors
-from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
+from tests.conftest import QUICK, STAGES, kind_and_rude, last_state, sealed, write_lines
 
 GOOD = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
 
@@ -74,23 +76,23 @@ def test_data_without_anything_to_learn_is_refused(tmp_path, train):
 
 
 OPTIONS = {
-    "--validation-share 0": "validation_share=0.0 must be above 0 and below 100 percent",
-    "--validation-share 100": "validation_share=100.0 must be above 0 and below 100 percent",
+    "--validation-share 0": "validation_share=0.0 must be above 0",
+    "--validation-share 100": "validation_share=100.0 must be below 100",
     "--vocab-size 261": "vocab_size=261 must be at least 262 (256 bytes and 6 special tokens)",
     "--vocab-size 99999": "vocab_size=99999 is more than these texts can give; they give at most ",
     "--heads 3": "width=128 must be a multiple of heads=3",
     "--layers 0": "layers=0 must be at least 1",
     "--mlp-width -4": "mlp_width=-4 must be at least 1",
-    "--dropout 1": "dropout=1.0 must be in [0, 1)",
+    "--dropout 1": "dropout=1.0 must be below 1",
     "--max-tokens 3": "max_tokens=3 must be at least 4",
     "--format csv": 'format "csv": unknown: must be one of pairs, ',
-    "--reward.learning-rate -1": "learning_rate=-1.0 must be above 0 and finite",
-    "--reward.learning-rate inf": "learning_rate=inf must be above 0 and finite",
-    "--reward.epochs inf": "epochs=inf must be at least 0 and finite",
-    "--reward.epochs nan": "epochs=nan must be at least 0 and finite",
-    "--reward.betas 0.9 1": "betas=(0.9, 1.0) must each be in [0, 1)",
-    "--language-model.seed -1": "seed=-1 must be at least 0 and below 2^63",
-    "--reward.seed 9223372036854775808": "seed=9223372036854775808 must be at least 0 and below 2^63",
+    "--reward.learning-rate -1": "learning_rate=-1.0 must be above 0",
+    "--reward.learning-rate inf": "learning_rate=inf must be at most 1e+30",
+    "--reward.epochs inf": "epochs=inf must be at most 1000000",
+    "--reward.epochs nan": "epochs=nan must be at least 0",
+    "--reward.betas 0.9 1": "betas=(0.9, 1.0) must be below 1",
+    "--language-model.seed -1": "seed=-1 must be at least 0",
+    "--reward.seed 9223372036854775808": "seed=9223372036854775808 must be at most 9223372036854775807",
     "--reward.epochs 1e308": "epochs=1e+308 must be at most 1000000",
     "--language-model.epochs 1e308": "epochs=1e+308 must be at most 1000000",
     "--reward.evaluate-every 1e308": "evaluate_every=1e+308 must be at most 1000000000",
@@ -167,15 +169,17 @@ def test_an_evaluation_without_strict_pairs_is_refused(tmp_path, trained, refuse
 # A run folder
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.json", "training_prompts.npy"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.json", "training_prompts.bin"])
 def test_a_run_folder_that_lacks_a_file_is_refused(broken, refused, name):
     (broken / name).unlink()
-    assert refused("score", broken, "--response", "a") == f"{broken / name}: file is missing from the run folder"
+    assert (
+        refused("score", sealed(broken), "--response", "a") == f"{broken / name}: file is missing from the run folder"
+    )
 
 
 def test_a_run_folder_without_tokenizer_or_no_run_folder_is_refused(broken, pairs_file, refused):
     (broken / "tokenizer.json").unlink()
-    assert refused("score", broken, "--response", "a") == f"{broken}/tokenizer.json: no such file"
+    assert refused("score", sealed(broken), "--response", "a") == f"{broken}/tokenizer.json: no such file"
     assert refused("score", broken / "gone", "--response", "a") == f"{broken}/gone: no such run folder"
     assert refused("score", pairs_file, "--response", "a") == f"{pairs_file}: is a file, not a run folder"
 
@@ -191,13 +195,14 @@ CONFIGS = {
     "model.width='128'": "model: field 'width': '128': must be a whole number",
     "model.layers=True": "model: field 'layers': true: must be a whole number",
     "model.dropout=None": "model: field 'dropout': null: must be a number",
-    "model.backbone='x'": "model: field 'backbone': 'x': must be one of 'transformer', 'torch_decoder', 'gru', 'lstm'",
+    "model.backbone='x'": "model: field 'backbone': 'x': must be one of transformer, torch_decoder, gru, lstm",
     "model.heads=3": "model: width=128 must be a multiple of heads=3",
-    "model.norm_eps=float('nan')": "model: norm_eps=nan must be above 0 and finite",
+    "model.norm_eps=float('nan')": "model: field 'norm_eps': nan: must be above 0",
     "model=[1]": "model: a list of 1: must be a JSON object",
     "packing.max_tokens=65": "packing: max_tokens=65 must not exceed the model's max_positions=64",
-    "packing.tokens_per_batch=0": "packing: tokens_per_batch=0 must be at least 1",
-    "format=2": '"format": 2: must be 1',
+    "packing.tokens_per_batch=0": "packing: field 'tokens_per_batch': 0: must be at least 1",
+    "format=1": '"format": 1: must be 2: a run of before has no checksums: train it anew',
+    "format=3": '"format": 3: must be 2',
 }
 
 
@@ -209,13 +214,13 @@ def test_a_wrong_configuration_is_refused(broken, refused, change):
     within = values[parents[0]] if parents else values
     within[key] = eval(value)
     (broken / "config.json").write_text(json.dumps(values))
-    assert refused("score", broken, "--response", "a").endswith(CONFIGS[change])
+    assert refused("score", sealed(broken), "--response", "a").endswith(CONFIGS[change])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff", "[" * 100_000])
 def test_a_configuration_that_is_no_json_object_is_refused(broken, refused, content):
     (broken / "config.json").write_text(content, encoding="latin-1")
-    assert refused("score", broken, "--response", "a").startswith(f"{broken}/config.json: ")
+    assert refused("score", sealed(broken), "--response", "a").startswith(f"{broken}/config.json: ")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_a_configuration_that_does_not_fit_the_other_files_is_refused(broken, re
     values = json.loads((broken / "config.json").read_text())
     values["model"][field] = value
     (broken / "config.json").write_text(json.dumps(values))
-    assert message in refused("score", broken, "--response", "a")
+    assert message in refused("score", sealed(broken), "--response", "a")
 
 
 def _pickled(path: Path) -> None:
@@ -267,7 +272,7 @@ def test_damaged_weights_are_refused(broken, trained, refused, damage, message):
     path.unlink()
     path.write_bytes((trained / "model.safetensors").read_bytes())
     damage(path)
-    said = refused("score", broken, "--response", "a")
+    said = refused("score", sealed(broken), "--response", "a")
     assert said.startswith(f"{path}: ") and message in said
 
 
@@ -275,14 +280,16 @@ def test_a_damaged_tokenizer_is_refused(broken, refused):
     path = broken / "tokenizer.json"
     whole = json.loads(path.read_text())
     path.write_text("{")
-    assert refused("score", broken, "--response", "a").startswith(f"{path}: not a tokenizer file (EOF while parsing")
+    assert refused("score", sealed(broken), "--response", "a").startswith(
+        f"{path}: not a tokenizer file (EOF while parsing"
+    )
     size = len(whole["model"]["vocab"])
     whole["model"]["vocab"]["zzzz"] = 5000
     path.write_text(json.dumps(whole))
     rule = f"the model knows {size} tokens, 0 to {size - 1}"
-    assert refused("score", broken, "--response", "a") == f"{path}: holds token id 5000: {rule}"
+    assert refused("score", sealed(broken), "--response", "a") == f"{path}: holds token id 5000: {rule}"
     path.write_text('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
-    assert refused("score", broken, "--response", "a").endswith(
+    assert refused("score", sealed(broken), "--response", "a").endswith(
         "special token '<|pad|>' is missing from its vocabulary"
     )
 
@@ -293,23 +300,41 @@ def test_a_damaged_tokenizer_is_refused(broken, refused):
         ("{}", "normalisation: null: must be a JSON object"),
         ('{"normalisation": {"split": "v", "mean": 1.0}}', "normalisation: field 'std' is missing"),
         ('{"normalisation": {"split": "v", "mean": "x", "std": 1.0}}', "field 'mean': 'x': must be a number"),
-        ('{"normalisation": {"split": "v", "mean": 0, "std": 0}}', "std=0.0 must be above 0 and finite"),
-        ('{"normalisation": {"split": "v", "mean": NaN, "std": 1}}', "mean=nan must be finite"),
+        ('{"normalisation": {"split": "v", "mean": 0, "std": 0}}', "field 'std': 0: must be above 0"),
+        ('{"normalisation": {"split": "v", "mean": NaN, "std": 1}}', "field 'mean': nan: must be at least -1e+30"),
     ],
 )
 def test_a_damaged_normalisation_is_refused_and_never_guessed(broken, refused, content, message):
     (broken / "metrics.json").write_text(content)
-    said = refused("score", broken, "--response", "a", "--normalise")
+    said = refused("score", sealed(broken), "--response", "a", "--normalise")
     assert said.startswith(f"{broken}/metrics.json: ") and message in said
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((3, 4), np.uint8), np.array([{}], dtype=object), None])
-def test_damaged_prompt_keys_are_refused(broken, refused, array):
-    path = broken / "training_prompts.npy"
-    path.write_bytes(b"\x93NUMPY")
-    if array is not None:
-        np.save(path, array, allow_pickle=True)
-    assert refused("score", broken, "--response", "a").startswith(f"{path}: ")
+def test_prompt_keys_that_are_not_whole_are_refused(broken, refused):
+    path = broken / "training_prompts.bin"
+    path.write_bytes(path.read_bytes()[:-3])
+    said = f"{path}: {path.stat().st_size} bytes: must be a multiple of 16, the bytes of a prompt's key"
+    assert refused("score", sealed(broken), "--response", "a") == said
+
+
+@pytest.mark.parametrize("name", ["training_prompts.bin", "log.jsonl", "report.html", "checksums.txt"])
+@pytest.mark.parametrize("command", ["score", "eval", "export", "train"])
+def test_a_run_of_which_one_bit_changed_is_refused_by_every_command(broken, pairs_file, refused, command, name):
+    damage(broken / name, at=100)
+    out = ["--out", broken.parent / "out"]
+    more = {"score": ["--response", "a"], "eval": ["--data", pairs_file], "export": out}
+    more["train"] = ["--data", pairs_file, *out]
+    arguments = ["--from", broken] if command == "train" else [broken]
+    assert refused(command, *arguments, *more[command]).startswith(f"{broken / name}: is damaged: it is not as it was")
+    assert not (broken.parent / "out").exists()
+
+
+def damage(path: Path, at: int) -> None:
+    """Flip a bit of a file, which may be linked from elsewhere."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.unlink()
+    path.write_bytes(content)
 
 
 # Scoring
@@ -382,40 +407,85 @@ def test_what_nobody_can_be_told_is_refused_all_the_same(monkeypatch, is_open):
 # Going on
 
 
-def test_a_run_that_cannot_be_resumed_says_why(tmp_path, trained, broken, pairs_file, refused):
+@pytest.fixture(scope="module")
+def left(tmp_path_factory, pairs_file) -> Path:
+    """A run that was stopped a step after the first evaluation of its reward stage; tests must leave it as it is."""
+    folder, looks = tmp_path_factory.mktemp("runs") / "left", iter(range(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watcher, "should_stop", lambda self: vars(self).update(stopped=next(looks) > 11) or self.stopped)
+        command = ["train", "--data", pairs_file, "--out", folder, *QUICK, *STAGES]
+        assert main([str(word) for word in command]) == 130
+    assert [path.name for path in sorted((folder / "states").iterdir())] == ["000002", "000003"]
+    return folder
+
+
+@pytest.fixture
+def stopped(left, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(left, tmp_path / "stopped"))
+
+
+def test_a_run_that_cannot_be_resumed_says_why(tmp_path, trained, pairs_file, refused):
     assert refused("resume", trained) == f"{trained}: this run is finished: there is nothing to go on with"
     assert refused("resume", tmp_path / "gone") == f"{tmp_path}/gone: no such run folder"
     assert refused("resume", pairs_file) == f"{pairs_file}: is a file, not a run folder"
-    (broken / "metrics.json").unlink()
-    state = broken / "last" / "training.safetensors"
-    state.unlink()
-    save_file({"a": torch.zeros(3)}, state)
-    assert refused("resume", broken) == f"{state}: tensor 'progress' of bytes is missing"
+    assert refused("resume", tmp_path) == f"{tmp_path}: no run has begun here; begin one with: minirm train"
 
 
-def _saved_as(state: Path, more: dict, **changed: object) -> None:
-    """Write a saved state with more tensors, and another place where training stands; None leaves a field out."""
-    tensors = load_file(state)
-    place = {**json.loads(bytes(tensors["progress"].tolist())), **changed}
-    place = {name: value for name, value in place.items() if name not in changed or value is not None}
-    state.unlink()
-    save_file({**tensors, **more, "progress": torch.tensor(list(json.dumps(place).encode()), dtype=torch.uint8)}, state)
+@pytest.mark.parametrize("name", ["training.safetensors", "progress.json", "checksums.txt"])
+def test_a_damaged_state_is_said_and_the_one_before_ends_as_the_whole_run_did(stopped, trained, capsys, name):
+    damage(stopped / "states" / "000003" / name, at=20)
+    assert main(["resume", str(stopped)]) == 0
+    said = f"{stopped}/states/000003/{name}: is damaged: it is not as it was written"
+    assert said in capsys.readouterr().out and "state before" not in (stopped / "log.jsonl").read_text()
+    assert (stopped / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_had(broken, refused):
-    (broken / "metrics.json").unlink()
-    state = broken / "last" / "training.safetensors"
-    _saved_as(state, {}, processes=2)
-    before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
-    assert refused("resume", broken) == f"{state}: saved by 2 processes: go on with as many, not with 1"
-    assert before == {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
+def test_a_run_without_any_whole_state_or_of_another_beginning_is_refused(stopped, refused):
+    for number in ("000002", "000003"):
+        damage(stopped / "states" / number / "training.safetensors", at=20)
+    assert refused("resume", stopped).endswith(f"; without {stopped / 'states'} the run begins anew")
+    damage(stopped / "begun" / "tokens" / "training reward" / "tokens", at=20)
+    assert refused("resume", stopped).startswith(f"{stopped}/begun/tokens/training reward/tokens: is damaged: it is")
 
 
-def test_a_state_of_an_older_version_is_gone_on_from(broken):
-    """It does not say how many processes there were, and holds a generator's state."""
-    (broken / "metrics.json").unlink()
-    _saved_as(broken / "last" / "training.safetensors", {"random": torch.get_rng_state()}, processes=None)
-    assert main(["resume", str(broken)]) == 0
+def _place(**changed: object) -> Callable[[Path], None]:
+    def change(state: Path) -> None:
+        path = state.with_name("progress.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+    return change
+
+
+def _renamed(name: str, other: str) -> Callable[[Path], None]:
+    def change(state: Path) -> None:
+        tensors = load_file(state)
+        save_file({other: tensors.pop(name), **tensors}, state)
+
+    return change
+
+
+STATES = {
+    "saved by 2 processes: go on with as many, not with 1": _place(processes=2),
+    "field 'step': -1: must be of a run of 10 steps": _place(step=-1),
+    "field 'step': 99: must be of a run of 10 steps": _place(step=99),
+    "field 'epoch': 9: must be of a run of 10 steps": _place(epoch=9),
+    "field 'step': '3': must be a whole number": _place(step="3"),
+    "its state is of stage=lm, which the run does not have": _place(stage="lm"),
+    "tensor 'head.weight' is missing": _renamed("best.head.weight", "best.heae.weight"),
+    "tensor '0.exp_avf' belongs to no part of the model": _renamed("optimizer.0.exp_avg", "optimizer.0.exp_avf"),
+    "tensor '0.exp_avg' is missing": _renamed("optimizer.0.exp_avg", "optimizer.p.exp_avg"),
+}
+
+
+@pytest.mark.parametrize("said", STATES)
+def test_a_state_that_no_run_saves_is_refused_though_its_checksums_are_right(stopped, refused, said):
+    state = last_state(stopped)
+    STATES[said](state)
+    sealed(state.parent)
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    assert said in refused("resume", stopped)
+    assert before == {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
 
 
 def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):

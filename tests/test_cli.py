@@ -212,7 +212,7 @@ def test_a_megabyte_on_one_line_is_read_and_cut(said, tmp_path):
 
 def test_two_runs_of_the_same_seed_are_the_same_run(trained, pairs_file, said, tmp_path):
     said("train", "--data", pairs_file, "--out", tmp_path / "run", *QUICK, *STAGES)
-    for name in ("model.safetensors", "tokenizer.json", "training_prompts.npy", "metrics.json", "data.json"):
+    for name in ("model.safetensors", "tokenizer.json", "training_prompts.bin", "metrics.json", "data.json"):
         assert (tmp_path / "run" / name).read_bytes() == (trained / name).read_bytes(), name
 
 
@@ -266,7 +266,7 @@ def test_a_run_stopped_at_once_before_its_first_save_is_resumed_from_its_beginni
 
     monkeypatch.setattr(Watcher, "event", interrupt)
     said("train", "--data", pairs_file, "--out", folder, *QUICK, *STAGES, status=130)
-    assert not (folder / "last").exists()
+    assert not (folder / "states").exists()
     monkeypatch.setattr(Watcher, "event", watched)
     said("resume", folder)
     assert (folder / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()

@@ -19,6 +19,7 @@ from minirm.hub.load import load
 from minirm.losses import all_pairs_loss, bradley_terry_loss
 from minirm.runs import run_folder
 from minirm.tokens.packing import Encoded, fit, pack, tokenize
+from tests.conftest import sealed
 
 COVERED = {
     2: {  # scores change with the batch size (reward-bench #137)
@@ -94,6 +95,7 @@ def test_8_the_head_that_is_loaded_is_the_one_that_was_trained(trained, broken):
     assert torch.equal(load(trained).run.model.head.weight, weights["head.weight"])
     del weights["head.weight"]
     disk.write_tensors(broken / run_folder.WEIGHTS, weights)
+    sealed(broken)
     with pytest.raises(ValueError, match=r"tensor 'head\.weight' is missing"):
         load(broken)
 

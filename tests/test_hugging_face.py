@@ -23,7 +23,7 @@ from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.tokens.template import OWN, Template
 from minirm.tokens.tokenizer import Tokenizer
-from tests.conftest import QUICK, write_lines
+from tests.conftest import QUICK, sealed, write_lines
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -730,7 +730,7 @@ def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, n
         part = part[key]
     part.pop(last) if value is None else part.update({last: value})
     path.write_text(json.dumps(values))
-    assert refused("export", broken, "--out", broken.parent / "out") == f"{path}: {message}"
+    assert refused("export", sealed(broken), "--out", broken.parent / "out") == f"{path}: {message}"
     assert {path.name for path in broken.parent.iterdir()} == {"broken"}
 
 

@@ -18,7 +18,7 @@ FLOORS = ("", *CORE, *SHELL)
 
 def folder_of(module: str) -> str:
     """Return the folder of a dotted module: the longest known one, for `models.kernels` lies in `models`."""
-    path = module.replace(".", "/")
+    path = "cli" if module == "__main__" else module.replace(".", "/")  # the door to the command line
     return max((floor for floor in FLOORS if path == floor or path.startswith(f"{floor}/")), key=len, default="")
 
 

@@ -18,11 +18,11 @@ from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import job as run
-from minirm.runs.journal import Journal, Observer
-from minirm.runs.resume import restore_progress, save_progress
+from minirm.runs.journal import Observer
 from minirm.runs.run_config import LANGUAGE_MODEL
+from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
 from minirm.tokens.stream import Stream, TokenStore
-from minirm.training.loop import Progress, Step, Trainer
+from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
 from minirm.training.parallel import Ranks, whole_weights
 from tests.conftest import kind_and_rude, write_lines
@@ -124,54 +124,58 @@ class FirstStageAlone(run._Stages):
     def _train(self, model, stage, config):
         if stage == LANGUAGE_MODEL:
             return super()._train(model, stage, config)
-        torch.save(model.state_dict(), self.folder.with_suffix(".pt"))
+        torch.save(model.state_dict(), self.job.folder.with_suffix(f".{dist.get_rank()}.pt"))
         return None
 
 
 def _draw_anew(rank: int, folder: Path) -> None:
     run._Stages = FirstStageAlone
-    config = a_config(write_lines(folder / f"pairs{rank}.jsonl", kind_and_rude(40)))
+    config = a_config(folder / "pairs.jsonl")
     average = replace(config, reward=replace(config.reward, average_read=True))
     for name, drawing in {"average": average, "lora": replace(config, lora=LoraConfig())}.items():
-        assert run.train_run(drawing, folder / f"{name}{rank}", Observer()) is None
+        assert run.train_run(drawing, folder / name, Observer()) is None
 
 
 def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_path):
     """Dropout of the first stage draws from each process's own generator."""
+    write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
     in_processes(_draw_anew, tmp_path)
     for name in ("average", "lora"):
-        ours, theirs = (torch.load(tmp_path / f"{name}{rank}.pt") for rank in range(2))
+        ours, theirs = (torch.load(tmp_path / f"{name}.{rank}.pt") for rank in range(2))
         assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in ours | theirs), name
 
 
-def _train_together_when_one_is_late(rank: int, folder: Path) -> None:
-    config, out = a_config(folder / "pairs.jsonl"), folder / "run"
-    write = run._write_description
-
-    def written(*arguments):
-        write(*arguments)
-        dist.barrier()
-
-    run._write_description = written
-    if rank == 1:
-        dist.barrier()  # until the first has written into the folder
-    evaluation = run.train_run(config, out, Observer())
+def _train_together(rank: int, folder: Path) -> None:
+    prepared = run.prepare
+    run.prepare = lambda *arguments: (folder / f"prepared by {rank}").touch() or prepared(*arguments)
+    evaluation = run.train_run(a_config(folder / "pairs.jsonl"), folder / "run", Observer())
     assert (evaluation is not None) == (rank == 0)
 
 
-def test_a_process_that_is_late_takes_part_though_the_folder_is_no_longer_empty(tmp_path):
+def test_the_first_of_two_processes_prepares_the_data_and_both_train_on_them(tmp_path):
     write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
-    in_processes(_train_together_when_one_is_late, tmp_path)
+    in_processes(_train_together, tmp_path)
     assert (tmp_path / "run" / "metrics.json").is_file()
+    assert [path.name for path in tmp_path.glob("prepared by *")] == ["prepared by 0"]
+
+
+def _be_refused(rank: int, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"gone.jsonl: no such file or folder$"):
+        run.train_run(a_config(folder / "gone.jsonl"), folder / "run", Observer())
+
+
+def test_what_the_first_of_two_processes_refuses_both_refuse(tmp_path):
+    in_processes(_be_refused, tmp_path)
 
 
 def _train_by_clocks_that_differ(rank: int, folder: Path) -> None:
     trainer = make_trainer(folder / str(rank), TrainConfig(epochs=4, evaluate_every=100))
     looks, saves = iter([0.0] * (3 + rank)), []
     run.time = SimpleNamespace(monotonic=lambda: next(looks, 301.0))
-    run.save_progress = lambda *_: saves.append(trainer.progress.step)
-    stages = SimpleNamespace(observer=Observer(), folder=folder)
-    assert run._Stages._follow(stages, trainer, "language model", Journal(None, "language model", Progress()))
+    job = SimpleNamespace(save=lambda *_: saves.append(trainer.progress.step))
+    journal = SimpleNamespace(write=lambda event: None, written=dict)
+    stages = SimpleNamespace(observer=Observer(), job=job, journal=journal)
+    assert run._Stages._follow(stages, trainer, "language model")
     (folder / f"saves{rank}").write_text(f"{trainer.progress.step} {saves}")
 
 
@@ -186,11 +190,11 @@ def _resume(rank: int, folder: Path) -> None:
     whole, resumed = (make_trainer(folder / f"{name}{rank}", config) for name in ("whole", "resumed"))
     for event in whole.run():
         if isinstance(event, Step) and event.step == 2 and rank == 0:
-            save_progress(folder, whole, "reward")
+            save_state(folder / "states", *trainer_state(whole, "reward"))
     seeds = [torch.zeros(1, dtype=torch.float64) for _ in range(2)]
     dist.all_gather(seeds, torch.tensor([torch.initial_seed()], dtype=torch.float64))
     assert seeds[0] != seeds[1]  # each drops something else
-    restore_progress(folder, resumed)
+    restore_trainer(resumed, read_state(folder / "states", print))
     assert [event.step for event in resumed.run() if isinstance(event, Step)] == list(range(3, 13))
     assert torch.equal(weights(resumed), weights(whole))
 

@@ -31,7 +31,7 @@ from minirm.runs.run_folder import load_language_model, read_start
 from minirm.tokens.template import OWN, as_dialogue
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.films import praise
-from tests.conftest import write_lines
+from tests.conftest import last_state, sealed, write_lines
 from tests.oracles import hidden_states
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -283,7 +283,7 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     assert [one["reward_after"] for one in samples] == [praise(one["after"]) for one in samples]
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
-    begun = json.loads((tmp_path / "out" / "ppo.json").read_text())
+    begun = json.loads((tmp_path / "out" / "metrics.json").read_text())["asked"]
     assert (begun["policy"], begun["reward"], begun["iterations"]) == (str(tuned), "None", 3)
     known = read_start(tmp_path / "out").training_prompts
     learned = list(dict.fromkeys(map(prompt_key, read_comparisons([tmp_path / "chats.jsonl"]))))
@@ -338,7 +338,7 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
     said = capsys.readouterr()
     assert f"{iteration} of 3" in said.out and said.out.endswith("\nstopped and saved; the same command goes on\n")
     assert said.err == "stopping after this step; Ctrl-C again stops at once, without saving\n"
-    assert {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
+    assert {path.name for path in out.iterdir()} == {"begun", "states"}
     monkeypatch.setattr(PPO, "_explore", explore)
     whole = ["whole" if word == str(out) else word for word in command]
     monkeypatch.chdir(tmp_path)
@@ -347,7 +347,7 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", ["training_prompts.npy", "data.json"])
+@pytest.mark.parametrize("name", ["training_prompts.bin", "data.json"])
 def test_ppo_refuses_a_policy_that_lacks_what_it_hands_on_before_it_learns(tmp_path, refused, name):
     command = a_policy(tmp_path)
     (tmp_path / "tuned" / name).unlink()
@@ -378,31 +378,45 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
         patch.setattr(PPO, "_learn", lambda *_: None)
         patch.setattr(Stopper, "should_stop", lambda self: True)
         assert main(command) == 130
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     weights = {"policy": tmp_path / "tuned" / "model.safetensors", "reward": reward / "model.safetensors"}
     if changed == "data":
         write_lines(tmp_path / "chats.jsonl", chats(40)[10:])
     else:
         tensors = {name: tensor * 0.5 for name, tensor in load_file(weights[changed]).items()}
         write_tensors(weights[changed], tensors)
+        sealed(weights[changed].parent)
     place = {"data": tmp_path / "chats.jsonl", "policy": tmp_path / "tuned", "reward": reward}[changed]
     said = f"what {changed}={place} holds changed since this run began: begin anew in another folder"
-    assert refused(*command) == f"{out / 'ppo.json'}: {said}"
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert refused(*command) == f"{out / 'begun' / 'asked.json'}: {said}"
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("ending", "number"), [("done", -5), (".step", -5), (".weight", torch.nan)])
-def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(tmp_path, refused, monkeypatch, ending, number):
-    command, path = a_policy(tmp_path), tmp_path / "out" / "ppo.safetensors"
+@pytest.mark.parametrize(
+    ("ending", "number", "said"),
+    [
+        (".step", -5, "an optimizer's step is below 0"),
+        (".weight", torch.nan, "holds something else than finite floating-point numbers"),
+        ("done", -5, "done=-5 is no number of iterations"),
+    ],
+)
+def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(
+    tmp_path, refused, monkeypatch, ending, number, said
+):
+    command = a_policy(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Stopper, "should_stop", lambda self: True)
         assert main(command) == 130
-    tensors = load_file(path)
-    tensors[next(name for name in sorted(tensors) if name.endswith(ending))].fill_(number)
-    write_tensors(path, tensors)
-    before = path.read_bytes()
-    said = f"{path}: holds numbers that no run of PPO saves: begin anew in another folder"
-    assert refused(*command) == said and path.read_bytes() == before
+    path = last_state(tmp_path / "out")
+    if ending == "done":
+        (path.parent / "progress.json").write_text(json.dumps({"done": number}))
+    else:
+        tensors = load_file(path)
+        tensors[next(name for name in sorted(tensors) if name.endswith(ending))].fill_(number)
+        write_tensors(path, tensors)
+    assert "is damaged" in refused(*command)
+    sealed(path.parent)
+    assert refused(*command).endswith(said)
 
 
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
@@ -428,14 +442,14 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
         learn(self, experience)
 
     monkeypatch.setattr(PPO, "_learn", interrupted)
-    assert main(command) == 130 and {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
+    assert main(command) == 130 and {path.name for path in out.iterdir()} == {"begun", "states"}
     assert "2 of 3" in capsys.readouterr().out
     monkeypatch.setattr(PPO, "_learn", learn)
-    assert refused(*command, "--seed", 7) == f"{out / 'ppo.json'}: was begun with seed=0, not seed=7"
+    assert refused(*command, "--seed", 7) == f"{out / 'begun' / 'asked.json'}: was begun with seed=0, not seed=7"
     other = write_lines(tmp_path / "others.jsonl", chats(30))
     anew = refused(*["--data" if word == "--data" else str(other) if word == str(file) else word for word in command])
-    assert anew == f"{out / 'ppo.json'}: was begun with data={file}, not data={other}"
+    assert anew == f"{out / 'begun' / 'asked.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("3 of 3") and (out / "ppo.json").is_file() and not (out / "ppo.safetensors").exists()
+    assert said.startswith("3 of 3") and not (out / "begun").exists() and not (out / "states").exists()
     assert load_language_model(out)

@@ -71,8 +71,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_folder_holds_what_its_reference_lists(whole):
     names = {path.relative_to(whole).parts[0] for path in whole.rglob("*") if path.is_file()}
-    listed = ["config.json", "tokenizer.json", "model.safetensors", "data.json", "training_prompts.npy"]
-    assert {*listed, "metrics.json", "log.jsonl", "tensorboard", "last"} <= names
+    listed = ["config.json", "tokenizer.json", "model.safetensors", "data.json", "training_prompts.bin"]
+    assert names == {*listed, "metrics.json", "log.jsonl", "tensorboard", "report.html", "checksums.txt"}
     assert not any(name.startswith(".") for name in names)  # nothing unfinished is left behind
 
 
@@ -124,8 +124,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_did(file, whole, tmp_path, 
     folder = tmp_path / "run"
     assert train_run(a_config(file), folder, StopAt(stage, step)) is None
     assert not (folder / "metrics.json").exists()
-    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
-    for name in ("model.safetensors", "metrics.json", "data.json", "tokenizer.json", "training_prompts.npy"):
+    assert train_run(run.read_config(folder), folder, Observer()) is not None
+    for name in ("model.safetensors", "metrics.json", "data.json", "tokenizer.json", "training_prompts.bin"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     for stage in (LANGUAGE_MODEL, REWARD):
         ours, theirs = (
@@ -140,7 +140,7 @@ def test_a_run_that_was_left_between_its_stages_draws_the_same_anew(file, tmp_pa
     config, folder = a_config(file, average_read=True), tmp_path / "run"
     assert train_run(config, tmp_path / "whole", Observer()) is not None
     assert train_run(config, folder, StopAt(LANGUAGE_MODEL, 8)) is None
-    assert train_run(config, folder, Observer(), resume=True) is not None
+    assert train_run(config, folder, Observer()) is not None
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_evaluation(file, whole, tmp
         train_run(a_config(file), folder, Kill())
     with (folder / "log.jsonl").open("a") as log:
         log.write('{"stage": "reward", "kind": "st')
-    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(run.read_config(folder), folder, Observer()) is not None
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     losses = [[e["loss"] for stage in (LANGUAGE_MODEL, REWARD) for e in read_log(f, stage)] for f in (folder, whole)]
     assert losses[0] == losses[1]
@@ -176,21 +176,26 @@ def test_an_evaluation_that_was_told_and_not_saved_is_told_once(file, whole, tmp
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run, "SECONDS_BETWEEN_SAVES", -1.0)
         train_run(a_config(file), folder, Kill())
-    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(run.read_config(folder), folder, Observer()) is not None
     told = [[(e["kind"], e["step"], e["loss"]) for e in read_log(place, REWARD)] for place in (folder, whole)]
     assert told[0] == told[1]
 
 
-@pytest.mark.parametrize("line", [b"garbage}", b"\xff}", b"{}", b"3", b'{"stage": "a", "kind": "step", "step": "x"}'])
-def test_a_log_with_an_odd_line_is_refused_and_left_as_it_is(file, tmp_path, refused, line):
+def test_a_log_that_lacks_a_step_is_refused_and_left_as_it_is_and_without_it_the_run_goes_on(file, whole, tmp_path):
     folder = tmp_path / "run"
     assert train_run(a_config(file), folder, StopAt(LANGUAGE_MODEL, 2)) is None
     log = folder / "log.jsonl"
-    before = line + b"\n" + log.read_bytes()
+    before = log.read_bytes().split(b"\n", 1)[1]
     log.write_bytes(before)
-    rule = "must be a JSON object with stage, kind and step: remove it"
-    assert refused("resume", folder) == f"{log}, line 1: {rule}"
+    said = f"^{log}: is damaged: it is not as it was written; without it, the run goes on$"
+    with pytest.raises(InputError, match=said):
+        train_run(a_config(file), folder, Observer())
     assert log.read_bytes() == before
+    log.unlink()
+    observer = Noting()
+    assert train_run(a_config(file), folder, observer) is not None
+    assert observer.notes == [f"{log}: file is missing; the run goes on without what it told"]
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_run_does_not_go_on_with_other_data_and_touches_nothing(file, tmp_path):
@@ -200,13 +205,14 @@ def test_a_run_does_not_go_on_with_other_data_and_touches_nothing(file, tmp_path
     before = contents(folder)
     rows = kind_and_rude(40)
     swapped = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
-    for changed, names in ((rows[:-1], "tokenizer.json.*data.json"), (swapped, r"\(data.json would")):
+    for changed in (rows[:-1], swapped):
         write_lines(data, changed)
-        with pytest.raises(InputError, match=f"run: the data changed since this run began .*{names}.*: train anew$"):
-            train_run(run.read_config(folder), folder, Observer(), resume=True)
+        said = rf"run: the data changed since this run began \({data}\): train anew$"
+        with pytest.raises(InputError, match=said):
+            train_run(run.read_config(folder), folder, Observer())
         assert contents(folder) == before
     data.write_bytes(file.read_bytes())
-    assert train_run(run.read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(run.read_config(folder), folder, Observer()) is not None
 
 
 def test_training_stops_early_and_the_best_weights_are_kept(file, tmp_path):
@@ -247,7 +253,7 @@ def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path)
     for when_longer in ("drop", "truncate"):
         packing = replace(config.packing, when_longer=when_longer)
         prepared = prepare(replace(config, packing=packing), tmp_path / when_longer)
-        counts[when_longer] = prepared.description()["counts"]
+        counts[when_longer] = prepared.data["counts"]
     assert counts["drop"] == {
         "training, language model: dropped: longer than max_tokens": 8,
         "training, reward: dropped: longer than max_tokens": 8,
@@ -263,7 +269,7 @@ def test_a_language_model_learns_responses_that_a_cut_makes_alike(tmp_path):
     config = replace(config, data=replace(config.data, vocab_size=262, language_model_responses="all"))
     prepared = prepare(config, tmp_path / "work")
     dropped = "dropped: nothing left to compare after the cut"
-    counts = prepared.description()["counts"]
+    counts = prepared.data["counts"]
     assert sum(n for name, n in counts.items() if name.endswith(dropped) and "reward" in name) == 8
     assert not any("dropped" in name for name in counts if "language model" in name)
     texts = sum(len(prepared.stores[f"{part} language model"]) for part in ("training", "validation"))
@@ -276,7 +282,7 @@ def test_a_language_model_loses_nothing_to_responses_that_it_does_not_learn(tmp_
         config = a_config(write_lines(tmp_path / "pairs.jsonl", [*kind_and_rude(20), *rows]))
         config = replace(config, packing=replace(config.packing, when_longer=when_longer))
         prepared = prepare(config, tmp_path / when_longer)
-        counts = prepared.description()["counts"]
+        counts = prepared.data["counts"]
         assert counts and not any("language model" in name for name in counts)
         assert sum(len(prepared.stores[f"{part} language model"]) for part in ("training", "validation")) == 40
 
@@ -289,7 +295,7 @@ def test_conversations_without_a_judgement_feed_the_language_model_only(file, tm
     config = replace(config, data=replace(config.data, validation=(file,)))
     prepared = prepare(config, tmp_path / "work")
     assert len(prepared.stores["training language model"]) == 41 and len(prepared.stores["training reward"]) == 40
-    assert prepared.counts["training, reward: rows with a single response"] == 1
+    assert prepared.data["counts"]["training, reward: rows with a single response"] == 1
 
 
 def test_the_language_model_reads_the_preferred_response_or_all(file, tmp_path):
@@ -363,15 +369,52 @@ def test_weights_are_on_disk_before_anything_can_go_wrong_with_their_evaluation(
     assert load_file(tmp_path / "run" / "model.safetensors")["head.weight"].shape == (1, 16)
 
 
-def test_a_folder_that_is_not_empty_is_refused(file, whole):
-    with pytest.raises(InputError, match="is not empty"):
-        train_run(a_config(file), whole, Observer())
+def test_a_folder_that_is_not_empty_is_refused(file, whole, tmp_path):
+    (tmp_path / "config.json").write_text("of someone else")
+    for folder in (whole, tmp_path):
+        before = contents(folder)
+        with pytest.raises(InputError, match=f"^{folder}: is not empty; name another folder$"):
+            train_run(a_config(file), folder, Observer())
+        assert contents(folder) == before
+
+
+def test_a_folder_within_the_data_is_refused(file):
+    config = a_config(file.parent)
+    with pytest.raises(InputError, match=f"^{file.parent / 'run'}: lies in {file.parent}, whose files are read as"):
+        train_run(config, file.parent / "run", Observer())
+
+
+def test_the_same_run_goes_on_and_another_one_is_refused_by_what_differs(file, whole, tmp_path):
+    folder = tmp_path / "run"
+    assert train_run(a_config(file), folder, StopAt(REWARD, 2)) is None
+    before = contents(folder)
+    said = f"^{folder / 'begun' / 'asked.json'}: was begun with reward.epochs=2.0, not reward.epochs=3.0$"
+    with pytest.raises(InputError, match=said):
+        train_run(a_config(file, epochs=3.0), folder, Observer())
+    assert contents(folder) == before
+    assert train_run(a_config(file), folder, Observer()) is not None
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_what_a_process_left_that_was_killed_before_the_run_began_is_cleared_away(file, whole, tmp_path):
+    left = tmp_path / ".begun.4711"
+    (left / "tokens").mkdir(parents=True)
+    (left / "tokenizer.json").write_text("half")
+    (tmp_path / ".lock").touch()
+    assert train_run(a_config(file), tmp_path, Observer()) is not None
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_resumed_run_does_not_prepare_again(file, tmp_path, monkeypatch):
+    assert train_run(a_config(file), tmp_path / "run", StopAt(REWARD, 2)) is None
+    monkeypatch.setattr(run, "prepare", interrupted)
+    assert train_run(a_config(file), tmp_path / "run", Observer()) is not None
 
 
 def test_of_two_runs_at_once_in_one_folder_one_is_refused(file, whole, tmp_path):
     before = contents(whole)
     with alone_in(whole), pytest.raises(InputError, match=f"^{whole}: another command of minirm is at work in it"):
-        train_run(run.read_config(whole), whole, Observer(), resume=True)
+        train_run(a_config(file), whole, Observer())
     assert contents(whole) == before
     folder = tmp_path / "new" / "run"
     with alone_in(folder), pytest.raises(InputError, match="at work in it"):
@@ -396,7 +439,7 @@ def test_a_demo_that_was_stopped_goes_on_and_its_figures_leave_nothing_out(tmp_p
     assert run_demo(whole, Observer()) is not None
     assert run_demo(stopped, StopAt(REWARD, 2)) is None
     before = contents(stopped)
-    with pytest.raises(InputError, match=f"^{stopped / 'demo.json'}: was begun with seed=0, not seed=1$"):
+    with pytest.raises(InputError, match=f"^{stopped / 'begun' / 'asked.json'}: was begun with seed=0, not seed=1$"):
         run_demo(stopped, Observer(), seed=1)
     assert contents(stopped) == before
     with monkeypatch.context() as patch:
@@ -426,10 +469,8 @@ def test_a_demo_that_was_stopped_while_it_read_its_data_goes_on_and_trains_what_
         with pytest.raises(KeyboardInterrupt):
             run_demo(tmp_path, Observer())
     assert run_demo(tmp_path, StopAt(REWARD, 1)) is None
-    path = tmp_path / "run" / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "reward": {**config["reward"], "learning_rate": 1e-9}}))
-    with pytest.raises(InputError, match=f"^{path}: is not what this demo trains; name another folder$"):
+    monkeypatch.setattr(demo, "TRAINING_RESPONSES", 2)  # the data are written anew, and are others
+    with pytest.raises(InputError, match="run: the data changed since this run began"):
         run_demo(tmp_path, Observer())
 
 

@@ -25,13 +25,12 @@ from minirm.runs import run_folder
 from minirm.runs.job import read_config, train_run
 from minirm.runs.journal import Observer
 from minirm.runs.prepare import prepare
-from minirm.runs.resume import STATE
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
-from minirm.runs.run_folder import load_language_model, read_start
+from minirm.runs.run_folder import load_language_model, read_prompts, read_start
 from minirm.tokens.packing import Encoded, fit, pack, tokenize
 from minirm.tokens.stream import TokenStore
 from minirm.tokens.tokenizer import Tokenizer
-from tests.conftest import QUICK, kind_and_rude, write_lines
+from tests.conftest import QUICK, kind_and_rude, last_state, sealed, write_lines
 from tests.oracles import hidden_states
 from tests.strategies import ARCHITECTURES, randomised
 from tests.test_run import StopAt, a_config
@@ -189,7 +188,7 @@ def test_a_language_model_gives_no_rewards_and_a_reward_model_no_words(tuned, re
 def test_a_resumed_fine_tuning_ends_as_the_uninterrupted_one_did(tuned, chat_file, tmp_path):
     folder = tmp_path / "run"
     assert train_run(sft_config(chat_file), folder, StopAt(LANGUAGE_MODEL, 5)) is None
-    assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(read_config(folder), folder, Observer()) is not None
     for name in ("model.safetensors", "metrics.json", "data.json"):
         assert (folder / name).read_bytes() == (tuned / name).read_bytes(), name
 
@@ -215,7 +214,7 @@ def test_a_reward_model_starts_from_the_language_models_weights_and_tokenizer(tu
     weights = load_file(tuned / run_folder.WEIGHTS)
     assert all(torch.equal(t, weights[f"backbone.{name}"]) for name, t in model.backbone.state_dict().items())
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == (tuned / "tokenizer.json").read_bytes()
-    moved = part(load_file(tmp_path / "run" / STATE), "model.backbone.")
+    moved = part(load_file(last_state(tmp_path / "run")), "model.backbone.")
     largest_step = 0.01 * 1.3  # Adam's first is the learning rate, and some weight decays
     assert all((t - weights[f"backbone.{name}"]).abs().max() <= largest_step for name, t in moved.items())
 
@@ -230,18 +229,19 @@ def test_a_reward_run_goes_on_from_another_with_its_head(rewarded, pair_file, tm
 def test_prompts_that_the_start_was_trained_on_are_remembered(rewarded, tmp_path):
     new = write_lines(tmp_path / "new.jsonl", [{**row, "prompt": "new " + row["prompt"]} for row in kind_and_rude(12)])
     prepared = prepare(from_run(rewarded, new), tmp_path / "work", read_start(rewarded))
-    before = {bytes(key) for key in np.load(rewarded / "training_prompts.npy")}
+    before = {bytes(key) for key in read_prompts(rewarded / run_folder.PROMPTS)}
     assert len(before) == 30 and before < {bytes(key) for key in prepared.training_prompts}
     assert len(prepared.training_prompts) == 30 + 9
 
 
 @pytest.mark.parametrize("stage", ["both", "lm"])
-def test_adapters_go_through_both_stages_from_another_run(tuned, chat_file, pair_file, tmp_path, stage):
+def test_adapters_go_through_both_stages_from_another_run(tuned, chat_file, pair_file, tmp_path, monkeypatch, stage):
     """The frozen weights come out as the start's, bit by bit, under weight decay; the merged ones differ."""
     lora, file = LoraConfig(rank=2, alpha=8.0), pair_file if stage == "both" else chat_file
     config = from_run(tuned, file, lora=lora, stage=stage)
+    monkeypatch.setattr("minirm.runs.claim._clear", lambda folder: None)  # the last state stays
     assert train_run(config, tmp_path / "run", Observer()) is not None
-    state = part(load_file(tmp_path / "run" / STATE), "model.backbone.")
+    state = part(load_file(last_state(tmp_path / "run")), "model.backbone.")
     start = part(load_file(tuned / run_folder.WEIGHTS), "backbone.")
     merged = part(load_file(tmp_path / "run" / run_folder.WEIGHTS), "backbone.")
     frozen = {name.replace(".linear.", "."): t for name, t in state.items() if ".adapters." not in name}
@@ -257,7 +257,7 @@ def test_a_resumed_run_from_another_ends_as_the_uninterrupted_one_did(tuned, pai
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert train_run(config, whole, Observer()) is not None
     assert train_run(config, folder, StopAt(stage, step)) is None
-    assert train_run(read_config(folder), folder, Observer(), resume=True) is not None
+    assert train_run(read_config(folder), folder, Observer()) is not None
     for name in (run_folder.WEIGHTS, run_folder.METRICS, run_folder.DATA):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -268,8 +268,11 @@ def test_a_run_does_not_go_on_when_its_start_has_changed(tuned, pair_file, tmp_p
     assert train_run(from_run(start, pair_file), folder, StopAt(REWARD, 1)) is None
     weights = load_file(start / run_folder.WEIGHTS)
     disk.write_tensors(start / run_folder.WEIGHTS, {name: t * 2 for name, t in weights.items()})
-    with pytest.raises(InputError, match=r"the data changed since this run began \(data.json would differ\)"):
-        train_run(read_config(folder), folder, Observer(), resume=True)
+    with pytest.raises(InputError, match=f"^{start}/model.safetensors: is damaged: it is not as it was written"):
+        train_run(read_config(folder), folder, Observer())
+    sealed(start)
+    with pytest.raises(InputError, match=rf"the data changed since this run began \({start}\): train anew"):
+        train_run(read_config(folder), folder, Observer())
 
 
 # The command line

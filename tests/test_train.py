@@ -13,7 +13,7 @@ from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.models.transformer import Transformer
-from minirm.runs.resume import restore_progress, save_progress
+from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.training.loop import Evaluated, Step, Trainer
@@ -153,9 +153,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
         for event in first.run():
             if isinstance(event, Step) and event.step == stop_after:
                 break
-        save_progress(tmp_path, first, "reward")
+        save_state(tmp_path / "states", *trainer_state(first, "reward"))
         second = make_trainer(tmp_path / f"second{stop_after}", config)
-        restore_progress(tmp_path, second)
+        restore_trainer(second, read_state(tmp_path / "states", print))
         torch.manual_seed(99)  # what a step drops follows from its number
         rest = list(second.run())
         assert torch.equal(weights(second), weights(whole))

@@ -8,7 +8,6 @@ from rich.table import Table
 from minirm import disk
 from minirm.cli.console import STOPPED, new_console
 from minirm.cli.watcher import Watcher
-from minirm.disk import alone_in
 from minirm.worlds.demo import run_demo, verdict
 
 
@@ -25,7 +24,7 @@ class Demo:
         """Make the world, train, report; the last line is the verdict."""
         disk.check_folder(self.out)
         console = new_console()
-        with alone_in(self.out), Watcher(console) as watcher:
+        with Watcher(console) as watcher:
             tested = run_demo(self.out, watcher, seed=self.seed)
         if tested is None:
             console.print("stopped and saved; the same command goes on")

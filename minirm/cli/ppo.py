@@ -13,7 +13,6 @@ from minirm import disk
 from minirm.cli.console import STOPPED, new_console
 from minirm.cli.watcher import Stopper
 from minirm.data.records import read_comparisons
-from minirm.disk import alone_in
 from minirm.errors import InputError, name_paths
 from minirm.hub.load import load
 from minirm.policies.follow import Follow, Judged, mean_rewards, reward_of
@@ -51,7 +50,7 @@ class Ppo:
         digest = run_folder.model_digest(self.reward) if self.reward else None
         follow = Follow(self.policy, self.out, *self._prompts(), reward, self.dials, inputs, digest)
         console = new_console()
-        with alone_in(self.out), Stopper() as stopper:
+        with Stopper() as stopper:
             self._print_iterations(follow.run(stopper), console)
         if not follow.judged:
             console.print("stopped and saved; the same command goes on", soft_wrap=True)

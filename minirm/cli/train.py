@@ -20,8 +20,7 @@ from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.evaluation.figures import Surprise
 from minirm.hub import read_start
-from minirm.runs.job import read_config, train_run
-from minirm.runs.resume import check_resumable
+from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
 
 FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)
@@ -37,7 +36,7 @@ class Train:
 
     data: OmitArgPrefixes[DataConfig]
     out: Path
-    """Folder of the run; must be empty or absent."""
+    """Folder of the run; empty, absent, or where this command was stopped."""
     model: OmitArgPrefixes[ModelOptions] = field(default_factory=ModelOptions)
     packing: OmitArgPrefixes[PackingConfig] = field(default_factory=PackingConfig)
     stage: Stage | None = None
@@ -63,7 +62,7 @@ class Train:
         stages = self.language_model, self.reward
         config = RunConfig(self.data, model, packing, *stages, self.lora.configure(), stage, self.start)
         disk.check_folder(self.out)
-        return _train(config, self.out, resume=False)
+        return _train(config, self.out)
 
     def _shapes(self) -> tuple[PackingConfig, ModelConfig]:
         if self.start is None:
@@ -85,14 +84,14 @@ class Resume:
     def run(self) -> int:
         """Train on from the saved state, or from the beginning where none was saved."""
         check_resumable(self.folder)
-        return _train(read_config(self.folder), self.folder, resume=True)
+        return _train(read_config(self.folder), self.folder)
 
 
-def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
+def _train(config: RunConfig, folder: Path) -> int:
     with joined_processes():
         console = new_console()
         with Watcher(console) as watcher:
-            evaluation = train_run(config, folder, watcher, resume=resume, open_start=read_start)
+            evaluation = train_run(config, folder, watcher, open_start=read_start)
     if evaluation is not None:
         if isinstance(evaluation, Surprise):
             nats, perplexity = evaluation.nats_per_token, evaluation.perplexity

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minirm.config_json import KINDS, config_from_json
+from minirm.config_rules import KINDS, config_from_json
 from minirm.disk import read_json
 from minirm.errors import InputError, field_error
 from minirm.evaluation.figures import Estimate

@@ -4,11 +4,12 @@ A field of config.json is in one of three tables, and one that is in none of the
 model computes.
 """
 
+import math
 import typing
 from dataclasses import dataclass
 
 from minirm.config import ModelConfig, RopeScaling, Style
-from minirm.config_json import KINDS, as_float
+from minirm.config_rules import KINDS
 from minirm.errors import InputError, field_error, shorten
 
 
@@ -276,8 +277,16 @@ def _read_fields(kind: type, values: dict, fields: dict[str, Field], place: str 
         wanted = {bool: (bool,), float: (int, float)}.get(hints[ours], (int,))
         if type(value) not in wanted and not (value is None and default is None):
             raise field_error(place + theirs, value, f"must be {KINDS[wanted[-1]]}")
-        read[ours] = as_float(value) if hints[ours] is float else value
+        read[ours] = _as_float(value) if hints[ours] is float else value
     return read
+
+
+def _as_float(number: float) -> float:
+    """Return a number as a float; a whole number that is too large as infinity, as JSON's 1e400 is read."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _read_rope(values: dict) -> dict:

@@ -11,64 +11,56 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from minirm.config_rules import require
-from minirm.errors import InputError
+from minirm.config_rules import NotNegative, Positive, Seed, check, require
+from minirm.disk import load_weights
+from minirm.errors import InputError, shorten
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Reward, Sample, sample
-from minirm.runs.resume import tensors_under
+from minirm.runs.state import State, check_moments
 from minirm.shaping import kl_penalty, whiten
 from minirm.tokens.packing import PackedBatch, pack
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
-LARGEST_DIAL = 1e30
-"""What float32 holds with room to compute."""
+AtLeastOne = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
 class PPOConfig:
     """How a policy learns."""
 
-    iterations: int = 60
+    iterations: AtLeastOne = 60
     """How often responses are drawn and learned from."""
-    prompts_per_iteration: int = 64
+    prompts_per_iteration: AtLeastOne = 64
     """Responses that are drawn each time, one to a prompt."""
-    epochs: int = 2
+    epochs: AtLeastOne = 2
     """Passes over the responses of an iteration."""
-    batch: int = 16
+    batch: AtLeastOne = 16
     """Responses of an optimizer step."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Of Adam."""
-    kl_weight: float = 0.05
+    kl_weight: NotNegative = 0.05
     """β: what a nat away from the first model costs, in units of the reward."""
-    clip: float = 0.2
+    clip: Positive = 0.2
     """ε: how far from 1 the ratio of probabilities may go before a token stops to count."""
-    decay: float = 0.95
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.95
     """λ of the generalised advantage, 0 to 1: from trust in the value alone to trust in what came alone."""
-    value_weight: float = 0.5
+    value_weight: NotNegative = 0.5
     """c: what the value's error counts."""
-    max_new_tokens: int = 96
+    max_new_tokens: AtLeastOne = 96
     """Where a response without an end is stopped."""
-    seed: int = 0
+    seed: Seed = 0
     """Of prompts, draws and batches."""
 
     def __post_init__(self) -> None:
-        for field in ("iterations", "prompts_per_iteration", "epochs", "batch", "max_new_tokens"):
-            value = getattr(self, field)
-            require(value >= 1, f"{field}={value} must be at least 1")
-        for field in ("learning_rate", "clip"):
-            value = getattr(self, field)
-            require(0 < value <= LARGEST_DIAL, f"{field}={value} must be above 0 and at most {LARGEST_DIAL:g}")
-        for field in ("kl_weight", "value_weight"):
-            value = getattr(self, field)
-            require(0 <= value <= LARGEST_DIAL, f"{field}={value} must be at least 0 and at most {LARGEST_DIAL:g}")
-        require(0 <= self.decay <= 1, f"decay={self.decay} must be in [0, 1]")
-        require(0 <= self.seed < 2**63, f"seed={self.seed} must be at least 0 and below 2^63")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -192,17 +184,24 @@ class PPO:
         rate, costs = f"learning_rate={config.learning_rate}", f"kl_weight={config.kl_weight}"
         return f"in iteration {iteration}: {rate}, {costs} or value_weight={config.value_weight} may be too high"
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the policy, the optimizer's moments and the iterations done."""
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """Return the policy and the optimizer's moments, and the iterations done."""
         tensors = {f"policy.{name}": tensor for name, tensor in self.policy.state_dict().items()}
         tensors |= {f"adam.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
-        return {**tensors, "done": torch.tensor(self.done)}
+        return tensors, {"done": self.done}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go back to where `state` was asked for; π₀ stays what it is."""
-        self.policy.load_state_dict(tensors_under("policy.", tensors))
-        restore_optimizer(self.optimizer, tensors_under("adam.", tensors))
-        self.done = int(tensors["done"])
+    def restore(self, state: State) -> None:
+        """Go back to where `state` was asked for; π₀ stays what it is.
+
+        Raises:
+            InputError: it is the state of another policy, or no run of PPO saves it.
+        """
+        done, path = state.progress.get("done"), state.path
+        require(done in range(self.config.iterations + 1), f"{path}: done={shorten(done)} is no number of iterations")
+        check_moments(state.under("adam."), self.optimizer, path)
+        load_weights(self.policy, state.under("policy."), path)
+        restore_optimizer(self.optimizer, state.under("adam."))
+        self.done = done
 
 
 @torch.no_grad()

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
-import platform
-import tempfile
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,8 +17,7 @@ from torch import nn
 
 from minirm import disk
 from minirm.config import TrainConfig
-from minirm.config_json import config_from_json, to_json
-from minirm.disk import alone_in, write_whole
+from minirm.config_rules import require, to_json
 from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.figures import Evaluation, Surprise
@@ -30,12 +27,12 @@ from minirm.models.language_model import LanguageModel
 from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
+from minirm.runs.claim import ASKED, BEGUN, Job, claim, is_finished
 from minirm.runs.journal import Journal, Observer, read_log
-from minirm.runs.prepare import Prepared, prepare
-from minirm.runs.resume import restore_progress, save_progress, saved_stage
+from minirm.runs.prepare import Prepared, check_unchanged, config_in, prepare, read_prepared
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, RunConfig
+from minirm.runs.state import State, restore_trainer, trainer_state
 from minirm.tokens.stream import Stream
-from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
 
@@ -47,80 +44,86 @@ OpenStart = Callable[[Path], run_folder.Start]
 
 
 def train_run(
-    config: RunConfig,
-    folder: Path,
-    observer: Observer,
-    *,
-    resume: bool = False,
-    open_start: OpenStart = run_folder.read_start,
+    config: RunConfig, folder: Path, observer: Observer, *, open_start: OpenStart = run_folder.read_start
 ) -> Evaluation | Surprise | None:
-    """Train the stages of a run into its folder and return the evaluation on the validation part.
+    """Train the stages of a run into its folder and return the evaluation on the validation split.
 
     Args:
-        folder: must be absent or empty, unless training is resumed.
-        resume: go on from the state that an interrupted run of the same configuration and data saved, or from its
-            beginning where it had saved none.
+        folder: absent, empty, or where a run of the same configuration and data was left: it goes on from the state
+            that was saved last, or from its beginning where none was.
         open_start: reads the folder that `config.start` names; `hub.read_start` knows pretrained folders too.
     Returns:
         What a reward model's evaluation says, or a language model's; None if the observer stopped the run, whose state
-        is saved.
+        is saved, and in all processes but the first.
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
-    with alone_in(folder) if is_writer() else contextlib.nullcontext():
-        if not resume and is_writer() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
-        start = None if config.start is None else open_start(config.start)
-        return _train_run(config, folder, observer, start, resume=resume)
-
-
-def _train_run(
-    config: RunConfig, folder: Path, observer: Observer, start: run_folder.Start | None, *, resume: bool
-) -> Evaluation | Surprise | None:
+    start = None if config.start is None else open_start(config.start)
     if config.lora is not None:
         with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
             add_adapters(RewardModel(config.model).backbone, config.lora)
-    with tempfile.TemporaryDirectory(prefix="minirm-") as work:
-        prepared = prepare(config, Path(work), start)
+    for path in config.data.data + config.data.validation:
+        inside = path.is_dir() and folder.absolute().is_relative_to(path.absolute())
+        require(not inside, f"{folder}: lies in {path}, whose files are read as data; name a folder outside")
+    job = Job(folder, to_json(config))
+    with contextlib.ExitStack() as held:
+
+        def begin() -> None:
+            nonlocal job
+            job = held.enter_context(claim(folder, job.asked))
+            if job.is_begun:
+                check_unchanged(job.begun, config, start)
+            job.begin(lambda path: prepare(config, path, start))
+
+        _by_the_first(begin)
+        prepared = read_prepared(job.begun)
         _note_what_was_left_out(prepared, observer)
-        vocab_size = prepared.tokenizer.vocab_size if start is None else start.model.vocab_size
-        config = replace(config, model=replace(config.model, vocab_size=vocab_size))
-        if resume:
-            _check_unchanged(prepared, folder)
-        elif is_writer():
-            _write_description(config, prepared, folder)
-        resume_at = saved_stage(folder) if resume else None
-        trained = _Stages(config, prepared, start, folder, observer, resume_at).train()
-    if trained is None or not is_writer():
-        return None
-    model, loss = trained
-    _write_weights(config, model, folder)
-    observer.end()
-    if isinstance(model, LanguageModel):
-        surprise = Surprise(loss, math.exp(loss))
-        disk.write_json(folder / run_folder.METRICS, {"validation": dataclasses.asdict(surprise)})
-        return surprise
-    return finish(config, prepared, model, folder)
+        state = job.restore(observer.note)
+        written = {} if state is None else state.progress["written"]
+        with Journal(folder if is_writer() else None, written, observer.note) as journal:
+            trained = _Stages(prepared, start, job, observer, journal, state).train()
+        return _finish(prepared, *trained, job, observer) if trained is not None and is_writer() else None
+
+
+def _by_the_first(work: Callable[[], None]) -> None:
+    """Let the first of the processes work while the others wait; what it refuses, all of them refuse."""
+    refused: list[str | None] = [None]
+    if is_writer():
+        try:
+            work()
+        except InputError as error:
+            refused = [str(error)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(refused)
+    if refused[0] is not None:
+        raise InputError(refused[0])
 
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
     """Say what was cut, merged or dropped, and how many prompts of the files for validation stand in training too."""
-    for name, count in sorted(prepared.counts.items()):
+    for name, count in prepared.data["counts"].items():
         observer.note(f"{name}: {count:,}")
-    if prepared.summary.shared_prompts:
-        observer.note(f"validation: {prepared.summary.shared_prompts:,} of its prompts stand in training too")
+    if shared := prepared.data["summary"]["shared_prompts"]:
+        observer.note(f"validation: {shared:,} of its prompts stand in training too")
 
 
 @dataclass
 class _Stages:
     """The stages of one run."""
 
-    config: RunConfig
     prepared: Prepared
     start: run_folder.Start | None
-    folder: Path
+    job: Job
     observer: Observer
-    resume_at: str | None
+    journal: Journal
+    state: State | None
+    """Where an earlier process left the run."""
+
+    def __post_init__(self) -> None:
+        self.config = self.prepared.config
+        self.resume_at = None if self.state is None else self.state.progress.get("stage")
+        known = self.resume_at in (None, *self.config.stages)
+        require(known, f"{self.job.folder}: its state is of stage={self.resume_at}, which the run does not have")
 
     def train(self) -> tuple[RewardModel | LanguageModel, float] | None:
         """Return the trained model and its lowest validation loss; None if training was stopped."""
@@ -167,103 +170,88 @@ class _Stages:
         ]
         trainer = Trainer(model, objective, *streams, config)
         if self.resume_at == stage:
-            restore_progress(self.folder, trainer)
+            restore_trainer(trainer, self.state)
         self.observer.begin(stage, trainer.progress.step, trainer.steps)
-        with Journal(self.folder if is_writer() else None, stage, trainer.progress) as journal:
-            finished = self._follow(trainer, stage, journal)
+        self.journal.begin(stage, trainer.progress.step)
+        finished = self._follow(trainer, stage)
         trainer.use_best()
         return trainer.progress.best_loss if finished else None
 
-    def _follow(self, trainer: Trainer, stage: str, journal: Journal) -> bool:
+    def _follow(self, trainer: Trainer, stage: str) -> bool:
         saved, stop = time.monotonic(), False
         for event in trainer.run():
-            journal.write(event)
+            self.journal.write(event)
             self.observer.event(stage, event)
             if isinstance(event, Evaluated) and stage == REWARD:
-                self._show_texts(trainer, journal)
+                self._show_texts(trainer)
             late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES  # by this process's clock
             stop, late = trainer.ranks.any(stop or self.observer.should_stop(), late)
             if stop or late or isinstance(event, Evaluated):
                 if is_writer():
-                    save_progress(self.folder, trainer, stage)
+                    tensors, progress = trainer_state(trainer, stage)
+                    self.job.save(tensors, {**progress, "written": self.journal.written()})
                 saved = time.monotonic()
             if stop:
                 return False
         return True
 
-    def _show_texts(self, trainer: Trainer, journal: Journal) -> None:
+    def _show_texts(self, trainer: Trainer) -> None:
         shown = self.prepared.validation[:SHOWN_TEXTS]
         rewards = score_comparisons(trainer.model, self.prepared.tokenizer, self.config.packing, shown)
-        journal.write_texts(trainer.progress.step, shown, rewards)
+        self.journal.write_texts(trainer.progress.step, shown, rewards)
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Return the configuration that a run folder was trained with.
+    """Return the configuration that a run was begun with, or that it was finished with.
 
     Raises:
-        InputError: config.json is missing or broken.
+        InputError: no run was begun there, or its file is broken.
     """
-    path = folder / run_folder.CONFIG
-    values = disk.read_json(path)
-    parts = {f.name: values[f.name] for f in dataclasses.fields(RunConfig) if f.name in values}
-    return config_from_json(RunConfig, parts, str(path))
+    begun = folder / BEGUN / ASKED
+    return config_in(begun if begun.is_file() else folder / run_folder.CONFIG)
 
 
-def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
-    """Evaluate a reward model on the validation part, and write figures and pictures."""
-    run = scoring.LoadedRun(model, prepared.tokenizer, config.packing, None, None, prepared.training_prompts)
-    rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=config.reward.seed)
-    everything = np.concatenate([np.array(row) for row in rewards])
-    spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
-    disk.write_json(folder / run_folder.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
-    history = read_log(folder, REWARD)
-    write_evaluation(
-        folder, prepared.validation, rewards, evaluation, title=f"{folder.name}: validation", history=history
-    )
-    return evaluation
+def check_resumable(folder: Path) -> None:
+    """Refuse to go on with what is no run or is finished.
+
+    Raises:
+        InputError: says which.
+    """
+    run_folder.check_is_folder(folder)
+    require(not is_finished(folder), f"{folder}: this run is finished: there is nothing to go on with")
+    require((folder / BEGUN).is_dir(), f"{folder}: no run has begun here; begin one with: minirm train")
 
 
-def _write_weights(config: RunConfig, model: RewardModel | LanguageModel, folder: Path) -> None:
-    if config.lora is not None:
+def _finish(
+    prepared: Prepared, model: RewardModel | LanguageModel, loss: float, job: Job, observer: Observer
+) -> Evaluation | Surprise:
+    """Write weights and description, evaluate on the validation split, and write page and figures."""
+    folder = job.folder
+    if prepared.config.lora is not None:
         merge(model)
     disk.write_tensors(folder / run_folder.WEIGHTS, model.state_dict())
+    for name in run_folder.DESCRIPTION:
+        disk.write_whole(folder / name, lambda path, name=name: shutil.copyfile(job.begun / name, path))
+    observer.end()
+    if isinstance(model, LanguageModel):
+        found = Surprise(loss, math.exp(loss))
+        figures = {"validation": dataclasses.asdict(found)}
+    else:
+        found, figures = _evaluate(prepared, model, folder)
+    disk.write_json(folder / run_folder.METRICS, figures)
+    job.finish()
+    return found
 
 
-def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> None:
-    versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
-    disk.write_json(
-        folder / run_folder.CONFIG,
-        {
-            "format": run_folder.FORMAT,
-            "versions": versions,
-            **config.to_json(),
-            "template": to_json(prepared.tokenizer.template),
-        },
-    )
-    write_whole(folder / run_folder.TOKENIZER, prepared.tokenizer.save)
-    disk.write_json(folder / run_folder.DATA, prepared.description())
-    run_folder.write_prompts(folder / run_folder.PROMPTS, prepared.training_prompts)
-
-
-def _check_unchanged(prepared: Prepared, folder: Path) -> None:
-    """Refuse to go on with other data than the run began with; nothing is touched."""
-    template, prompts = prepared.tokenizer.template, folder / run_folder.PROMPTS
-    tokenizer = Tokenizer.load(folder / run_folder.TOKENIZER, template)
-    same = {
-        run_folder.CONFIG: disk.read_json(folder / run_folder.CONFIG).get("template") == to_json(template),
-        run_folder.TOKENIZER: tokenizer.bpe.to_str() == prepared.tokenizer.bpe.to_str(),
-        run_folder.PROMPTS: np.array_equal(run_folder.read_prompts(prompts), prepared.training_prompts),
-        run_folder.DATA: disk.read_json(folder / run_folder.DATA) == prepared.description(),
-    }
-    changed = [name for name, is_same in same.items() if not is_same]
-    if changed:
-        named = ", ".join(changed)
-        raise InputError(f"{folder}: the data changed since this run began ({named} would differ): train anew")
-
-
-def minirm_version() -> str:
-    """Return the installed version."""
-    return importlib.metadata.version("minirm")
+def _evaluate(prepared: Prepared, model: RewardModel, folder: Path) -> tuple[Evaluation, dict]:
+    """Evaluate a reward model on the validation split, write its page, and return its figures too."""
+    run = scoring.LoadedRun(model, prepared.tokenizer, prepared.config.packing, None, None, prepared.training_prompts)
+    rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=prepared.config.reward.seed)
+    title, history = f"{folder.name}: validation", read_log(folder, REWARD)
+    write_evaluation(folder, prepared.validation, rewards, evaluation, title=title, history=history)
+    everything = np.concatenate([np.array(row) for row in rewards])
+    spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
+    return evaluation, {"validation": evaluation.to_json(), "normalisation": spread}
 
 
 def is_writer() -> bool:

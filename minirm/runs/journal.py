@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
 from minirm.data.records import Comparison
-from minirm.disk import naming, write_whole
+from minirm.disk import naming
 from minirm.errors import InputError
-from minirm.training.loop import Evaluated, Progress, Step
+from minirm.runs.checksums import digest_of
+from minirm.training.loop import Evaluated, Step
 
-KINDS = ("step", "evaluation")
-"""What a line of log.jsonl tells of."""
+LOG, BOARDS = "log.jsonl", "tensorboard"
+UNSHOWN = {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}
+"""Fields of an event that are no curve."""
 
 
 class Observer:
@@ -38,24 +42,32 @@ class Observer:
 
 
 class Journal:
-    """log.jsonl and TensorBoard of one stage; without a folder it writes nothing.
+    """log.jsonl and TensorBoard of a run; without a folder it writes nothing.
 
     Args:
-        progress: from where training goes on; what was written of later steps is dropped.
+        written: what `written` returned when the state was saved from which the run goes on; what was logged later is
+            dropped. Empty: the run begins, and so do its files.
+        note: hears of a file that is gone.
     Raises:
-        InputError: log.jsonl holds a line that is no entry.
+        InputError: a file does not hold what was written into it.
     """
 
-    def __init__(self, folder: Path | None, stage: str, progress: Progress) -> None:
-        self.stage = stage
+    def __init__(self, folder: Path | None, written: dict[str, list], note: Callable[[str], object]) -> None:
+        self.folder = folder
         self.file: TextIO | None = None
-        if folder is not None:
-            _forget_after(folder / "log.jsonl", stage, progress)
-            self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
-            # A folder for each stage, since what is purged on resuming is purged from the whole folder.
-            board = folder / "tensorboard" / stage.replace(" ", "_")
-            purge = progress.step + 1 if board.is_dir() else None  # what an earlier process wrote of later steps
-            self.board = SummaryWriter(str(board), purge_step=purge, flush_secs=10)
+        self.board: SummaryWriter | None = None
+        if folder is None:
+            return
+        for name, (length, digest) in written.items():
+            path = folder / name
+            if not path.is_file():
+                note(f"{path}: file is missing; the run goes on without what it told")
+            elif digest_of(path, length) != digest:
+                raise InputError(f"{path}: is damaged: it is not as it was written; without it, the run goes on")
+        if not written:
+            shutil.rmtree(folder / BOARDS, ignore_errors=True)
+        self.file = (folder / LOG).open("a", encoding="utf-8")
+        os.truncate(folder / LOG, min(written.get(LOG, [0])[0], (folder / LOG).stat().st_size))
 
     def __enter__(self) -> "Journal":
         return self
@@ -63,8 +75,22 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
+        self._close_board()
+
+    def _close_board(self) -> None:
+        if self.board is not None:
             with naming(self.board.log_dir):
                 self.board.close()
+
+    def begin(self, stage: str, step: int) -> None:
+        """Let what follows be of a stage that goes on after `step` of its steps."""
+        self.stage = stage
+        self._close_board()
+        if self.folder is not None:
+            # A folder for each stage, since what is purged on resuming is purged from the whole folder.
+            board = self.folder / BOARDS / stage.replace(" ", "_")
+            purge = step + 1 if board.is_dir() else None  # what an earlier process wrote of later steps
+            self.board = SummaryWriter(str(board), purge_step=purge, flush_secs=10)
 
     def write(self, event: Step | Evaluated) -> None:
         """Write one event."""
@@ -80,7 +106,7 @@ class Journal:
             values["cases_per_second"] = event.cases / event.seconds
             values["tokens_per_second"] = event.tokens / event.seconds
         with naming(self.board.log_dir):  # its own thread writes; here it tells that it could not
-            for name in values.keys() - {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}:
+            for name in values.keys() - UNSHOWN:
                 self.board.add_scalar(f"{where}/{name}", values[name], event.step)
 
     def write_texts(self, step: int, comparisons: Sequence[Comparison], rewards: Sequence[Sequence[float]]) -> None:
@@ -95,34 +121,16 @@ class Journal:
             with naming(self.board.log_dir):
                 self.board.add_text(f"{self.stage}/texts/{number}", f"{prompt}\n\n{table}", step)
 
-
-def _forget_after(path: Path, stage: str, progress: Progress) -> None:
-    """Drop a stage's entries beyond where training goes on, and half a line; they will be written again."""
-    last = {"step": progress.step, "evaluation": progress.evaluated_step}
-    kept = [entry for entry in _entries(path) if entry["stage"] != stage or entry["step"] <= last[entry["kind"]]]
-    if path.is_file():
-        text = "".join(json.dumps(entry) + "\n" for entry in kept)
-        write_whole(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def _entries(path: Path) -> Iterator[dict]:
-    """Yield the entries of a log, but for a last line that was not written to its end.
-
-    Raises:
-        InputError: a line is no entry.
-    """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            is_entry = isinstance(entry["stage"], str) and type(entry["step"]) is int and entry["kind"] in KINDS
-        except (ValueError, TypeError, KeyError, RecursionError):
-            is_entry = False
-        if not is_entry:
-            raise InputError(f"{path}, line {number}: must be a JSON object with stage, kind and step: remove it")
-        yield entry
+    def written(self) -> dict[str, list]:
+        """Return the length and the digest of each file, all of it on the disk."""
+        os.fsync(self.file.fileno())
+        with naming(self.board.log_dir):
+            self.board.flush()
+        sizes = {path: path.stat().st_size for path in (self.folder / LOG, *(self.folder / BOARDS).rglob("*.*"))}
+        return {path.relative_to(self.folder).as_posix(): [size, digest_of(path, size)] for path, size in sizes.items()}
 
 
 def read_log(folder: Path, stage: str) -> list[dict]:
     """Return a stage's entries in log.jsonl."""
-    return [entry for entry in _entries(folder / "log.jsonl") if entry["stage"] == stage]
+    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["stage"] == stage]

@@ -1,22 +1,37 @@
-"""From files of comparisons to what training reads: split by prompt, a tokenizer, both parts in tokens."""
+"""From files of comparisons to a folder of what training reads: split by prompt, a tokenizer, both splits in tokens."""
 
 import dataclasses
-import hashlib
-import json
+import importlib.metadata
+import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import torch
 
-from minirm.config_rules import require
+from minirm.config_rules import config_from_json, require, to_json
+from minirm.data.files import find_files
 from minirm.data.records import Comparison, read_comparisons
 from minirm.data.splits import draw_validation, prompt_key
 from minirm.data.survey import MERGED, DataSummary, describe, usable
+from minirm.disk import read_json, write_json
 from minirm.errors import InputError, name_paths
+from minirm.runs.checksums import digest_of
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
-from minirm.runs.run_folder import Start, prompt_array
+from minirm.runs.run_folder import (
+    CONFIG,
+    DATA,
+    FORMAT,
+    PROMPTS,
+    TOKENIZER,
+    Start,
+    read_model_config,
+    read_prompts,
+    write_prompts,
+)
 from minirm.tokens.packing import Encoded, fit, tokenize
 from minirm.tokens.stream import TokenStore, preferred
 from minirm.tokens.tokenizer import Tokenizer
@@ -25,32 +40,63 @@ KEPT = ("cut", "merged", MERGED)
 """How counts of what happened to a row that stayed begin."""
 
 
+VALIDATION, STORES = "validation.json", "tokens"
+"""What training alone reads: the comparisons of the validation split, and a store for each split and stage."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A run's data, split and encoded."""
+    """A run's data, split and encoded, as they lie in a folder."""
 
+    config: RunConfig
+    """With the model's true vocabulary."""
     tokenizer: Tokenizer
-    summary: DataSummary
-    counts: Counter[str]
-    """What was cut, merged or dropped, by part and reason."""
+    data: dict
+    """What data.json holds: a summary of the files and their digests, and what was cut, merged or dropped."""
     training_prompts: np.ndarray  # (prompts, 16) uint8
     validation: list[Comparison]
     stores: dict[str, TokenStore]
-    start_digest: str | None = None
-    """What stands for the weights that training starts from."""
+    """By split and stage: "training reward"."""
 
-    def description(self) -> dict:
-        """Return what data.json holds: equal for equal data, however often it is read."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, store in sorted(self.stores.items()):
-            digest.update(name.encode())
-            for column in (store.tokens, store.piece_ends, store.scores, store.row_ends, store.dials, store.learned):
-                digest.update(column)
-        summary, counts = dataclasses.asdict(self.summary), dict(sorted(self.counts.items()))
-        text = json.dumps(
-            {"summary": summary, "counts": counts, "digest": digest.hexdigest(), "start": self.start_digest}
-        )
-        return json.loads(text)  # as it is read back: keys that are numbers become text
+
+def read_prepared(folder: Path) -> Prepared:
+    """Return what `prepare` wrote into a folder."""
+    config = config_in(folder / CONFIG)
+    _, tokenizer = read_model_config(folder, read_json(folder / CONFIG))
+    validation = msgspec.json.decode((folder / VALIDATION).read_bytes(), type=list[Comparison])
+    stores = {path.name: TokenStore(path) for path in sorted((folder / STORES).iterdir())}
+    data, prompts = read_json(folder / DATA), read_prompts(folder / PROMPTS)
+    return Prepared(config, tokenizer, data, prompts, validation, stores)
+
+
+def config_in(path: Path) -> RunConfig:
+    """Return the configuration in a file that holds one, and maybe more.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    values = read_json(path)
+    parts = {field.name: values[field.name] for field in dataclasses.fields(RunConfig) if field.name in values}
+    return config_from_json(RunConfig, parts, str(path))
+
+
+def check_unchanged(folder: Path, config: RunConfig, start: Start | None) -> None:
+    """Refuse to go on with other data, or from another start, than what was prepared in a folder.
+
+    Raises:
+        InputError: says what changed.
+    """
+    then = read_json(folder / DATA)
+    now = {**_digests(config), None: None if start is None else start.digest()}
+    before = {**then["files"], None: then["start"]}
+    changed = [name or str(config.start) for name in now | before if now.get(name) != before.get(name)]
+    if changed:
+        raise InputError(f"{folder.parent}: the data changed since this run began ({', '.join(changed)}): train anew")
+
+
+def _digests(config: RunConfig) -> dict[str, str]:
+    files = find_files([*config.data.data, *config.data.validation])
+    return {str(path): digest_of(path) for path in files}
 
 
 @dataclass
@@ -76,14 +122,14 @@ class Split:
 
 
 def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prepared:
-    """Read the files, split them by prompt, train the tokenizer on the training part and encode both into `folder`.
+    """Read the files, split them by prompt, train the tokenizer on the training split and encode both into `folder`.
 
     Args:
         start: where to take the tokenizer from instead, and the prompts that it was trained on as well.
     Raises:
         InputError: the files can't be read, or hold nothing to learn from.
     """
-    data, seed = config.data, config.seed
+    data, seed, files = config.data, config.seed, _digests(config)
     keys: set[bytes] = set()
     named = read_comparisons(data.validation, format=data.format) if data.validation else None
     summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys), named)
@@ -97,12 +143,25 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     validation = _validation_comparisons(config, split) if REWARD in config.stages else []
     tokenizer = Tokenizer.train(_texts(split.rows("training")), data.vocab_size) if start is None else start.tokenizer
     counts: Counter[str] = Counter()
-    stores: dict[str, TokenStore] = {}
     for part in ("training", "validation"):
-        stores |= _encode(config, split, part, tokenizer, folder / part, counts)
-    seen = (keys - held_out) | (frozenset() if start is None else start.training_prompts)
+        _encode(config, split, part, tokenizer, folder / STORES, counts)
+    vocab_size = tokenizer.vocab_size if start is None else start.model.vocab_size
+    config = replace(config, model=replace(config.model, vocab_size=vocab_size))
+    versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
+    template = {"template": to_json(tokenizer.template)}
+    write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **to_json(config), **template})
+    tokenizer.save(folder / TOKENIZER)
+    (folder / VALIDATION).write_bytes(msgspec.json.encode(validation))
+    write_prompts(folder / PROMPTS, (keys - held_out) | (frozenset() if start is None else start.training_prompts))
     digest = None if start is None else start.digest()
-    return Prepared(tokenizer, summary, counts, prompt_array(seen), validation, stores, digest)
+    found = {"summary": dataclasses.asdict(summary), "counts": dict(sorted(counts.items()))}
+    write_json(folder / DATA, {**found, "files": files, "start": digest})
+    return read_prepared(folder)
+
+
+def minirm_version() -> str:
+    """Return the installed version."""
+    return importlib.metadata.version("minirm")
 
 
 def _check_learnable(config: RunConfig, summary: DataSummary) -> None:
@@ -125,9 +184,8 @@ def _validation_comparisons(config: RunConfig, split: Split) -> list[Comparison]
 
 def _encode(
     config: RunConfig, split: Split, part: str, tokenizer: Tokenizer, folder: Path, counts: Counter[str]
-) -> dict[str, TokenStore]:
-    """Write one part's store for each stage, and add to `counts` what was cut, merged or dropped."""
-    stores = {}
+) -> None:
+    """Write one split's store for each stage, and add to `counts` what was cut, merged or dropped."""
     for stage in config.stages:
         found: Counter[str] = Counter()
         rows = split.rows(part)
@@ -138,13 +196,11 @@ def _encode(
             encoded = _as_texts(config, encoded)
         how = {"keep_first": config.model.bidirectional, "keep_incomparable": stage == LANGUAGE_MODEL}
         encoded = fit(encoded, config.packing, found, **how)
-        store = stores[f"{part} {stage}"] = TokenStore.write(encoded, folder / stage)
-        if not len(store):
+        if not len(TokenStore.write(encoded, folder / f"{part} {stage}")):
             dropped = {count: name for name, count in found.items() if not name.startswith(KEPT)}
             why = f", most of it ({max(dropped)}) {dropped[max(dropped)]}" if dropped else ""
             raise InputError(f"{split.names(part)}: nothing of the {part} part is left for the {stage}{why}")
         counts.update({f"{part}, {stage}: {name}": n for name, n in found.items() if n})
-    return stores
 
 
 def _as_texts(config: RunConfig, encoded: Iterable[Encoded]) -> Iterator[Encoded]:

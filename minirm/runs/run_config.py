@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig, check_fit
-from minirm.config_json import to_json
-from minirm.config_rules import check_choices, check_largest, require
+from minirm.config_rules import Count, check, require
 
 Stage = Literal["lm", "reward", "both"]
 LANGUAGE_MODEL, REWARD = "language model", "reward"
@@ -25,11 +26,11 @@ class DataConfig:
     """Files or folders of comparisons."""
     validation: tuple[Path, ...] = ()
     """Files for validation. Empty: `validation_share` of the prompts of `data`."""
-    validation_share: float = 10.0
+    validation_share: Annotated[float, Meta(gt=0, lt=100)] = 10.0
     """Percent of the prompts that are kept for validation, above 0 and below 100."""
     format: str | None = None
     """Format of the files by name; None recognises it by content."""
-    vocab_size: int | None = None
+    vocab_size: Count | None = None
     """Size of the vocabulary. None: 8192, or fewer if the data gives fewer. A number must be reached exactly."""
     language_model_responses: Literal["preferred", "all"] = "preferred"
     """Language-model stage: learn from the best response of each prompt, or from all of them."""
@@ -39,11 +40,8 @@ class DataConfig:
     torch_decoder learns responses alone."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
         require(len(self.data) > 0, "data: at least one file or folder must be given")
-        check_largest(vocab_size=self.vocab_size)
-        share = self.validation_share
-        require(0 < share < 100, f"validation_share={share} must be above 0 and below 100 percent")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class RunConfig:
     """Run whose weights, tokenizer and model are taken over. None: weights are drawn anew."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
         self._check_encoder()
         check_fit(self.model, self.packing)
         require(len(self.stages) > 0, f"stage={self.stage} and language_model.epochs=0 leave nothing to train")
@@ -125,7 +123,3 @@ class RunConfig:
         """Whether the language-model stage learns nothing but what assistants wrote."""
         default = "assistant" if self.stage == "lm" else "all"
         return (self.data.language_model_tokens or default) == "assistant"
-
-    def to_json(self) -> dict:
-        """Return the configuration as plain JSON types."""
-        return to_json(self)

@@ -4,57 +4,66 @@ run/
   config.json            the format's version, and every configuration: model, packing, data, stages, and the template
   tokenizer.json
   model.safetensors      weights of the best evaluation
-  data.json              what was read, and what was dropped and why
-  training_prompts.npy   128-bit keys of the prompts trained on, so that evaluation can name those it meets again
-  metrics.json           the validation part's figures, and the mean and spread of its rewards
+  data.json              what was read, the digests of the files, and what was dropped and why
+  training_prompts.bin   128-bit keys of the prompts trained on, so that evaluation can name those it meets again
   log.jsonl              every step and every evaluation
   tensorboard/           the same, and texts with their scores
-  last/                  where training stands, for `minirm resume`
+  report.html            the evaluation on the validation split, as a page
+  metrics.json           the same in figures, and the mean and spread of its rewards
+  checksums.txt          a digest of every file above; written last: the run is finished
+
+Until it is finished, there are instead, beside log.jsonl and tensorboard/,
+
+  begun/                 the description (config, tokenizer, data, prompts), and the data in tokens
+  states/                where training stands, for `minirm resume`
 """
 
-import dataclasses
 import hashlib
-import io
-import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import nn
 
 from minirm.config import ModelConfig, PackingConfig, check_fit
-from minirm.config_json import config_from_json
-from minirm.config_rules import require
+from minirm.config_rules import Positive, check, config_from_json
 from minirm.data.splits import prompt_set
-from minirm.disk import load_weights, read_json, read_tensors, write_whole
+from minirm.disk import check_tensors, load_weights, read_json, read_tensors, write_whole
 from minirm.errors import InputError, shorten
 from minirm.evaluation.page import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
+from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
+from minirm.runs.checksums import check_sealed
+from minirm.runs.claim import BEGUN, is_finished
 from minirm.tokens.template import Template
 from minirm.tokens.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
-DATA, PROMPTS, LOG = "data.json", "training_prompts.npy", "log.jsonl"
+DATA, PROMPTS = "data.json", "training_prompts.bin"
+DESCRIPTION = (CONFIG, TOKENIZER, DATA, PROMPTS)
+M = TypeVar("M", RewardModel, LanguageModel)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class RewardSpread:
     """How the rewards lay on a part of the data."""
 
     split: str
-    mean: float
-    std: float
+    mean: Annotated[float, Meta(ge=-1e30, le=1e30)]
+    std: Positive
 
     def __post_init__(self) -> None:
-        require(abs(self.mean) < math.inf, f"mean={self.mean} must be finite")
-        require(0 < self.std < math.inf, f"std={self.std} must be above 0 and finite")
+        check(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Start:
     """A run from which another one goes on."""
 
@@ -85,10 +94,7 @@ def read_start(folder: Path) -> Start:
     Raises:
         InputError: the folder is missing, lacks a file, or a file does not fit the others.
     """
-    config = read_description(folder)
-    if not (folder / METRICS).is_file():
-        raise InputError(f"{folder}: this run is not finished: go on with: minirm resume {folder}")
-    model, tokenizer = _read_model(folder, config)
+    model, tokenizer = read_model_config(folder, read_description(folder))
     return Start(folder, model, tokenizer, prompt_set(read_prompts(folder / PROMPTS)))
 
 
@@ -103,14 +109,13 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
     if config.get("stage") == "lm":
         rule = f"must be a reward model; train one from it: minirm train --from {folder}"
         raise InputError(f"{folder}: a language model: {rule}")
-    model_config, tokenizer = _read_model(folder, config)
+    model_config, tokenizer = read_model_config(folder, config)
     packing = config_from_json(PackingConfig, config.get("packing"), f"{folder / CONFIG}: packing")
     try:
         check_fit(model_config, packing)
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: packing: {error}") from None
-    model = RewardModel(model_config)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    model = _read_weights(RewardModel, model_config, folder / WEIGHTS)
     metrics = read_json(folder / METRICS)
     spread = config_from_json(RewardSpread, metrics.get("normalisation"), f"{folder / METRICS}: normalisation")
     prompts = read_prompts(folder / PROMPTS)
@@ -127,13 +132,19 @@ def load_language_model(folder: str | Path, device: str | torch.device = "cpu") 
     config = read_description(folder)
     if config.get("stage") != "lm":
         raise InputError(f"{folder}: a reward model: must be a language model, of minirm train --stage lm")
-    model_config, tokenizer = _read_model(folder, config)
-    model = LanguageModel(model_config)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-    return model.to(device).eval(), tokenizer
+    model_config, tokenizer = read_model_config(folder, config)
+    return _read_weights(LanguageModel, model_config, folder / WEIGHTS).to(device).eval(), tokenizer
 
 
-def _read_model(folder: Path, config: dict) -> tuple[ModelConfig, Tokenizer]:
+def _read_weights(kind: type[M], config: ModelConfig, path: Path) -> M:
+    """Return a model on the tensors of a file, which are held against its shapes before it takes any memory."""
+    model, tensors = build_empty(kind, config), read_tensors(path)
+    check_tensors(tensors, model.state_dict(), path, any_precision=True)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return model
+
+
+def read_model_config(folder: Path, config: dict) -> tuple[ModelConfig, Tokenizer]:
     """Return a run's model configuration and its tokenizer, which fit one another."""
     model = config_from_json(ModelConfig, config.get("model"), f"{folder / CONFIG}: model")
     template = config_from_json(Template, config.get("template"), f"{folder / CONFIG}: template")
@@ -145,17 +156,30 @@ def _read_model(folder: Path, config: dict) -> tuple[ModelConfig, Tokenizer]:
 
 
 def read_description(folder: Path) -> dict:
-    """Return what config.json of a run folder holds, of the format that this version writes.
+    """Return what config.json of a finished run holds, all of whose files are as they were written.
 
     Raises:
-        InputError: there is no such folder, or its config.json is missing, broken or of another format.
+        InputError: there is no such folder, the run is not finished, a file is damaged or of another format.
+    """
+    check_is_folder(folder)
+    if (folder / BEGUN).is_dir() and not is_finished(folder):
+        raise InputError(f"{folder}: this run is not finished: go on with: minirm resume {folder}")
+    config = read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        why = ": a run of before has no checksums: train it anew" if config.get("format") == 1 else ""
+        raise InputError(f'{folder / CONFIG}: field "format": {shorten(config.get("format"))}: must be {FORMAT}{why}')
+    check_sealed(folder, whole=False)
+    return config
+
+
+def check_is_folder(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        InputError: it is a file, or nothing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file, not a' if folder.exists() else 'no such'} run folder")
-    config = read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
-        raise InputError(f'{folder / CONFIG}: field "format": {shorten(config.get("format"))}: must be {FORMAT}')
-    return config
 
 
 def model_digest(folder: Path) -> str:
@@ -167,16 +191,9 @@ def model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def prompt_array(keys: Collection[bytes]) -> np.ndarray:
-    """Return prompt keys as they are written, (prompts, 16) uint8, in order."""
-    return np.frombuffer(b"".join(sorted(keys)), dtype=np.uint8).reshape(-1, 16)
-
-
-def write_prompts(path: Path, keys: np.ndarray) -> None:
-    """Write prompt keys (prompts, 16), whole or not at all."""
-    file = io.BytesIO()  # given a name, np.save would add an ending to it
-    np.save(file, keys, allow_pickle=False)
-    write_whole(path, lambda p: p.write_bytes(file.getvalue()))
+def write_prompts(path: Path, keys: Collection[bytes]) -> None:
+    """Write prompt keys of 16 bytes each, in order, whole or not at all."""
+    write_whole(path, lambda p: p.write_bytes(b"".join(sorted(keys))))
 
 
 def read_prompts(path: Path) -> np.ndarray:
@@ -187,10 +204,7 @@ def read_prompts(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise InputError(f"{path}: file is missing from the run folder")
-    try:
-        keys = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        raise InputError(f"{path}: not a whole .npy file of prompt keys") from None
-    if keys.dtype != np.uint8 or keys.shape[1:] != (16,):
-        raise InputError(f"{path}: {keys.dtype} of shape {keys.shape}: must be uint8 of shape (prompts, 16)")
-    return keys
+    size = path.stat().st_size
+    if size % 16:
+        raise InputError(f"{path}: {size} bytes: must be a multiple of 16, the bytes of a prompt's key")
+    return np.fromfile(path, dtype=np.uint8).reshape(-1, 16)

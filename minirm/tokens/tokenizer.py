@@ -1,15 +1,16 @@
 """Byte-level BPE: text → token ids, and the one way in which a prompt and a response are written as tokens."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
-from minirm.config_rules import check_largest
+from minirm.config_rules import require
 from minirm.data.records import Turn
 from minirm.errors import InputError
 from minirm.tokens.template import OWN, Template
@@ -20,6 +21,9 @@ SPECIAL = (PAD, END, *(f"<|{role}|>" for role in ROLES))
 SMALLEST = len(SPECIAL) + 256
 """Special tokens and one token per byte: the vocabulary that knows every text and merges nothing."""
 DEFAULT_VOCABULARY = 8192
+LARGEST = 1_000_000
+LONGEST = 64
+"""Bytes of the longest piece that is merged into tokens: time grows with the square of a piece's length."""
 
 
 def read_bpe(path: Path) -> BPETokenizer:
@@ -79,17 +83,20 @@ class Tokenizer:
             raise InputError(
                 f"vocab_size={wanted} must be at least {SMALLEST} (256 bytes and {len(SPECIAL)} special tokens)"
             )
-        check_largest(vocab_size=wanted)
+        require(wanted <= LARGEST, f"vocab_size={wanted} must be at most {LARGEST}")
         bpe = BPETokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bounded = pre_tokenizers.Split(Regex(f".{{1,{LONGEST}}}"), "isolated")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False), bounded])
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=wanted,
             special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+            min_frequency=2,
+            max_token_length=LONGEST,
         )
-        bpe.train_from_iterator(texts, trainer)
+        _hear_signals(lambda: bpe.train_from_iterator(texts, trainer))
         reached = bpe.get_vocab_size()
         if vocab_size is not None and reached < vocab_size:
             raise InputError(f"vocab_size={vocab_size} is more than these texts can give; they give at most {reached}")
@@ -189,3 +196,21 @@ def _join_texts(pieces: list[Piece]) -> Iterator[Piece]:
             yield "".join(text for text, _ in run), is_written
         else:
             yield from run
+
+
+def _hear_signals(work: Callable[[], object]) -> None:
+    """Let a library work in a thread of its own: this one hears signals meanwhile."""
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    for error in failed:
+        raise error

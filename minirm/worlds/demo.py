@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from minirm.config import PackingConfig, TrainConfig, sized
 from minirm.data.records import to_json
-from minirm.disk import read_json, write_json, write_whole
-from minirm.errors import InputError, shorten
+from minirm.disk import write_json, write_text
 from minirm.evaluation.figures import Evaluation, as_table
 from minirm.evaluation.page import evaluation_sections, merged_history
 from minirm.evaluation.pictures import Bar, accuracy_bars, learning_curve, reward_against_utility
@@ -16,10 +15,11 @@ from minirm.evaluation.report import Example, Picture, Section, Table, write_rep
 from minirm.evaluation.report import Judged as JudgedText
 from minirm.evaluation.scoring import RewardScorer, usual_device
 from minirm.metrics import spearman
-from minirm.runs.job import read_config, train_run
+from minirm.runs.claim import claim, is_finished
+from minirm.runs.job import train_run
 from minirm.runs.journal import Observer, read_log
 from minirm.runs.run_config import REWARD, DataConfig, RunConfig
-from minirm.runs.run_folder import CONFIG, METRICS, load_run
+from minirm.runs.run_folder import METRICS, load_run
 from minirm.worlds.grammar import Judged, World, WorldConfig
 
 TRAINING_ROWS = 10_000
@@ -27,8 +27,6 @@ TRAINING_RESPONSES = 8
 """K in training: 28 pairs for the price of one prompt and eight responses."""
 TEST_ROWS = 4_000
 """Pairs in each test set."""
-BEGUN, REPORT = "demo.json", "report.html"
-"""Written first, with the seed; and last."""
 TELLING = 5
 """Examples of each of two kinds."""
 TEST_SETS = {"test": "as trained", "reversed": "shortcut reversed", "swapped": "prompts swapped"}
@@ -78,44 +76,26 @@ def run_demo(folder: Path, observer: Observer, *, seed: int = 0) -> list[Tested]
     """
     config = demo_config(folder / "data" / "train.jsonl", seed)  # a wrong seed is refused before anything is written
     run = folder / "run"
-    _check_folder(folder, config)
-    write_json(folder / BEGUN, {"seed": seed})
-    world = World(WorldConfig(seed=seed))
-    sets = {split: world.sample(TEST_ROWS, split) for split in TEST_SETS}
-    sets["train"] = World(WorldConfig(responses=TRAINING_RESPONSES, seed=seed)).sample(TRAINING_ROWS, "train")
-    for split, judged in sets.items():
-        lines = "".join(json.dumps(to_json(one.comparison), ensure_ascii=False) + "\n" for one in judged)
-        write_whole(
-            folder / "data" / f"{split}.jsonl", lambda path, text=lines: path.write_text(text, encoding="utf-8")
-        )
-    if not (run / METRICS).is_file() and train_run(config, run, observer, resume=(run / CONFIG).is_file()) is None:
-        return None
-    scorer = RewardScorer(load_run(run, usual_device()))
-    tested = []
-    for split, name in TEST_SETS.items():
-        comparisons = [one.comparison for one in sets[split]]
-        rewards, evaluation = scorer.evaluate(comparisons, seed=seed)
-        best = world.best_possible_accuracy(sets[split])
-        tested.append(Tested(name, sets[split], rewards, evaluation, best))
-    _write(folder, tested)
-    return tested
-
-
-def _check_folder(folder: Path, config: RunConfig) -> None:
-    """Refuse a folder that is neither free nor where a demo of the same configuration was stopped."""
-    begun, trained = folder / BEGUN, folder / "run" / CONFIG
-    if not begun.is_file() or (folder / REPORT).is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty; name another folder")
-        return
-    seed = read_json(begun).get("seed")
-    if seed != config.seed:
-        raise InputError(f"{begun}: was begun with seed={shorten(seed)}, not seed={config.seed}")
-    if trained.is_file():
-        there = read_config(trained.parent)
-        there = replace(there, data=config.data, model=replace(there.model, vocab_size=config.model.vocab_size))
-        if there != config:
-            raise InputError(f"{trained}: is not what this demo trains; name another folder")
+    with claim(folder, {"seed": seed}) as job:
+        job.begin()
+        world = World(WorldConfig(seed=seed))
+        sets = {split: world.sample(TEST_ROWS, split) for split in TEST_SETS}
+        sets["train"] = World(WorldConfig(responses=TRAINING_RESPONSES, seed=seed)).sample(TRAINING_ROWS, "train")
+        for split, judged in sets.items():
+            lines = "".join(json.dumps(to_json(one.comparison), ensure_ascii=False) + "\n" for one in judged)
+            write_text(folder / "data" / f"{split}.jsonl", lines)
+        if not is_finished(run) and train_run(config, run, observer) is None:
+            return None
+        scorer = RewardScorer(load_run(run, usual_device()))
+        tested = []
+        for split, name in TEST_SETS.items():
+            comparisons = [one.comparison for one in sets[split]]
+            rewards, evaluation = scorer.evaluate(comparisons, seed=seed)
+            best = world.best_possible_accuracy(sets[split])
+            tested.append(Tested(name, sets[split], rewards, evaluation, best))
+        _write(folder, tested)
+        job.finish()
+        return tested
 
 
 def verdict(tested: Sequence[Tested]) -> str:
@@ -130,7 +110,6 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
         one.name: {"best_possible_accuracy": one.best_possible, "way": one.way, **one.evaluation.to_json()}
         for one in tested
     }
-    write_json(folder / METRICS, metrics)
     bars = [Bar(one.name, (a := one.evaluation.accuracy).value, a.low, a.high, one.best_possible) for one in tested]
     trained = tested[0]
     utilities = [u for one in trained.judged for u in one.utilities]
@@ -157,7 +136,8 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
         *evaluation_sections(comparisons, trained.rewards, trained.evaluation, "As trained, in full"),
         Section("The ten most telling examples", telling_examples(tested[1])),
     ]
-    write_report(folder / REPORT, title="minirm demo", verdict=verdict(tested), sections=sections)
+    write_report(folder / "report.html", title="minirm demo", verdict=verdict(tested), sections=sections)
+    write_json(folder / METRICS, metrics)
 
 
 def telling_examples(tested: Tested) -> list[Example]:

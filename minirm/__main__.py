@@ -1,0 +1,28 @@
+"""The command line, which can be stopped while its libraries are still being loaded."""
+
+import os
+import signal
+import sys
+
+
+def main() -> int:
+    """Run one command and return its status. Until all is loaded, a signal ends the process: nothing has begun."""
+    signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _leave) for number in signals}
+    from minirm.cli.main import main as run
+
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    try:
+        return run()
+    except KeyboardInterrupt:  # before a command could take care of it
+        _leave()
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"minirm: stopped\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
