@@ -19,6 +19,7 @@ LARGEST = {
     "epochs": 1e6,
     "evaluate_every": 1e9,
     "tie_width": 1e6,
+    "levels": 1000,
 }
 """The largest value of a field: far above any use, and short of where a library would overflow, abort or build for
 ever."""

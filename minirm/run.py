@@ -21,7 +21,7 @@ from minirm.config import TrainConfig
 from minirm.config_json import config_from_json, to_json
 from minirm.disk import alone_in, write_whole
 from minirm.errors import InputError
-from minirm.evaluation import Evaluation, Surprise
+from minirm.evaluation import Evaluation, Fit, Surprise
 from minirm.evaluation_page import write_evaluation
 from minirm.hugging_face import read_start
 from minirm.journal import Journal, Observer, read_log
@@ -44,7 +44,7 @@ M = TypeVar("M", RewardModel, LanguageModel)
 
 def train_run(
     config: RunConfig, folder: Path, observer: Observer, *, resume: bool = False
-) -> Evaluation | Surprise | None:
+) -> Evaluation | Surprise | Fit | None:
     """Train the stages of a run into its folder and return the evaluation on the validation part.
 
     Args:
@@ -52,8 +52,8 @@ def train_run(
         resume: go on from the state that an interrupted run of the same configuration and data saved, or from its
             beginning where it had saved none.
     Returns:
-        What a reward model's evaluation says, or a language model's; None if the observer stopped the run, whose state
-        is saved.
+        What a reward model's evaluation says, its loss alone where no two responses differ, or a language model's
+        surprise; None if the observer stopped the run, whose state is saved.
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
@@ -63,7 +63,9 @@ def train_run(
         return _train_run(config, folder, observer, resume=resume)
 
 
-def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: bool) -> Evaluation | Surprise | None:
+def _train_run(
+    config: RunConfig, folder: Path, observer: Observer, *, resume: bool
+) -> Evaluation | Surprise | Fit | None:
     if config.lora is not None:
         with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
             add_adapters(RewardModel(config.model).backbone, config.lora)
@@ -88,7 +90,7 @@ def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: b
         surprise = Surprise(loss, math.exp(loss))
         checkpoint.write_json(folder / checkpoint.METRICS, {"validation": dataclasses.asdict(surprise)})
         return surprise
-    return finish(config, prepared, model, folder)
+    return finish(config, prepared, model, folder, loss)
 
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
@@ -200,17 +202,29 @@ def read_config(folder: Path) -> RunConfig:
     return config_from_json(RunConfig, parts, str(path))
 
 
-def finish(config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path) -> Evaluation:
-    """Evaluate a reward model on the validation part, and write figures and pictures."""
+def finish(
+    config: RunConfig, prepared: Prepared, model: RewardModel, folder: Path, loss: float = math.nan
+) -> Evaluation | Fit:
+    """Evaluate a reward model on the validation part, and write figures and pictures.
+
+    Args:
+        loss: the validation loss, which alone is known where no two responses differ in score.
+    """
     run = checkpoint.LoadedRun(model, prepared.tokenizer, config.packing, None, None, prepared.training_prompts)
-    rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=config.reward.seed)
+    compares = any(len(set(comparison.scores)) > 1 for comparison in prepared.validation)
+    if compares:
+        rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=config.reward.seed)
+        figures = evaluation.to_json()
+    else:
+        rewards = score_comparisons(model, prepared.tokenizer, config.packing, prepared.validation)
+        evaluation = Fit(loss)
+        figures = dataclasses.asdict(evaluation)
     everything = np.concatenate([np.array(row) for row in rewards])
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
-    checkpoint.write_json(folder / checkpoint.METRICS, {"validation": evaluation.to_json(), "normalisation": spread})
-    history = read_log(folder, REWARD)
-    write_evaluation(
-        folder, prepared.validation, rewards, evaluation, title=f"{folder.name}: validation", history=history
-    )
+    checkpoint.write_json(folder / checkpoint.METRICS, {"validation": figures, "normalisation": spread})
+    if compares:
+        history, title = read_log(folder, REWARD), f"{folder.name}: validation"
+        write_evaluation(folder, prepared.validation, rewards, evaluation, title=title, history=history)
     return evaluation
 
 

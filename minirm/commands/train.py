@@ -17,7 +17,7 @@ from minirm.commands.console import STOPPED, new_console, print_evaluation
 from minirm.commands.options import LoraOptions, ModelOptions
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.evaluation import Surprise
+from minirm.evaluation import Fit, Surprise
 from minirm.hugging_face import read_start
 from minirm.run import read_config, train_run
 from minirm.run_config import DataConfig, RunConfig, Stage
@@ -96,6 +96,8 @@ def _train(config: RunConfig, folder: Path, *, resume: bool) -> int:
         if isinstance(evaluation, Surprise):
             nats, perplexity = evaluation.nats_per_token, evaluation.perplexity
             console.print(f"validation: {nats:.3f} nats per token, perplexity {perplexity:.2f}")
+        elif isinstance(evaluation, Fit):
+            console.print(f"validation: loss {evaluation.loss:.3f}; no two responses to compare, so no accuracy")
         else:
             print_evaluation(console, evaluation, "validation")
         console.print(f"run: {folder}", soft_wrap=True)
