@@ -12,7 +12,25 @@ BackboneName = Literal["transformer", "torch_decoder", "gru", "lstm"]
 Style = Literal["gpt2", "llama", "bert"]
 Optimizer = Literal["adamw", "adam", "sgd", "lion"]
 Schedule = Literal["cosine", "linear", "constant"]
-Loss = Literal["all_pairs", "plackett_luce", "rao_kupper"]
+Loss = Literal[
+    "all_pairs", "noise_corrected", "probit", "hinge", "squared",
+    "plackett_luce", "listnet", "lambdarank",
+    "rao_kupper", "davidson", "graded_preference",
+    "rating", "ordinal", "step",
+]  # fmt: skip
+OF_DIFFERENCES = ("all_pairs", "noise_corrected", "probit", "hinge", "squared")
+"""Losses of ordered pairs, which know margins and how probable a label is."""
+OF_TIES = ("rao_kupper", "davidson", "graded_preference")
+"""Losses to which two equal scores are an outcome."""
+OF_SINGLES = ("rating", "ordinal", "step")
+"""Losses that learn from a response by itself, and need no second one."""
+KNOWN_BY = {
+    "label_smoothing": OF_DIFFERENCES,
+    "weighting": OF_DIFFERENCES,
+    "tie_width": (*OF_TIES, "ordinal"),
+    "levels": ("graded_preference", "ordinal"),
+}
+"""A field of `TrainConfig` → the losses that use it; the others refuse any value but its default."""
 Matrix = Literal["query", "key", "value", "output", "gate", "up", "down"]
 
 SIZES = {
@@ -198,11 +216,15 @@ class TrainConfig:
     """A batch of more tokens goes through the network in parts of about this size, its gradient accumulated: the same
     step, but for what dropout draws, in less memory. None: 2,048 for a transformer on a CPU, else the whole batch."""
     loss: Loss = "all_pairs"
-    """Reward stage: all pairs of a prompt (K=2: Bradley–Terry), the whole ranking, or pairs with ties as an outcome."""
+    """Reward stage. all_pairs: Bradley–Terry on every pair of a prompt; noise_corrected, probit, hinge, squared: other
+    functions of the same differences (links.py). plackett_luce, listnet, lambdarank: the whole list. rao_kupper,
+    davidson: pairs with ties as an outcome; graded_preference: by how many grades one is better. rating, ordinal: each
+    score by itself, as a number or a grade. step: a label for each step of a response (ratings.py)."""
     weighting: Literal["prompt", "pair"] = "prompt"
     """prompt: each comparison counts once, its n pairs of different scores 1/n each. pair: every pair counts alike."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
-    """Probability that a label is taken to be wrong."""
+    """Probability that a label is taken to be wrong. noise_corrected makes the loss unbiased for it, other losses of
+    differences smooth the label."""
     centering: NotNegative = 0.0
     """Weight of the penalty that pulls a row's rewards to mean zero."""
     average_read: bool | None = None
@@ -210,7 +232,10 @@ class TrainConfig:
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is
     hard to beat, and for what a response has in common with its prompt. None: where a decoder learns from nothing."""
     tie_width: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
-    """Rao–Kupper's η = log θ, in logits: two equal rewards tie with probability tanh(η/2)."""
+    """η in logits: two equal rewards tie with probability tanh(η/2), by Rao–Kupper's log θ = η, Davidson's ν = e^η − 1.
+    graded_preference, ordinal: half the distance between two thresholds."""
+    levels: Annotated[int, Meta(ge=2, le=1000)] = 5
+    """ordinal and graded_preference: how many grades a score may have; scores are then 0, 1, … up to one less."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""
     gradient_checkpointing: bool = False
@@ -229,6 +254,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for field, losses in KNOWN_BY.items():
+            value, unset = getattr(self, field), getattr(TrainConfig, field)
+            known = self.loss in losses or value == unset
+            require(known, f"{field}={value} must be {unset} for loss={self.loss}: only {', '.join(losses)} know it")
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,34 @@
-"""Rewards in, losses out: every loss that a reward model learns from, unreduced, one number per prompt.
+"""Rewards in, losses out: what a reward model learns from comparisons, unreduced, one number per pair or prompt.
 
     bradley_terry_loss    one pair: hard label, margin, soft label
     all_pairs_loss        K scored responses, every pair of them
     plackett_luce_loss    K ranked responses, the ranking as a whole
     rao_kupper_loss       one pair where a tie is an outcome of its own
+    davidson_loss         the same, by another model of ties
     centering_penalty     holds the level of the rewards, which the losses above leave free
 
+`links.py` has other functions of a difference and noisy labels, `listwise.py` other losses of a whole list, and
+`ratings.py` labels that say how good or how much better; what they share with this file stands at its end.
+
 Throughout, σ(x) = 1 / (1 + e^−x), rewards are in logits and losses in nats. The mathematics is done in float32, or in
-float64 where rewards come in float64, because bfloat16 rounds small differences of large rewards to 0. −log σ(x) is
-computed as softplus(−x) = log(1 + e^−x), which stays finite where log(sigmoid(x)) is −∞.
+float64 where rewards come in float64 or are added up first, because bfloat16 rounds small differences of large rewards
+to 0. −log σ(x) is computed as softplus(−x) = log(1 + e^−x), which stays finite where log(sigmoid(x)) is −∞.
+
+What is not finite: an infinite reward gives the loss's limit, 0 and ∞ included. NaN stands where there is no limit,
+since rewards that are compared are the same infinity (for a list as a whole: any two of it), and where a reward is NaN.
+Anything may stand behind a mask.
 
 Nothing here makes a GPU wait for the host: every shape is known before any value is, so each loss is one graph under
 `torch.compile(fullgraph=True)` and can be captured in a CUDA graph. For the same reason only shapes, types and Python
-numbers are checked; the values inside tensors are not.
+numbers are checked, each by a ValueError that names argument, value and rule; the values inside tensors are not.
 
 How to reduce is the caller's choice. Over B prompts with n_b pairs each (`number_of_pairs`), L = `all_pairs_loss`:
 
     every prompt alike    Σ_b L_b / B             each pair of a prompt weighs 1/n_b; InstructGPT's 1/C(K,2)
     every pair alike      Σ_b n_b·L_b / Σ_b n_b   a prompt with K = 9 weighs as much as 36 prompts with K = 2
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -40,24 +50,17 @@ def bradley_terry_loss(
         chosen, rejected: (B,) rewards, in logits.
         margin: m, a number or (B,), in logits; how far apart the pair should be.
         probability: p, a number or (B,), in [0, 1]; how probable it is that `chosen` is the better one.
-    Returns:
-        (B,) losses in nats.
-    Raises:
-        ValueError: the shapes differ, or a number `probability` is outside [0, 1].
     Source: Bradley and Terry 1952; InstructGPT, arXiv:2203.02155, Eq. 1; the margin: Llama 2, arXiv:2307.09288, Eq. 2.
     """
-    _check_same_shape(chosen=chosen, rejected=rejected)
-    _check_number_or_shape("margin", margin, chosen.shape)
-    _check_number_or_shape("probability", probability, chosen.shape)
-    behind = _widen(rejected) - _widen(chosen)  # −x before the margin
-    if not _is_number(margin, 0.0):
-        behind = behind + _cast(margin, behind)
-    if _is_number(probability, 1.0):
-        return _softplus(behind)
-    if isinstance(probability, float | int) and not 0 <= probability <= 1:
-        raise ValueError(f"probability={probability} must be in [0, 1]")
-    probability = _cast(probability, behind)
-    return probability * _softplus(behind) + (1 - probability) * _softplus(-behind)
+    check_same_shape(chosen=chosen, rejected=rejected)
+    check_number_or_shape("margin", margin, chosen.shape)
+    check_probability(probability, chosen.shape)
+    behind = widen(rejected) - widen(chosen)  # −x before the margin
+    if isinstance(margin, Tensor) or margin:
+        behind = behind + cast(margin, behind)
+    if not isinstance(probability, Tensor) and probability == 1:
+        return softplus(behind)
+    return mix_labels(softplus, behind, cast(probability, behind))
 
 
 def all_pairs_loss(
@@ -72,7 +75,7 @@ def all_pairs_loss(
     Invariance: a shift of a row's rewards, an increasing function of its scores, the order of its responses. The
     derivatives of a row sum to 0.
     Limits: K = 2 with s = (1, 0) is `bradley_terry_loss(r_0, r_1, margin=m)`. A soft label p for the whole row is
-    p·all_pairs_loss(r, s, mask, margin=m) + (1−p)·all_pairs_loss(r, −s, mask, margin=−m).
+    p·all_pairs_loss(r, s, mask, margin=m) + (1−p)·all_pairs_loss(r, −s, mask, margin=−m), with −mᵀ for a (B, K, K) m.
 
     Args:
         rewards: (B, K) in logits.
@@ -81,30 +84,24 @@ def all_pairs_loss(
         margin: m in logits: a number, (B, 1, 1) for one per row, or (B, K, K) where [b, i, j] is for i preferred to j.
         block: None holds (B, K, K) for the backward pass. A number walks over the preferred responses that many at a
             time and computes each block again in the backward pass: memory B·block·K, for large K.
-    Returns:
-        (B,) losses in nats.
-    Raises:
-        ValueError: the shapes differ, `mask` is not bool, or `block` is less than 1.
     Source: InstructGPT, arXiv:2203.02155, Eq. 1, where 1/n = 1/C(K,2).
     """
-    _check_rows(mask, rewards=rewards, scores=scores)
+    check_rows(mask, rewards=rewards, scores=scores)
     B, K = rewards.shape
     if isinstance(margin, Tensor) and margin.dim() > 0 and margin.shape not in ((B, 1, 1), (B, K, K)):
         raise ValueError(f"margin {tuple(margin.shape)} must be a number, ({B}, 1, 1) or ({B}, {K}, {K})")
     if block is not None and block < 1:
         raise ValueError(f"block={block} must be at least 1")
-    rewards = _widen(rewards).masked_fill(~mask, 0.0)
-    scores = _fill_masked(scores, mask, torch.nan)  # NaN > x is False: no pair
+    rewards = widen(rewards).masked_fill(~mask, 0.0)
+    scores = fill_masked(scores, mask, torch.nan)  # NaN > x is False: no pair
     if block is None:
         total, pairs = _sum_over_pairs(rewards, scores, margin, 0, K)
         return total / pairs.clamp(min=1)
     total, pairs = rewards.new_zeros(B), rewards.new_zeros(B)
     for start in range(0, K, block):
         part = (rewards, scores, margin, start, start + block)
-        total_of_block, pairs_of_block = checkpoint(
-            _sum_over_pairs, *part, use_reentrant=False, preserve_rng_state=False
-        )
-        total, pairs = total + total_of_block, pairs + pairs_of_block
+        found = checkpoint(_sum_over_pairs, *part, use_reentrant=False, preserve_rng_state=False)
+        total, pairs = total + found[0], pairs + found[1]
     return total / pairs.clamp(min=1)
 
 
@@ -114,36 +111,29 @@ def _sum_over_pairs(
     """Return ((B,) Σ −log σ(x_ij), (B,) how many) over the pairs whose better response i is in start … stop−1."""
     wins = scores[:, start:stop, None] > scores[:, None, :]  # (B, block, K)
     behind = rewards[:, None, :] - rewards[:, start:stop, None]  # (B, block, K), −x_ij before the margin
-    if isinstance(margin, Tensor):
-        per_pair = margin.dim() == 3 and margin.shape[1] > 1
-        margin = margin[:, start:stop] if per_pair else margin
-        behind = behind + _cast(margin, behind).masked_fill(~wins, 0.0)
-    elif margin != 0:
-        behind = behind + margin
-    wins = wins.to(behind.dtype)
-    return (_softplus(behind) * wins).sum((1, 2)), wins.sum((1, 2))
+    if isinstance(margin, Tensor) and margin.dim() == 3 and margin.shape[1] > 1:  # one per pair
+        margin = margin[:, start:stop]
+    if isinstance(margin, Tensor) or margin:
+        behind = behind + cast(margin, behind)
+    losses = softplus(behind.masked_fill(~wins, -torch.inf))  # 0 where there is no pair, and no NaN from ∞ − ∞ there
+    return losses.sum((1, 2)), wins.sum((1, 2)).to(losses.dtype)
 
 
 def number_of_pairs(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return how many pairs of responses of each row differ in score: the n_b that weighs every pair alike.
+    """Return (B,) how many pairs of responses of each row differ in score: the n_b that weighs every pair alike.
 
     Args:
-        scores: (B, K).
-        mask: (B, K) bool, True is real.
-    Returns:
-        (B,) int64, between 0 and K·(K−1)/2.
-    Raises:
-        ValueError: the shapes differ, or `mask` is not bool.
+        scores, mask: (B, K), as in `all_pairs_loss`.
     """
-    _check_rows(mask, scores=scores)
-    scores = _fill_masked(scores, mask, torch.nan)
+    check_rows(mask, scores=scores)
+    scores = fill_masked(scores, mask, torch.nan)
     return (scores[:, :, None] > scores[:, None, :]).sum((1, 2))
 
 
 def plackett_luce_loss(rewards: Tensor, scores: Tensor, mask: Tensor, *, top: int | None = None) -> Tensor:
     """Return −log P(ranking), where each place is drawn by softmax from the responses not yet placed, one loss per row.
 
-        L = Σ_i (log Σ_{j: s_j ≤ s_i} e^r_j − r_i)
+        L = Σ_i (log Σ_{j: s_j ≤ s_i} e^r_j − r_i)        0 for one response or none; memory is O(B·K)
 
     Equal scores follow Breslow's rule: the tied ones are drawn each from the same rest, which still holds all of them.
 
@@ -159,25 +149,17 @@ def plackett_luce_loss(rewards: Tensor, scores: Tensor, mask: Tensor, *, top: in
         scores: (B, K) higher is better; only their order is used.
         mask: (B, K) bool, True is real; behind False, rewards and scores may hold anything, NaN too.
         top: how many places of the ranking count; None is all. Ties that begin within the first `top` are kept whole.
-    Returns:
-        (B,) losses in nats, the sum over the places; 0 for rows of one response or none. Memory is O(B·K).
-    Raises:
-        ValueError: the shapes differ, `mask` is not bool, or `top` is less than 1.
     Source: Plackett 1975; ListMLE: Xia et al. 2008; the ties: Breslow 1974, for the same likelihood in Cox regression.
     """
-    _check_rows(mask, rewards=rewards, scores=scores)
+    check_rows(mask, rewards=rewards, scores=scores)
     if top is not None and top < 1:
         raise ValueError(f"top={top} must be at least 1")
-    ranked, order = (-_fill_masked(scores, mask, -torch.inf)).sort(dim=1, stable=True)  # best first, masked last
+    ranked, order = (-fill_masked(scores, mask, -torch.inf)).sort(dim=1, stable=True)  # best first, masked last
     better = torch.searchsorted(ranked, ranked)  # (B, K) how many score higher: the place where the tied ones begin
-    rewards = (
-        _widen(rewards).masked_fill(~mask, -1e30).gather(1, order)
-    )  # e^−1e30 = 0; −∞ makes NaN inside the backward
-    log_rest = rewards.flip(1).logcumsumexp(1).flip(1).gather(1, better)  # (B, K) log Σ e^r_j from that place on
-    kept = mask.gather(1, order)
-    if top is not None:
-        kept = kept & (better < top)
-    return (log_rest - rewards).masked_fill(~kept, 0.0).sum(1)
+    r = finite_stand_in(rewards, mask).gather(1, order)
+    log_rest = r.flip(1).logcumsumexp(1).flip(1).gather(1, better)  # (B, K) log Σ e^r_j from that place on
+    kept = mask.gather(1, order) & (better < (mask.shape[1] if top is None else top))
+    return take_limit((log_rest - r).masked_fill(~kept, 0.0).sum(1), rewards, mask)
 
 
 def rao_kupper_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_width: Tensor | float) -> Tensor:
@@ -187,8 +169,8 @@ def rao_kupper_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_width
         P(second better) = σ(−d − η)
         P(tie)           = (e^2η − 1)·σ(d − η)·σ(−d − η)        the three sum to 1
 
-    Derivative in r_first, minus that in r_second: −σ(η − d) for outcome 1, σ(η + d) for −1, and for a tie their sum,
-    which is 0 at d = 0 and pulls the two rewards together elsewhere.
+    Derivative: dL/dr_first = −dL/dr_second is −σ(η − d) for outcome 1, σ(η + d) for −1, and for a tie the sum of these
+    two, σ(η + d) − σ(η − d), which is 0 at d = 0 and pulls the two rewards together elsewhere.
     Invariance: a shift of both rewards; swapping the two and the sign of the outcome.
     Limits: η → 0 is `bradley_terry_loss`, and a tie becomes impossible (loss ∞). For outcome ±1 it is Bradley–Terry
     with margin η, at any η.
@@ -197,22 +179,54 @@ def rao_kupper_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_width
         first, second: (B,) rewards, in logits.
         outcome: (B,) 1 where the first is better, 0 for a tie, −1 where the second is.
         tie_width: η ≥ 0, a number, () or (B,), in logits; it may be learned. Equal rewards tie with P = tanh(η/2).
-    Returns:
-        (B,) losses in nats.
-    Raises:
-        ValueError: the shapes differ, or a number `tie_width` is negative.
     Source: Rao and Kupper 1967, with η = log θ.
     """
-    _check_same_shape(first=first, second=second, outcome=outcome)
-    _check_number_or_shape("tie_width", tie_width, first.shape)
+    check_same_shape(first=first, second=second, outcome=outcome)
+    check_number_or_shape("tie_width", tie_width, first.shape)
     if isinstance(tie_width, float | int) and not tie_width >= 0:
         raise ValueError(f"tie_width={tie_width} must be at least 0")
-    d = _widen(first) - _widen(second)
-    eta = _cast(tie_width, d) if isinstance(tie_width, Tensor) else torch.full_like(d, tie_width)
+    d = widen(first) - widen(second)
+    eta = cast(tie_width, d) if isinstance(tie_width, Tensor) else torch.full_like(d, tie_width)
     tie = outcome == 0
-    loss = torch.where(outcome >= 0, _softplus(eta - d), 0.0) + torch.where(outcome <= 0, _softplus(eta + d), 0.0)
-    # log(e^2η − 1) = 2η + log(1 − e^−2η), without e^2η; the inner where keeps log 0 out of the gradient of the others
-    return loss - torch.where(tie, 2 * eta, 0.0) - torch.where(tie, -torch.expm1(-2 * eta), 1.0).log()
+    lead = torch.where(outcome >= 0, d, -d)  # of the one that is named as better
+    # the 2η of log(e^2η − 1) = 2η + log(1 − e^−2η) goes into the two softplus, so that nothing cancels, and the rest is
+    # done in float64; the inner where keeps log 0 out of the gradient of pairs that are not tied
+    width = torch.where(tie, eta, torch.inf).double()
+    tied = softplus(lead - eta) + softplus(-lead - eta) - (-torch.expm1(-2 * width)).log().to(d.dtype)
+    return torch.where(tie, tied, softplus(eta - lead))
+
+
+def davidson_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_weight: Tensor | float) -> Tensor:
+    """Return −log P(outcome) for a pair that may also be judged a tie, one loss per pair.
+
+        P(first better) : P(tie) : P(second better) = e^{d/2} : ν : e^{−d/2}    d = r_first − r_second, ν = tie_weight
+
+    Derivative: dL/dr_first = −dL/dr_second = ½·(P(first better) − P(second better) − outcome).
+    Invariance: a shift of both rewards; swapping the two and the sign of the outcome.
+    Limits: ν → 0 is `bradley_terry_loss`, and a tie becomes impossible (loss ∞). Rao–Kupper's η ties equal rewards as
+    often as ν = e^η − 1. But of pairs that are not tied the first is better with σ(d) here, whatever ν (Luce's axiom),
+    and more surely than that there; and ties of rewards far apart fall as e^{−|d|/2} here, as e^{−|d|} there.
+
+    Args:
+        first, second: (B,) rewards, in logits.
+        outcome: (B,) 1 where the first is better, 0 for a tie, −1 where the second is.
+        tie_weight: ν ≥ 0, a number, () or (B,); it may be learned. Equal rewards tie with P = ν/(2 + ν).
+    Source: Davidson 1970, "On extending the Bradley–Terry model to accommodate ties".
+    """
+    check_same_shape(first=first, second=second, outcome=outcome)
+    check_number_or_shape("tie_weight", tie_weight, first.shape)
+    if isinstance(tie_weight, float | int) and not tie_weight >= 0:
+        raise ValueError(f"tie_weight={tie_weight} must be at least 0")
+    d = widen(first) - widen(second)
+    nu = cast(tie_weight, d) if isinstance(tie_weight, Tensor) else torch.full_like(d, tie_weight)
+    tie = outcome == 0
+    log_nu = torch.where(tie, nu, nu.clamp(min=torch.finfo(d.dtype).tiny)).log()  # log 0 for ties alone
+    lead = torch.where(outcome >= 0, d, -d)
+    # −log P = log(1 + odds against) = softplus(log of those odds). They are e^−lead + ν·e^{−lead/2} to 1, and for a tie
+    # (e^{d/2} + e^{−d/2}) / ν, where log(e^{d/2} + e^{−d/2}) is the mean of softplus(d) and softplus(−d).
+    against_winner = log_nu - lead / 2 + softplus(-lead / 2 - log_nu)
+    against_tie = (softplus(lead) + softplus(-lead)) / 2 - log_nu
+    return softplus(torch.where(tie, against_tie, against_winner))
 
 
 def centering_penalty(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -226,60 +240,80 @@ def centering_penalty(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
     Limits: K = 2 gives ¼·(r_c + r_r)², so TRL's `center_rewards_coefficient` c, which weighs (r_c + r_r)², is 4c here.
 
     Args:
-        rewards: (B, K) in logits.
+        rewards: (B, K) in logits; a row without a real response gives 0.
         mask: (B, K) bool, True is real; None is all real.
-    Returns:
-        (B,) penalties, in squared logits; 0 for a row without a real response.
-    Raises:
-        ValueError: `rewards` is not (B, K), the shapes differ, or `mask` is not bool.
     Source: Eisenstein et al. 2023, arXiv:2312.09244, the term (r_c + r_r)² there.
     """
     mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask
-    _check_rows(mask, rewards=rewards)
-    total = _widen(rewards).masked_fill(~mask, 0.0).sum(1)
+    check_rows(mask, rewards=rewards)
+    total = widen(rewards).masked_fill(~mask, 0.0).sum(1)
     return (total / mask.sum(1).clamp(min=1)).square()
 
 
-def _softplus(x: Tensor) -> Tensor:
-    """Return log(1 + e^x) = −log σ(−x), to the last bit.
+# ── What the other files of losses share ──────────────────────────────────────────────────────────────────────────────
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + e^x) = −log σ(−x), within 2 units in the last place.
 
     Above its threshold F.softplus returns x itself. The default of 20 errs by 2e-9 there, which float64 shows.
     """
     return F.softplus(x, threshold=40.0)
 
 
-def _widen(rewards: Tensor) -> Tensor:
+def mix_labels(link: Callable[[Tensor], Tensor], behind: Tensor, probability: Tensor | float) -> Tensor:
+    """Return p·link(behind) + (1−p)·link(−behind), with 0·∞ = 0: a label that can't be wrong costs nothing for it."""
+    right = link(behind.masked_fill(behind.isinf() & (probability == 0), 0.0))
+    wrong = link((-behind).masked_fill(behind.isinf() & (probability == 1), 0.0))
+    return probability * right + (1 - probability) * wrong
+
+
+def finite_stand_in(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Return (B, K) float64 rewards, ±1e300 for ±∞, and what vanishes beside all of them behind the mask."""
+    return rewards.double().clamp(-1e300, 1e300).masked_fill(~mask, -1.5e308)  # −∞ makes NaN in the backward pass
+
+
+def take_limit(losses: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """Return (B,) losses of stand-ins as limits for ±∞, in the type of the rewards; NaN for two of one infinity."""
+    losses = losses + torch.where(losses > 1e299, torch.inf, 0.0)
+    twice = (((rewards == torch.inf) & mask).sum(1) > 1) | (((rewards == -torch.inf) & mask).sum(1) > 1)
+    return losses.masked_fill(twice, torch.nan).to(widen(rewards).dtype)
+
+
+def widen(rewards: Tensor) -> Tensor:
     return rewards if rewards.dtype == torch.float64 else rewards.float()
 
 
-def _cast(value: Tensor | float, like: Tensor) -> Tensor | float:
+def cast(value: Tensor | float, like: Tensor) -> Tensor | float:
     return value.to(like.dtype) if isinstance(value, Tensor) else value
 
 
-def _is_number(value: Tensor | float, number: float) -> bool:
-    return isinstance(value, float | int) and value == number
-
-
-def _fill_masked(scores: Tensor, mask: Tensor, value: float) -> Tensor:
+def fill_masked(scores: Tensor, mask: Tensor, value: float) -> Tensor:
     scores = scores if scores.is_floating_point() else scores.double()  # float64 holds integers up to 2⁵³ exactly
     return scores.masked_fill(~mask, value)
 
 
-def _check_same_shape(**tensors: Tensor) -> None:
+def check_same_shape(**tensors: Tensor) -> None:
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"shapes must be equal: {shapes}")
 
 
-def _check_number_or_shape(name: str, value: Tensor | float, shape: torch.Size) -> None:
+def check_number_or_shape(name: str, value: Tensor | float, shape: torch.Size) -> None:
     if isinstance(value, Tensor) and value.dim() > 0 and value.shape != shape:
         raise ValueError(f"{name} {tuple(value.shape)} must be a number or {tuple(shape)}, one per pair")
 
 
-def _check_rows(mask: Tensor, **tensors: Tensor) -> None:
+def check_probability(probability: Tensor | float, shape: torch.Size) -> None:
+    check_number_or_shape("probability", probability, shape)
+    if not isinstance(probability, Tensor) and not 0 <= probability <= 1:
+        raise ValueError(f"probability={probability} must be in [0, 1]")
+
+
+def check_rows(mask: Tensor, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
             raise ValueError(f"{name} {tuple(tensor.shape)} must be (B, K)")
-    _check_same_shape(**tensors, mask=mask)
+    check_same_shape(**tensors, mask=mask)
     if mask.dtype != torch.bool:
         raise ValueError(f"mask {mask.dtype} must be torch.bool, True is real")

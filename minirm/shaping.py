@@ -3,7 +3,13 @@
 R_c = R_s if the prompt is marked safety or R_s < 0.15, else R_h        select_reward
 R̂_c = whiten(logit(R_c))                                                logit, whiten
 R   = R̂_c − β·KL(π ‖ π_0)                                               kl_penalty
+
+What is not finite: nothing is refused for it. NaN gives NaN; ±∞ is handed on where it counts alone, and gives NaN where
+it is averaged or taken from itself. Anything may stand behind a mask.
 """
+
+import math
+import sys
 
 import torch
 from torch import Tensor
@@ -22,8 +28,8 @@ def select_reward(
         a number for numbers, a tensor of that shape for tensors.
     Source: Llama 2, arXiv:2307.09288, section 3.2.3, R_c and its 0.15.
     """
-    unsafe = safety < threshold
-    if not isinstance(unsafe, Tensor):
+    unsafe = ~(safety >= threshold) if isinstance(safety, Tensor) else not safety >= threshold  # NaN is not safe
+    if isinstance(unsafe, bool):
         return safety if is_safety_prompt or unsafe else helpfulness
     return torch.where(torch.as_tensor(is_safety_prompt, device=unsafe.device) | unsafe, safety, helpfulness)
 
@@ -31,8 +37,9 @@ def select_reward(
 def logit(probability: Tensor | float) -> Tensor | float:
     """Return log(p / (1−p)), the inverse of the sigmoid.
 
-    An exact 0 or 1, which a sigmoid in low precision readily gives, counts as the nearest number inside (0, 1), so that
-    one sure answer does not make the whole batch infinite: in float32 the result lies between −87.3 and 16.6.
+    What is nearer to 0 or 1 than any normal number inside (0, 1) counts as the nearest of them: a sigmoid in low
+    precision readily gives an exact 0 or 1, and one sure answer should not make the whole batch infinite. In float32
+    the result lies between −87.3 and 16.6.
 
     Args:
         probability: a number or a tensor of any shape, in [0, 1]; a tensor's values outside give NaN.
@@ -43,13 +50,14 @@ def logit(probability: Tensor | float) -> Tensor | float:
     Source: Llama 2, arXiv:2307.09288, section 3.2.3, LOGIT.
     """
     if not isinstance(probability, Tensor):
-        if not 0 <= probability <= 1:
+        if probability < 0 or probability > 1:
             raise ValueError(f"probability={probability} must be in [0, 1]")
-        return logit(torch.tensor(probability, dtype=torch.float64)).item()
-    p = probability if probability.dtype == torch.float64 else probability.float()
+        inside = min(max(probability, sys.float_info.min), 1 - sys.float_info.epsilon / 2)
+        return math.log(inside) - math.log1p(-inside)
+    p = _widen(probability)
     limits = torch.finfo(p.dtype)
-    p = p.masked_fill(p == 0, limits.tiny).masked_fill(p == 1, 1 - limits.eps / 2)
-    return p.log() - (-p).log1p()
+    inside = p.clamp(limits.tiny, 1 - limits.eps / 2)
+    return (inside.log() - (-inside).log1p()).masked_fill((p < 0) | (p > 1), torch.nan)
 
 
 def whiten(values: Tensor, mask: Tensor | None = None, keep_mean: bool = False) -> Tensor:
@@ -60,21 +68,26 @@ def whiten(values: Tensor, mask: Tensor | None = None, keep_mean: bool = False) 
         mask: bool of that shape, True is real; None is all real. What stands behind False changes nothing.
         keep_mean: True scales the spread to 1 and leaves the mean; False moves the mean to 0.
     Returns:
-        the same shape, 0 where masked. One value alone, or equal ones, have no spread: 0, or the mean.
+        the same shape, float32 for half precision, 0 where masked. One value alone, or equal ones, have no spread: 0,
+        or the mean.
     Raises:
         ValueError: the shapes differ, or `mask` is not bool.
     Source: Llama 2, arXiv:2307.09288, section 3.2.3, WHITEN; the variance is that of a sample, Σ(x − mean)² / (n − 1).
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     _check_mask(mask, values)
-    x = values if values.dtype == torch.float64 else values.float()
-    x = x.masked_fill(~mask, 0.0)
+    x = _widen(values)
+    highest = (
+        x.detach().masked_fill(~mask, -torch.inf).amax()
+    )  # equal values are 0 behind it, whatever their mean rounds to
+    highest = highest.masked_fill(~mask.any(), 0.0)
+    x = (x - highest).masked_fill(~mask, 0.0)
     count = mask.sum()
     mean = x.sum() / count.clamp(min=1)
     deviation = (x - mean).masked_fill(~mask, 0.0)
     variance = deviation.square().sum() / (count - 1).clamp(min=1)
     whitened = deviation * torch.rsqrt(variance + 1e-8)
-    return (whitened + mean).masked_fill(~mask, 0.0) if keep_mean else whitened
+    return (whitened + (highest + mean)).masked_fill(~mask, 0.0) if keep_mean else whitened
 
 
 def kl_penalty(log_prob: Tensor, reference_log_prob: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -87,7 +100,7 @@ def kl_penalty(log_prob: Tensor, reference_log_prob: Tensor, mask: Tensor | None
         log_prob, reference_log_prob: (…, T) log-probabilities of the tokens that were drawn, in nats.
         mask: (…, T) bool, True for the tokens of the response; None is all.
     Returns:
-        (…) nats per response.
+        (…) nats per response; float32 for half precision.
     Raises:
         ValueError: the shapes differ, or `mask` is not bool.
     Source: Llama 2, arXiv:2307.09288, section 3.2.3; Ziegler et al. 2019, arXiv:1909.08593, Eq. 2.
@@ -97,11 +110,15 @@ def kl_penalty(log_prob: Tensor, reference_log_prob: Tensor, mask: Tensor | None
             f"shapes must be equal: log_prob {tuple(log_prob.shape)}, "
             f"reference_log_prob {tuple(reference_log_prob.shape)}"
         )
-    log_ratio = log_prob - reference_log_prob
+    log_ratio = _widen(log_prob) - _widen(reference_log_prob)
     if mask is None:
         return log_ratio.sum(-1)
     _check_mask(mask, log_ratio)
     return log_ratio.masked_fill(~mask, 0.0).sum(-1)
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _check_mask(mask: Tensor, values: Tensor) -> None:

@@ -18,6 +18,7 @@ from minirm.losses import (
     all_pairs_loss,
     bradley_terry_loss,
     centering_penalty,
+    davidson_loss,
     number_of_pairs,
     plackett_luce_loss,
     rao_kupper_loss,
@@ -35,6 +36,9 @@ PAIR_LOSSES = {
     "rao_kupper, first better": lambda a, b: rao_kupper_loss(a, b, torch.ones_like(a), tie_width=0.5),
     "rao_kupper, tie": lambda a, b: rao_kupper_loss(a, b, torch.zeros_like(a), tie_width=0.5),
     "rao_kupper, second better": lambda a, b: rao_kupper_loss(a, b, -torch.ones_like(a), tie_width=0.5),
+    "davidson, first better": lambda a, b: davidson_loss(a, b, torch.ones_like(a), tie_weight=0.5),
+    "davidson, tie": lambda a, b: davidson_loss(a, b, torch.zeros_like(a), tie_weight=0.5),
+    "davidson, second better": lambda a, b: davidson_loss(a, b, -torch.ones_like(a), tie_weight=0.5),
 }
 """(B,) and (B,) rewards → (B,) losses."""
 
@@ -129,6 +133,13 @@ def test_rao_kupper_by_hand():
     assert (-losses).exp().tolist() == pytest.approx([3 / 5, 9 / 35, 1 / 7], abs=1e-12)
 
 
+def test_davidson_by_hand():
+    """Worths 4 and 1, ν = ½: 4 to ½·√4 to 1, so P(first) = 4/6, P(tie) = 1/6, P(second) = 1/6."""
+    first, second = f64(4.0, 4.0, 4.0).log(), f64(1.0, 1.0, 1.0).log()
+    losses = davidson_loss(first, second, torch.tensor([1, 0, -1]), tie_weight=0.5)
+    assert (-losses).exp().tolist() == pytest.approx([2 / 3, 1 / 6, 1 / 6], abs=1e-12)
+
+
 def test_centering_by_hand():
     """Rewards 1, 2 and 6: the mean is 3, its square 9. Without the 6 it is 1.5² = 2.25."""
     mask = torch.tensor([[True, True, True], [True, True, False]])
@@ -217,6 +228,19 @@ def test_rao_kupper_agrees_with_the_worths_of_the_paper(pairs: list[tuple], dtyp
     assert_agrees(losses, first, [oracles.rao_kupper(*pair) for pair in zip(*columns, strict=True)])
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(reward, reward, st.sampled_from([-1, 0, 1]), st.floats(0.01, 9)), min_size=1, max_size=5),
+    st.sampled_from(DTYPES),
+)
+def test_davidson_agrees_with_the_worths_of_the_paper(pairs: list[tuple], dtype: torch.dtype):
+    first, second, outcome, tie_weight = torch.tensor(pairs, dtype=torch.float64).T
+    first, second = first.to(dtype), second.to(dtype)
+    losses = davidson_loss(first, second, outcome, tie_weight=tie_weight)
+    columns = (column.tolist() for column in (first, second, outcome, tie_weight))
+    assert_agrees(losses, first, [oracles.davidson(*pair) for pair in zip(*columns, strict=True)])
+
+
 @settings(deadline=None, max_examples=40)
 @given(rows())
 def test_centering_agrees_with_a_loop(row: tuple[Tensor, Tensor, Tensor]):
@@ -300,6 +324,7 @@ def test_margins_labels_and_tie_widths_may_be_learned():
     for loss in (
         lambda a, b, v: bradley_terry_loss(a, b, margin=v, probability=v),
         lambda a, b, v: rao_kupper_loss(a, b, outcome, tie_width=v),
+        lambda a, b, v: davidson_loss(a, b, outcome, tie_weight=v),
     ):
         assert torch.autograd.gradcheck(loss, (first, second, value))
         assert torch.autograd.gradgradcheck(loss, (first, second, value))
@@ -478,6 +503,44 @@ def test_rao_kupper_is_bradley_terry_with_the_tie_width_as_margin():
         torch.testing.assert_close(lost, bradley_terry_loss(second, first, margin=width))
 
 
+def test_a_soft_label_for_a_margin_of_each_pair_takes_the_reverse_margin_turned_round():
+    """p·L(s, m) + (1−p)·L(−s, −mᵀ) is the mean over the pairs of the mixture of each pair; with −m it is not."""
+    rewards, scores, mask = torch.randn(1, 3, dtype=torch.float64), f64(3.0, 2.0, 1.0)[None], torch.ones(1, 3).bool()
+    margin = torch.rand(1, 3, 3, dtype=torch.float64)
+    forward, reverse = (
+        all_pairs_loss(rewards, s, mask, margin=m) for s, m in ((scores, margin), (-scores, -margin.mT))
+    )
+    i, j = torch.triu_indices(3, 3, 1)
+    pairs = bradley_terry_loss(rewards[0, i], rewards[0, j], margin=margin[0, i, j], probability=0.8)
+    torch.testing.assert_close(0.8 * forward + 0.2 * reverse, pairs.mean()[None])
+
+
+def test_davidson_without_ties_is_bradley_terry():
+    first, second = torch.randn(2, 4, dtype=torch.float64)
+    won = davidson_loss(first, second, torch.ones(4), tie_weight=0.0)
+    torch.testing.assert_close(won, bradley_terry_loss(first, second))
+    assert davidson_loss(first, second, torch.zeros(4), tie_weight=0.0).tolist() == [math.inf] * 4
+
+
+def test_how_the_two_models_of_ties_differ():
+    """With ν = e^η − 1 both tie equal rewards alike. Of what is not tied, Davidson's first is better with σ(d),
+    Rao–Kupper's more surely; and ties of rewards 12 apart are e^6 times as probable to Davidson, about."""
+    first, second, eta = f64(0.0, 1.0, 12.0), f64(0.0, 0.0, 0.0), 0.7
+    found = {}
+    for name, loss in (
+        ("rao_kupper", partial(rao_kupper_loss, tie_width=eta)),
+        ("davidson", partial(davidson_loss, tie_weight=math.expm1(eta))),
+    ):
+        won, tied, lost = ((-loss(first, second, torch.full((3,), o))).exp() for o in (1, 0, -1))
+        torch.testing.assert_close(won + tied + lost, torch.ones(3, dtype=torch.float64))
+        found[name] = (won / (won + lost), tied)
+    torch.testing.assert_close(found["davidson"][0], (first - second).sigmoid())
+    assert (found["rao_kupper"][0] > found["davidson"][0])[1:].all()
+    assert found["rao_kupper"][1][0].item() == pytest.approx(found["davidson"][1][0].item())
+    ratio = (found["davidson"][1] / found["rao_kupper"][1])[2].item()
+    assert ratio == pytest.approx(math.exp(6) * math.expm1(eta) / math.expm1(2 * eta) * math.exp(eta), rel=0.02)
+
+
 def test_equal_rewards_tie_with_the_documented_probability():
     """tanh(η/2) at η = 1 is 0.46212; no width, no ties."""
     loss = rao_kupper_loss(f64(3.0, 3.0), f64(3.0, 3.0), torch.zeros(2), tie_width=f64(1.0, 0.0))
@@ -563,6 +626,76 @@ def test_a_wide_tie_does_not_overflow():
     """At η = 1000 everything is a tie: −log P(tie) = 0, though e^2η is not a number that float32 can hold."""
     loss = rao_kupper_loss(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([0]), tie_width=1000.0)
     assert loss.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_a_ranking_of_rewards_that_share_a_large_level_keeps_its_differences():
+    """float32 rewards 1e7 + 1 and 1e7 differ by 1: log(1 + e^−1) = 0.31326, with derivative ∓0.26894."""
+    rewards = torch.tensor([[1e7 + 1, 1e7]], requires_grad=True)
+    loss = plackett_luce_loss(rewards, torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool))
+    assert loss.item() == pytest.approx(0.31326, abs=1e-5) and loss.dtype == torch.float32
+    assert gradient(loss, rewards)[0].tolist() == pytest.approx([-0.26894, 0.26894], abs=1e-5)
+    far = torch.tensor([[0.0, -9999.0, -10000.0]])
+    loss = plackett_luce_loss(far, torch.tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert loss.item() == pytest.approx(0.31326, abs=1e-5)
+
+
+def test_ties_in_float32_are_those_in_float64_and_never_negative():
+    """d = −6.6494, η = 29.78: 9e-11; d = 0, η = 12: 2·log(1 + e^−12) = 1.2288e-5."""
+    generator = torch.Generator().manual_seed(0)
+    d, width = 10 * torch.randn(50_000, generator=generator), 30 * torch.rand(50_000, generator=generator)
+    d[:2], width[:2] = torch.tensor([-6.6494, 0.0]), torch.tensor([29.78, 12.0])
+    loss = rao_kupper_loss(d, torch.zeros_like(d), torch.zeros_like(d), tie_width=width)
+    exact = rao_kupper_loss(d.double(), torch.zeros_like(d).double(), torch.zeros_like(d), tie_width=width.double())
+    torch.testing.assert_close(loss.double(), exact, rtol=3e-6, atol=0)
+    assert (loss >= 0).all()
+    assert loss[:2].tolist() == pytest.approx([9.0e-11, 1.2288e-5], rel=1e-3)
+
+
+INF = math.inf
+INFINITE_PAIRS = [(INF, 0.0), (0.0, INF), (-INF, 0.0), (0.0, -INF), (INF, -INF), (-INF, INF)]
+
+
+@dtypes
+@pair_losses
+@pytest.mark.parametrize(("first", "second"), INFINITE_PAIRS)
+def test_an_infinite_reward_gives_the_limit_of_a_pair_and_a_finite_gradient(loss, first, second, dtype: torch.dtype):
+    """The limit is told by rewards of ±1e4: what is below 1 there goes to 0, what is above to ∞."""
+    a, b = (torch.tensor([r], dtype=dtype, requires_grad=True) for r in (first, second))
+    found = loss(a, b)
+    near = loss(*(torch.tensor([max(min(r, 1e4), -1e4)], dtype=torch.float64) for r in (first, second))).item()
+    assert found.item() == (0.0 if near < 1 else INF)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found.sum(), (a, b)))
+
+
+def test_a_label_that_cannot_be_wrong_costs_nothing_for_it_at_infinity():
+    """p as the number 1.0 and as a tensor of 1 are the same: 0·∞ does not count."""
+    for probability, expected in ((1.0, 0.0), (torch.tensor(1.0), 0.0), (torch.tensor(0.0), INF), (0.5, INF)):
+        assert bradley_terry_loss(f64(INF), f64(0.0), probability=probability).item() == expected
+
+
+@dtypes
+@comparing_losses
+def test_an_infinite_reward_gives_the_limit_of_a_row(loss, dtype: torch.dtype):
+    """∞ where it should be highest costs nothing more, where it should not, ∞; so does −∞ below."""
+    scores, mask = f64(2.0, 1.0, 0.0)[None], torch.ones(1, 3, dtype=torch.bool)
+
+    def of(*values: float) -> float:
+        rewards = torch.tensor([values], dtype=dtype, requires_grad=True)
+        found = loss(rewards, scores, mask)
+        assert gradient(found, rewards).isfinite().all()
+        return found.item()
+
+    assert of(INF, 1.0, 0.0) == pytest.approx(of(1e4, 1.0, 0.0), abs=1e-3)
+    assert of(1.0, 0.0, -INF) == pytest.approx(of(1.0, 0.0, -1e4), abs=1e-3)
+    assert of(0.0, INF, 1.0) == INF == of(-INF, 0.0, 1.0)
+
+
+@comparing_losses
+def test_rewards_that_are_the_same_infinity_have_no_difference(loss):
+    scores, mask = f64(2.0, 1.0)[None], torch.ones(1, 2, dtype=torch.bool)
+    for rewards in ((INF, INF), (-INF, -INF), (NAN, 0.0)):
+        assert loss(f64(*rewards)[None], scores, mask).isnan().all()
+    assert bradley_terry_loss(f64(INF), f64(INF)).isnan().all()
 
 
 # ── Memory, graphs and devices ────────────────────────────────────────────────────────────────────────────────────────
@@ -703,6 +836,8 @@ PAIR = torch.zeros(4)
         (lambda: all_pairs_loss(ROW, ROW, REAL, block=0), "block=0 must be at least 1"),
         (lambda: plackett_luce_loss(ROW, ROW, REAL, top=0), "top=0 must be at least 1"),
         (lambda: rao_kupper_loss(PAIR, PAIR, PAIR[:1], tie_width=1.0), r"outcome \(1,\)"),
+        (lambda: davidson_loss(PAIR, PAIR, PAIR, tie_weight=-0.1), "tie_weight=-0.1 must be at least 0"),
+        (lambda: davidson_loss(PAIR, PAIR, PAIR, tie_weight=PAIR[:3]), r"tie_weight \(3,\) must be a number"),
         (lambda: rao_kupper_loss(PAIR, PAIR, PAIR, tie_width=-0.1), "tie_width=-0.1 must be at least 0"),
         (lambda: rao_kupper_loss(PAIR, PAIR, PAIR, tie_width=PAIR[:3]), r"tie_width \(3,\) must be a number"),
         (lambda: centering_penalty(PAIR), r"rewards \(4,\) must be \(B, K\)"),

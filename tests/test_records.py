@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from minirm.data.dialogue import Turn
 from minirm.data.records import FORMATS, Comparison, parse_record, read_comparisons, to_json
 from minirm.errors import InputError
+from tests.conftest import write_lines
 
 DATA = Path(__file__).parent.parent / "data"
 SAME_SIX = [
@@ -28,6 +30,7 @@ SAME_SIX = [
 ]
 ROWS = {
     "completions.jsonl": 3,
+    "stepwise.jsonl": 2,
     "conversations.jsonl": 4,
     "graded_pairs.jsonl": 6,
     "instructions.jsonl": 3,
@@ -365,3 +368,26 @@ def test_every_format_is_explained_in_the_reference():
     reference = (DATA / "README.md").read_text()
     assert [name for name in FORMATS if f"| `{name}` |" not in reference] == []
     assert [name for name in ROWS if f"`{name}`" not in reference] == []
+
+
+def test_a_response_in_steps_keeps_their_texts_and_their_labels():
+    wrong, right = sample("stepwise.jsonl")
+    assert wrong.responses == ("12 times 10 is 120.\n12 times 5 is 50.\n120 and 50 make 170.",)
+    assert wrong.steps == (("12 times 10 is 120.", "12 times 5 is 50.", "120 and 50 make 170."),)
+    assert wrong.step_labels == ((1.0, 0.0, 0.0),) and right.step_labels == ((1.0, 1.0),)
+    assert not wrong.is_judged  # as a whole
+
+
+@pytest.mark.parametrize(
+    ("record", "rule"),
+    [
+        ({"completions": ["a"], "labels": [True, False]}, 'field "labels": a list of 2: must be as many as there are'),
+        ({"completions": ["a"], "labels": [2]}, 'field "labels[0]": 2: must be true or false, or a number from 0 to 1'),
+        ({"completions": ["a", 3], "labels": [1, 1]}, 'field "completions[1]": 3: must be text'),
+        ({"completions": [], "labels": []}, 'field "completions": an empty list: must be a list with at least one'),
+    ],
+)
+def test_steps_that_are_none_are_refused_with_their_field(tmp_path, record, rule):
+    path = write_lines(tmp_path / "steps.jsonl", [{"prompt": "Q", **record}])
+    with pytest.raises(InputError, match=re.escape(rule)):
+        list(read_comparisons([path]))

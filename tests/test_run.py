@@ -16,6 +16,7 @@ from minirm.data.splits import prompt_key
 from minirm.disk import alone_in
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.figures import Fit
 from minirm.evaluation.scoring import RewardScorer
 from minirm.hub.load import load
 from minirm.runs import job as run
@@ -326,14 +327,66 @@ def test_validation_without_a_better_response_is_refused_before_the_training(fil
 
 
 def test_what_a_loss_would_leave_unread_is_refused(tmp_path):
-    for name, value in (("margin", 2), ("probability", 0.9)):
+    knows = "all_pairs, noise_corrected, probit, hinge, squared"
+    for name, value, rule in (
+        ("margin", 2, f"margin must be 0: only {knows} know one"),
+        ("probability", 0.9, f"probability must be 1: only {knows} know others"),
+    ):
         file = write_lines(tmp_path / f"{name}.jsonl", [*kind_and_rude(9), {**kind_and_rude(1)[0], name: value}])
-        said = f'{file}: rows with a "{name}": 1; only loss=all_pairs knows it'
+        said = f"{file}:10: loss=plackett_luce: {rule}"
         assert refusal(a_config(file, loss="plackett_luce"), tmp_path / "run") == said
-    with pytest.raises(InputError, match=r"label_smoothing=0\.1 must be 0\.0 for loss=rao_kupper: only all_pairs"):
+    with pytest.raises(
+        InputError, match=rf"label_smoothing=0\.1 must be 0\.0 for loss=rao_kupper: only {knows} know it"
+    ):
         a_config(file, loss="rao_kupper", label_smoothing=0.1)
-    with pytest.raises(InputError, match="weighting=pair must be prompt for loss=plackett_luce: only all_pairs"):
+    with pytest.raises(InputError, match="weighting=pair must be prompt for loss=plackett_luce"):
         a_config(file, loss="plackett_luce", weighting="pair")
+    with pytest.raises(InputError, match=r"tie_width=2 must be 1\.0 for loss=all_pairs"):
+        a_config(file, tie_width=2)
+
+
+def test_grades_that_are_none_are_refused_before_the_training(tmp_path):
+    for score, loss in ((5, "ordinal"), (0.5, "graded_preference"), (-1, "ordinal")):
+        rows = [
+            {"prompt": f"Q{n}", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": 0}]} for n in range(9)
+        ]
+        file = write_lines(tmp_path / "grades.jsonl", rows)
+        rows[3]["responses"][0]["score"] = score
+        write_lines(file, rows)
+        said = f"{file}:4: loss={loss}: scores must be whole numbers from 0 to 4 (levels=5)"
+        assert refusal(a_config(file, loss=loss), tmp_path / "run") == said
+
+
+@pytest.mark.parametrize("loss", ["rating", "ordinal", "step"])
+def test_responses_that_are_judged_one_by_one_train_a_model_and_have_no_accuracy(tmp_path, loss):
+    """One rated response to a prompt, or one with labelled steps: nothing to compare, but a loss, and rewards."""
+    rows = [{"prompt": f"Q{n}", "responses": [{"text": "yes" if n % 2 else "no", "score": n % 2}]} for n in range(40)]
+    if loss == "step":
+        rows = [
+            {"prompt": f"Q{n}", "completions": ["yes", "no", "yes"], "labels": [True, False, True]} for n in range(40)
+        ]
+    file = write_lines(tmp_path / "singles.jsonl", rows)
+    fit = train_run(a_config(file, loss=loss, epochs=4.0, learning_rate=3e-3), tmp_path / "run", Observer())
+    assert isinstance(fit, Fit) and fit.loss < {"rating": 0.25, "ordinal": 1.2, "step": 0.6}[loss]
+    good, bad = load(tmp_path / "run").score(["Q1", "Q1"], ["yes", "no"])
+    assert good > bad
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["validation"] == {"loss": fit.loss}
+
+
+def test_labels_of_steps_are_for_the_loss_that_reads_them(file, tmp_path):
+    steps = write_lines(tmp_path / "steps.jsonl", [{"prompt": "Q", "completions": ["a"], "labels": [1]}] * 3)
+    said = f"{steps}:1: loss=all_pairs: labels of steps must not be there: only step knows them"
+    assert refusal(a_config(steps), tmp_path / "run") == said
+    assert (
+        refusal(a_config(file, loss="step"), tmp_path / "run") == f"{file}:1: loss=step: labels of steps must be there"
+    )
+
+
+def test_what_nobody_judged_is_not_taken_for_a_score_of_0(tmp_path):
+    rows = [{"prompt": f"Q{n}", "response": "a text"} for n in range(9)]
+    file = write_lines(tmp_path / "unjudged.jsonl", rows)
+    assert "rows without a judgement" in refusal(a_config(file, loss="rating"), tmp_path / "run")
 
 
 def test_ties_stay_in_the_validation_part_of_a_loss_that_learns_from_them(tmp_path):

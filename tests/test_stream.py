@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
-from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.packing import Encoded, Steps, pack
 from minirm.tokens.stream import Stream, TokenStore, ahead, preferred
 from tests.strategies import encoded_batches
 
@@ -25,6 +25,12 @@ def of_lengths(lengths: list[int], responses: int = 2) -> list[Encoded]:
         texts[0][0] = row
         comparisons.append(Encoded(texts[0], tuple(texts[1:]), tuple(map(float, range(responses)))))
     return comparisons
+
+
+def with_steps(item: Encoded) -> Encoded:
+    """Return the comparison with as many labelled steps to each response as it has tokens, up to three."""
+    ends = [np.arange(len(text))[-3:] for text in item.responses]
+    return replace(item, steps=tuple(Steps(of_one, of_one % 2 / 1.0) for of_one in ends))
 
 
 @pytest.fixture
@@ -55,8 +61,21 @@ def test_what_is_stored_is_read_back_with_margin_weight_and_probability(tmp_path
         assert store.lengths(share_prompt=shared).tolist() == packed
 
 
+def test_steps_are_stored_with_those_rows_that_have_them(tmp_path):
+    plain = of_lengths([9, 12, 30])
+    rows = [plain[0], with_steps(plain[1]), with_steps(plain[2])]
+    store = TokenStore.write(rows, tmp_path / "store")
+    assert store[0].steps is None
+    for row in (1, 2):
+        for read, written in zip(store[row].steps, rows[row].steps, strict=True):
+            assert read.ends.tolist() == written.ends.tolist() and read.labels.tolist() == written.labels.tolist()
+        assert [text.tolist() for text in store[row].responses] == [text.tolist() for text in rows[row].responses]
+    assert preferred(store[1]).steps is None
+
+
 def test_a_store_is_a_memory_map_and_may_be_empty(store, tmp_path):
-    assert all(isinstance(column.base, np.memmap) or isinstance(column, np.memmap) for column in vars(store).values())
+    columns = (column for column in vars(store).values() if len(column))  # an empty file can't be mapped
+    assert all(isinstance(column.base, np.memmap) or isinstance(column, np.memmap) for column in columns)
     empty = TokenStore.write([], tmp_path / "empty")
     assert len(empty) == 0 and empty.lengths().tolist() == [] and Stream(empty, PackingConfig()).plan(0) == []
 
@@ -67,7 +86,7 @@ def test_a_full_disk_is_an_error_that_names_the_store(tmp_path, lengths, column,
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / column).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as full:
-        TokenStore.write(of_lengths(lengths[:rows]), tmp_path / "store")
+        TokenStore.write(map(with_steps, of_lengths(lengths[:rows])), tmp_path / "store")
     assert full.value.filename == str(tmp_path / "store")
 
 

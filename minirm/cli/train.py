@@ -18,7 +18,7 @@ from minirm.cli.options import LoraOptions, ModelOptions
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.evaluation.figures import Surprise
+from minirm.evaluation.figures import Fit, Surprise
 from minirm.hub import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
@@ -96,6 +96,8 @@ def _train(config: RunConfig, folder: Path) -> int:
         if isinstance(evaluation, Surprise):
             nats, perplexity = evaluation.nats_per_token, evaluation.perplexity
             console.print(f"validation: {nats:.3f} nats per token, perplexity {perplexity:.2f}")
+        elif isinstance(evaluation, Fit):
+            console.print(f"validation: loss {evaluation.loss:.3f}; no two responses to compare, so no accuracy")
         else:
             print_evaluation(console, evaluation, "validation")
         console.print(f"run: {folder}", soft_wrap=True)

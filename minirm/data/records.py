@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minirm.data.dialogue import (
@@ -43,15 +43,30 @@ class Comparison:
     """Where it was read: "file:line"."""
     id: object = None
     """The record's own "id", as it stands there; None where it has none."""
+    steps: tuple[tuple[str, ...], ...] | None = None
+    """The texts of each response's steps, which `join_steps` makes into the response; None: it has no steps."""
+    step_labels: tuple[tuple[float, ...], ...] | None = None
+    """A label for each step: 1 right, 0 wrong, or how probably right it is."""
+    is_judged: bool = True
+    """False: a text to learn from, whose score of 0 says nothing."""
 
     def __post_init__(self):
         if not self.responses or len(self.responses) != len(self.scores):
             raise ValueError(
                 f"{len(self.responses)} responses, {len(self.scores)} scores: must be as many, at least one"
             )
+        counts = [[len(of_one) for of_one in part or ()] for part in (self.steps, self.step_labels)]
+        if counts[0] != counts[1] or (counts[0] and (len(counts[0]) != len(self.responses) or 0 in counts[0])):
+            raise ValueError(f"steps {counts[0]}, labels {counts[1]}: must be as many, at least one to a response")
+
+
+def join_steps(steps: Sequence[str]) -> str:
+    """Return the response that its steps make up, each on a line of its own."""
+    return "\n".join(steps)
 
 
 PAIR = (1.0, 0.0)
+UNJUDGED = (0.0,)
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
 
@@ -108,13 +123,21 @@ def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
     if not 1 / LARGEST <= weight <= LARGEST:
         raise field_error("weight", weight, f"must be above 0, and lie between {1 / LARGEST:g} and {LARGEST:g}")
     subset = "" if fields.get("subset") is None else check_text(fields["subset"], "subset")
-    return Comparison(prompt, responses, scores, margin, weight, probability, subset, place, fields.get("id"))
+    comparison = Comparison(prompt, responses, scores, margin, weight, probability, subset, place, fields.get("id"))
+    if format != "stepwise":
+        return replace(comparison, is_judged=scores is not UNJUDGED)
+    labels = tuple(_probability(label, f"labels[{i}]") for i, label in enumerate(fields["labels"]))
+    return replace(comparison, steps=(tuple(fields["completions"]),), step_labels=(labels,), is_judged=False)
 
 
 def to_json(comparison: Comparison) -> dict:
     """Return the record, in messages form, from which `read_comparisons` makes the same comparison again."""
     record: dict = {"prompt": [{"role": turn.role, "content": turn.text} for turn in comparison.prompt]}
-    if comparison.scores == PAIR:
+    if comparison.steps is not None and len(comparison.responses) == 1:
+        record |= {"completions": list(comparison.steps[0]), "labels": list(comparison.step_labels[0])}
+    elif not comparison.is_judged:
+        record["response"] = comparison.responses[0]
+    elif comparison.scores == PAIR:
         for key, response in zip(("chosen", "rejected"), comparison.responses, strict=True):
             record[key] = [{"role": "assistant", "content": response}]
     else:
@@ -209,7 +232,7 @@ def _summaries(fields: dict) -> Judged:
 
 def _conversation(fields: dict) -> Judged:
     *prompt, response = _dialogue(_messages_within(fields), "messages")
-    return tuple(prompt), (response.text,), (0.0,)
+    return tuple(prompt), (response.text,), UNJUDGED
 
 
 def _completion(fields: dict) -> Judged:
@@ -226,7 +249,16 @@ def _instruction(fields: dict) -> Judged:
 
 
 def _unjudged(prompt: object, response: object, field: str) -> Judged:
-    return parse_prompt(prompt), (parse_response(response, prompt, field),), (0.0,)
+    return parse_prompt(prompt), (parse_response(response, prompt, field),), UNJUDGED
+
+
+def _stepwise(fields: dict) -> Judged:
+    """TRL's stepwise supervision: the steps of one response, each judged by itself."""
+    steps, labels = _list(fields["completions"], "completions"), _list(fields["labels"], "labels")
+    if len(steps) != len(labels):
+        raise field_error("labels", labels, f"must be as many as there are completions, {len(steps)}")
+    texts = [check_text(step, f"completions[{i}]") for i, step in enumerate(steps)]
+    return _unjudged(fields["prompt"], join_steps(texts), "completions")
 
 
 def _ranking(fields: dict) -> Judged:
@@ -268,6 +300,12 @@ def _list(value: object, field: str) -> list:
     return value
 
 
+def _probability(value: object, field: str) -> float:
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        raise field_error(field, value, "must be true or false, or a number from 0 to 1")
+    return float(value)
+
+
 def _number(fields: dict, key: str, default: float | None, field: str = "") -> float:
     """Return a finite number; the default, where there is one, stands for a field that is absent or null."""
     value = fields.get(key)
@@ -285,6 +323,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict], Judged]]] = {
     "instruction": (("instruction", "output"), _instruction),
     "scored-textlist": (("input", "output"), _scored_textlist),
     "summaries": (("info", "summaries", "choice"), _summaries),
+    "stepwise": (("prompt", "completions", "labels"), _stepwise),
     "conversation": (("messages",), _conversation),
     "response": (("prompt", "response"), _completion),
     "completion": (("prompt", "completion"), _completion),

@@ -8,22 +8,32 @@ from itertools import accumulate, combinations
 
 from minirm.data.records import Comparison
 
+UNJUDGED = "rows without a judgement"
 SINGLE = "rows with a single response"
 IDENTICAL = "rows with identical responses"
 TIED = "rows with all scores tied"
 MERGED = "repeated responses merged"  # counts responses, not rows: the row stays
 
 
-def usable(comparisons: Iterable[Comparison], counts: Counter, *, keep_ties: bool = False) -> Iterator[Comparison]:
+def usable(
+    comparisons: Iterable[Comparison], counts: Counter, *, keep_ties: bool = False, keep_singles: bool = False
+) -> Iterator[Comparison]:
     """Yield the comparisons that a reward model can learn from, and count what was dropped, by reason.
 
     Responses of a row with the same text become one, with their mean score. A row then needs two responses and, unless
     `keep_ties`, two scores that differ.
 
     Args:
-        counts: is added to, under `SINGLE`, `IDENTICAL`, `TIED` and `MERGED`.
+        counts: is added to, under `SINGLE`, `IDENTICAL`, `TIED`, `MERGED` and `UNJUDGED`.
+        keep_singles: each response is judged by itself, and one is enough; rows without a judgement are dropped.
     """
     for comparison in comparisons:
+        if keep_singles:
+            if comparison.is_judged or comparison.steps is not None:
+                yield comparison
+            else:
+                counts[UNJUDGED] += 1
+            continue
         distinct = _merge_repeated(comparison)
         if len(comparison.responses) == 1:
             counts[SINGLE] += 1

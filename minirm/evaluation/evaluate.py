@@ -27,6 +27,7 @@ from minirm.evaluation.figures import (
     as_table,
 )
 from minirm.evaluation.pairs import PairTable, Responses, Rewards, flatten, ordered_pairs, pair_table
+from minirm.intervals import FEWEST_PROMPTS
 
 __all__ = ["Evaluation", "PairTable", "as_table", "evaluate", "pair_table"]
 
@@ -89,20 +90,11 @@ def _right(difference: NDArray) -> NDArray:
 def _estimate(
     values: NDArray, prompt: NDArray, *, chance: float = 0.5, lowest: float = 0.0, resamples: int, seed: int
 ) -> Estimate:
-    """Return the mean of values between `lowest` and 1, with its interval over prompts.
-
-    Where every prompt gives the same extreme value, resampling gives an interval without width. The exact binomial one
-    for n prompts of n takes its place: from 0.025^(1/n) to 1.
-    """
-    mean, low, high = metrics.bootstrap_interval(values, prompt, resamples=resamples, seed=seed)
-    prompts = len(np.unique(prompt))
-    slack = (1 - lowest) * (1 - 0.025 ** (1 / prompts))
-    if (values == 1).all():
-        low = 1 - slack
-    elif (values == lowest).all():
-        high = lowest + slack
-    elif prompts == 1:
-        low = high = None
+    """Return the mean of values between `lowest` and 1, with its interval over prompts where there are enough."""
+    bounds = (lowest, 1.0)
+    mean, low, high = metrics.bootstrap_interval(values, prompt, bounds=bounds, resamples=resamples, seed=seed)
+    if len(np.unique(prompt)) < FEWEST_PROMPTS:
+        return Estimate(mean, None, None, len(values), chance)
     return Estimate(mean, low, high, len(values), chance)
 
 
@@ -124,6 +116,8 @@ def _calibration(pairs: PairTable) -> Calibration:
         nll_nats=metrics.negative_log_likelihood(difference, pairs.certainty),
         brier=metrics.brier_score(probability, pairs.certainty),
         ece=metrics.expected_calibration_error(confidence, outcome),
+        ece_of_noise=metrics.calibration_noise(confidence),
+        debiased=_number(metrics.debiased_calibration_error(confidence, outcome)),
         temperature=_number(metrics.fit_temperature(difference, pairs.certainty)),
         bins=tuple(
             ReliabilityBin(float(mean_confidence), float(mean_outcome), round(share * len(right)))

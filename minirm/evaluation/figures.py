@@ -11,7 +11,7 @@ class Estimate:
 
     value: float
     low: float | None
-    """Lower end of the interval; None when a single prompt allows none."""
+    """Lower end of the interval; None for fewer prompts than `minirm.intervals.FEWEST_PROMPTS`, too few for any."""
     high: float | None
     count: int
     """How many pairs, comparisons or prompts the mean is over."""
@@ -35,6 +35,14 @@ class Surprise:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """How well rewards fit labels of single responses or steps, where no two responses can be compared."""
+
+    loss: float
+    """Mean of the loss that was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """How well σ(reward difference) serves as the probability that the better response is better."""
 
@@ -44,6 +52,10 @@ class Calibration:
     """Mean of (1 − probability)², for hard labels; knowing nothing gives 0.25."""
     ece: float
     """Expected calibration error of the confidence max(p, 1 − p) in the response that the model prefers."""
+    ece_of_noise: float
+    """About what that would be if the same confidences were perfectly calibrated."""
+    debiased: float | None
+    """Root mean square of the same gaps, less what noise adds to it; None when no bin has two pairs."""
     temperature: float | None
     """By what the rewards should be divided for the least NLL on these pairs; above 1 the model is too sure. None when
     no pair has two different rewards."""
@@ -213,7 +225,12 @@ def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
     yield TableRow(
         "Brier score", f"{calibration.brier:.3f}", "", "squared error of the probability; 0.25 knows nothing"
     )
-    yield TableRow("ECE", f"{calibration.ece:.3f}", "", "mean gap between confidence and accuracy")
+    noise = (
+        f"mean gap between confidence and accuracy; of perfect ones chance alone makes {calibration.ece_of_noise:.3f}"
+    )
+    yield TableRow("ECE", f"{calibration.ece:.3f}", "", noise)
+    debiased = "–" if calibration.debiased is None else f"{calibration.debiased:.3f}"
+    yield TableRow("… without chance", debiased, "", "root mean square of the gaps, less what chance adds to it")
     if calibration.temperature is None:
         yield TableRow("temperature", "–", "", "undefined: no pair has two different rewards")
         return
@@ -231,7 +248,9 @@ def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
 
 def _row(name: str, estimate: Estimate, explanation: str, sign: str = "") -> TableRow:
     interval = "" if estimate.low is None else f"[{_signed(estimate.low, sign)}, {_signed(estimate.high, sign)}]"
-    if not estimate.is_resolved:
+    if estimate.low is None:
+        explanation += "; too few prompts for an interval"
+    elif not estimate.is_resolved:
         explanation += "; not resolved from " + (f"chance ({estimate.chance:.3g})" if estimate.chance else "0")
     return TableRow(name, _signed(estimate.value, sign), interval, explanation)
 

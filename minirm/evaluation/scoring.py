@@ -234,7 +234,8 @@ def score_comparisons(
     rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
     parts: list[Encoded] = []
     owners: list[tuple[int, list[int]]] = []
-    for row, encoded in enumerate(tokenize(comparisons, tokenizer)):
+    whole = (replace(comparison, steps=None, step_labels=None) for comparison in comparisons)  # not read step by step
+    for row, encoded in enumerate(tokenize(whole, tokenizer)):
         for numbers, part in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional):
             parts.append(part)
             owners.append((row, numbers))

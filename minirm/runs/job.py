@@ -20,7 +20,7 @@ from minirm.config import TrainConfig
 from minirm.config_rules import require, to_json
 from minirm.errors import InputError
 from minirm.evaluation import scoring
-from minirm.evaluation.figures import Evaluation, Surprise
+from minirm.evaluation.figures import Evaluation, Fit, Surprise
 from minirm.evaluation.page import write_evaluation
 from minirm.evaluation.scoring import RewardScorer, score_comparisons
 from minirm.models.language_model import LanguageModel
@@ -45,7 +45,7 @@ OpenStart = Callable[[Path], run_folder.Start]
 
 def train_run(
     config: RunConfig, folder: Path, observer: Observer, *, open_start: OpenStart = run_folder.read_start
-) -> Evaluation | Surprise | None:
+) -> Evaluation | Surprise | Fit | None:
     """Train the stages of a run into its folder and return the evaluation on the validation split.
 
     Args:
@@ -53,7 +53,8 @@ def train_run(
             that was saved last, or from its beginning where none was.
         open_start: reads the folder that `config.start` names; `hub.read_start` knows pretrained folders too.
     Returns:
-        What a reward model's evaluation says, or a language model's; None if the observer stopped the run, whose state
+        What a reward model's evaluation says, or its loss alone where no two responses differ in score; what a language
+        model's says; None if the observer stopped the run, whose state
         is saved, and in all processes but the first.
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
@@ -224,7 +225,7 @@ def check_resumable(folder: Path) -> None:
 
 def _finish(
     prepared: Prepared, model: RewardModel | LanguageModel, loss: float, job: Job, observer: Observer
-) -> Evaluation | Surprise:
+) -> Evaluation | Surprise | Fit:
     """Write weights and description, evaluate on the validation split, and write page and figures."""
     folder = job.folder
     if prepared.config.lora is not None:
@@ -237,21 +238,26 @@ def _finish(
         found = Surprise(loss, math.exp(loss))
         figures = {"validation": dataclasses.asdict(found)}
     else:
-        found, figures = _evaluate(prepared, model, folder)
+        found, figures = _evaluate(prepared, model, loss, folder)
     disk.write_json(folder / run_folder.METRICS, figures)
     job.finish()
     return found
 
 
-def _evaluate(prepared: Prepared, model: RewardModel, folder: Path) -> tuple[Evaluation, dict]:
+def _evaluate(prepared: Prepared, model: RewardModel, loss: float, folder: Path) -> tuple[Evaluation | Fit, dict]:
     """Evaluate a reward model on the validation split, write its page, and return its figures too."""
+    found: Evaluation | Fit
     run = scoring.LoadedRun(model, prepared.tokenizer, prepared.config.packing, None, None, prepared.training_prompts)
-    rewards, evaluation = RewardScorer(run).evaluate(prepared.validation, seed=prepared.config.reward.seed)
-    title, history = f"{folder.name}: validation", read_log(folder, REWARD)
-    write_evaluation(folder, prepared.validation, rewards, evaluation, title=title, history=history)
+    if any(len(set(comparison.scores)) > 1 for comparison in prepared.validation):
+        rewards, found = RewardScorer(run).evaluate(prepared.validation, seed=prepared.config.reward.seed)
+        figures, title, history = found.to_json(), f"{folder.name}: validation", read_log(folder, REWARD)
+        write_evaluation(folder, prepared.validation, rewards, found, title=title, history=history)
+    else:
+        rewards, found = RewardScorer(run).score_comparisons(prepared.validation), Fit(loss)
+        figures = dataclasses.asdict(found)
     everything = np.concatenate([np.array(row) for row in rewards])
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
-    return evaluation, {"validation": evaluation.to_json(), "normalisation": spread}
+    return found, {"validation": figures, "normalisation": spread}
 
 
 def is_writer() -> bool:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
+from minirm.config import OF_SINGLES, OF_TIES
 from minirm.config_rules import config_from_json, require, to_json
 from minirm.data.files import find_files
 from minirm.data.records import Comparison, read_comparisons
@@ -32,9 +33,10 @@ from minirm.runs.run_folder import (
     read_prompts,
     write_prompts,
 )
-from minirm.tokens.packing import Encoded, fit, tokenize
+from minirm.tokens.packing import Encoded, fit, labels_of, tokenize
 from minirm.tokens.stream import TokenStore, preferred
 from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.objectives import broken_rule
 
 KEPT = ("cut", "merged", MERGED)
 """How counts of what happened to a row that stayed begin."""
@@ -131,8 +133,9 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     """
     data, seed, files = config.data, config.seed, _digests(config)
     keys: set[bytes] = set()
-    named = read_comparisons(data.validation, format=data.format) if data.validation else None
-    summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys), named)
+    named = _checked(read_comparisons(data.validation, format=data.format), config) if data.validation else None
+    rows = _checked(read_comparisons(data.data, format=data.format), config)
+    summary = describe(_noting_keys(rows, keys), named)
     _check_learnable(config, summary)
     if not data.validation and len(keys) < 2:
         raise InputError(
@@ -165,19 +168,33 @@ def minirm_version() -> str:
 
 
 def _check_learnable(config: RunConfig, summary: DataSummary) -> None:
-    """Refuse data that the reward stage, where there is one, can't learn from, or would leave unread."""
+    """Refuse data that the reward stage, where there is one, can't learn from."""
     if REWARD not in config.stages:
         return
-    names = name_paths(config.data.data)
-    require(summary.comparisons > 0, f"{names}: no two responses differ in score: nothing to learn from")
-    for name, rows in (("margin", summary.margins), ("probability", summary.soft_labels)):
-        known = config.reward.loss == "all_pairs" or not rows
-        require(known, f'{names}: rows with a "{name}": {rows}; only loss=all_pairs knows it')
+    names, compares = name_paths(config.data.data), config.reward.loss not in OF_SINGLES
+    require(
+        not compares or summary.comparisons > 0, f"{names}: no two responses differ in score: nothing to learn from"
+    )
+
+
+def _checked(rows: Iterable[Comparison], config: RunConfig) -> Iterator[Comparison]:
+    """Yield the comparisons, refusing one whose labels the loss of the reward stage can't use."""
+    for row in rows:
+        judged = row.is_judged or row.steps is not None
+        rule = broken_rule(labels_of([row]), config.reward) if REWARD in config.stages and judged else None
+        if rule:
+            raise InputError(f"{row.source}: {rule}")
+        yield row
+
+
+def _usable(rows: Iterable[Comparison], counts: Counter, config: RunConfig) -> Iterator[Comparison]:
+    loss = config.reward.loss
+    return usable(rows, counts, keep_ties=loss in OF_TIES, keep_singles=loss in OF_SINGLES)
 
 
 def _validation_comparisons(config: RunConfig, split: Split) -> list[Comparison]:
-    found = list(usable(split.rows("validation"), Counter(), keep_ties=config.reward.loss == "rao_kupper"))
-    if not any(len(set(c.scores)) > 1 and c.probability != 0.5 for c in found):
+    found = list(_usable(split.rows("validation"), Counter(), config))
+    if config.reward.loss not in OF_SINGLES and not any(len(set(c.scores)) > 1 and c.probability != 0.5 for c in found):
         raise InputError(f"{split.names('validation')}: no pair of the validation part has a better response")
     return found
 
@@ -190,7 +207,7 @@ def _encode(
         found: Counter[str] = Counter()
         rows = split.rows(part)
         if stage == REWARD:
-            rows = usable(rows, found, keep_ties=config.reward.loss == "rao_kupper")
+            rows = _usable(rows, found, config)
         encoded = tokenize(rows, tokenizer)
         if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
             encoded = _as_texts(config, encoded)
@@ -210,7 +227,7 @@ def _as_texts(config: RunConfig, encoded: Iterable[Encoded]) -> Iterator[Encoded
         learned = chosen.learned if config.only_assistant else None
         if not config.model.predicts_prompts:
             learned = np.zeros(len(chosen.prompt), dtype=bool)
-        yield replace(chosen, learned=learned)
+        yield replace(chosen, learned=learned, steps=None)
 
 
 def _noting_keys(rows: Iterable[Comparison], keys: set[bytes]) -> Iterator[Comparison]:

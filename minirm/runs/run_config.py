@@ -14,7 +14,7 @@ LANGUAGE_MODEL, REWARD = "language model", "reward"
 STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL, REWARD)}
 """The stages that a run goes through."""
 
-REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width")
+REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "levels")
 """What a language-model stage has no use for."""
 
 
@@ -77,10 +77,8 @@ class RunConfig:
         for name in REWARD_ONLY:
             value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
             require(value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it")
-        for name, unset in (("label_smoothing", 0.0), ("weighting", "prompt")):
-            value, loss = getattr(self.reward, name), self.reward.loss
-            known = loss == "all_pairs" or value == unset
-            require(known, f"{name}={value} must be {unset} for loss={loss}: only all_pairs knows it")
+        by_step = self.reward.loss == "step" and self.model.bidirectional
+        require(not by_step, "style=bert must not go with loss=step: its row is read at one token")
 
     def _check_encoder(self) -> None:
         """Refuse an encoder what sees both ways can't do, with all that is to be set in one line."""

@@ -85,7 +85,14 @@ class Layout:
         return _mapped(self, change)
 
 
-def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int], past: Layout | None = None) -> Layout:
+def lay_out(
+    lengths: Sequence[int],
+    parents: Sequence[int],
+    reads: Sequence[int],
+    past: Layout | None = None,
+    *,
+    before_end: Sequence[int] | None = None,
+) -> Layout:
     """Return the layout of segments that lie end to end.
 
     Args:
@@ -93,6 +100,7 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         parents: the segment that each one continues, counted over past and new ones; −1 for none.
         reads: segments, counted over the new ones, whose last token is read.
         past: what earlier calls computed, for segments that continue it.
+        before_end: how many tokens before its segment's last one each read lies; None: none.
     """
     paths = list(past.paths) if past else []
     old, first_token = len(paths), past.tokens_so_far if past else 0
@@ -102,13 +110,15 @@ def lay_out(lengths: Sequence[int], parents: Sequence[int], reads: Sequence[int]
         own = first_token + span
         paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
     new = paths[old:]
+    back = [0] * len(reads) if before_end is None else before_end
+    seen = [new[segment][: len(new[segment]) - tokens] for segment, tokens in zip(reads, back, strict=True)]
     levels = _levels(lengths, parents, starts, old)
     return Layout(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
-        reads=torch.from_numpy(starts[1:][list(reads)] - 1),
+        reads=torch.from_numpy(starts[1:][list(reads)] - 1 - np.array(back, dtype=np.int64)),
         everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
-        at_reads=_tile([np.array([n]) for n in range(len(reads))], [new[segment] for segment in reads]),
+        at_reads=_tile([np.array([n]) for n in range(len(reads))], seen),
         levels=levels,
         place_in_levels=torch.from_numpy(np.argsort(np.concatenate([level.tokens for level in levels]), kind="stable")),
         paths=tuple(paths),

@@ -7,6 +7,7 @@ read here                    ^       ^             ^
 
 token i sees token j of its comparison  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
 
+A response with labels for its steps is read at the last token of each step, and counts as that many responses.
 An encoder, which sees both ways, gets a prompt and a response to each row instead. `layout.py` has the general rule.
 """
 
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +23,19 @@ from torch import Tensor
 
 from minirm.config import PackingConfig
 from minirm.config_rules import require
-from minirm.data.records import Comparison
+from minirm.data.records import Comparison, join_steps
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
 from minirm.tokens.tokenizer import Tokenizer
 
 TOKENIZE_AT_ONCE = 256
 """Comparisons handed to the tokenizer together."""
+
+
+class Steps(NamedTuple):
+    """The labelled steps of one response."""
+
+    ends: np.ndarray  # (S,) int64, the last token of each step, counted within the response; of the last step: of all
+    labels: np.ndarray  # (S,) float64 in [0, 1]: 1 right, 0 wrong
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,36 @@ class Encoded:
     probability: float = 1.0
     learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
     ending: int = 1  # tokens of a response's end: the end token and what the template writes after it
+    steps: tuple[Steps, ...] | None = None  # K, or None where responses are judged as a whole
 
     @property
     def tokens(self) -> int:
         """Tokens of its packed row."""
         return len(self.prompt) + sum(map(len, self.responses))
+
+
+class Labels(NamedTuple):
+    """What kinds of labels a comparison or a batch holds; known on the host, so that nothing waits to find out."""
+
+    margins: bool  # some margin is not 0
+    uncertain: bool  # some probability is below 1 …
+    graded: bool  # … and some is neither 0, ½ nor 1
+    levels: int | None  # one more than the highest score, where scores are 0, 1, 2, …; else None
+    steps: bool  # steps are labelled, not responses
+
+
+def labels_of(batch: Iterable[Encoded | Comparison]) -> Labels:
+    """Return what labels some comparisons hold together."""
+    margins = uncertain = graded = steps = False
+    levels: int | None = 1
+    for item in batch:
+        margins |= item.margin != 0
+        uncertain |= item.probability < 1
+        graded |= item.probability not in (0, 0.5, 1)
+        steps |= item.steps is not None
+        whole = levels is not None and all(score >= 0 and score == int(score) for score in item.scores)
+        levels = max(levels, 1 + int(max(item.scores))) if whole else None
+    return Labels(margins, uncertain, graded, levels, steps)
 
 
 @dataclass(frozen=True)
@@ -56,13 +90,14 @@ class PackedBatch:
     layout: Layout
     place: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
     scores: Tensor  # (B, K) float32, 0 for the lowest of a comparison, 1 for the next …; 0 where there is no response
+    ratings: Tensor  # (B, K) float64, the scores themselves, or the labels of steps; 0 where there is no response
     mask: Tensor  # (B, K) bool, True is a response
     margin: Tensor  # (B,)
     weight: Tensor  # (B,)
     probability: Tensor  # (B,)
     sources: Tensor  # (targets,) tokens that predict another …
     targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
-    has_soft_labels: bool  # some probability is below 1; known on the host, so that nothing waits to find out
+    labels: Labels
     rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
 
     def to(self, device: torch.device | str) -> "PackedBatch":
@@ -89,7 +124,20 @@ def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterato
             prompt, learned = np.array(prompt, dtype=np.int32), np.array(by_assistant, dtype=bool)
             texts = tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses)))
             dials = (comparison.margin, comparison.weight, comparison.probability)
-            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending)
+            steps = _find_steps(comparison, texts, tokenizer)
+            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending, steps)
+
+
+def _find_steps(comparison: Comparison, texts: Sequence[np.ndarray], tokenizer: Tokenizer) -> tuple[Steps, ...] | None:
+    """Return where steps end: as many tokens on as the text up to there has, the last one where the response ends."""
+    if comparison.steps is None:
+        return None
+    found = []
+    for ids, steps, labels in zip(texts, comparison.steps, comparison.step_labels, strict=True):
+        begun = tokenizer.encode_responses([join_steps(steps[:n]) for n in range(1, len(steps))])
+        ends = [min(max(len(part) - tokenizer.ending, 1), len(ids)) - 1 for part in begun]
+        found.append(Steps(np.array([*ends, len(ids) - 1]), np.array(labels, dtype=float)))
+    return tuple(found)
 
 
 def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
@@ -109,7 +157,14 @@ def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> 
     left_out = max(0, length + max(map(len, responses)) - max_tokens)
     kept = np.r_[:first, first + left_out : length]
     learned = None if encoded.learned is None else encoded.learned[kept]
-    return replace(encoded, prompt=encoded.prompt[kept], responses=responses, learned=learned)
+    steps = encoded.steps and tuple(map(_steps_left, encoded.steps, encoded.responses, responses))
+    return replace(encoded, prompt=encoded.prompt[kept], responses=responses, learned=learned, steps=steps)
+
+
+def _steps_left(steps: Steps, whole: np.ndarray, cut: np.ndarray) -> Steps:
+    """Return the steps that are still whole."""
+    left = steps.ends < (len(whole) if len(cut) == len(whole) else len(cut) - 1)
+    return Steps(steps.ends[left], steps.labels[left])
 
 
 def fit(
@@ -139,6 +194,9 @@ def fit(
         counts["cut: prompt from its left"] += len(cut.prompt) < len(item.prompt)
         counts["cut: response before its end token"] += max(map(len, cut.responses)) < longest
         merged = merge_twins(cut)
+        if cut.steps is not None and not any(len(steps.ends) for steps in cut.steps) and not keep_incomparable:
+            counts["dropped: no whole step left after the cut"] += 1
+            continue
         counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
         if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1 and not keep_incomparable:
             counts["dropped: nothing left to compare after the cut"] += 1
@@ -147,7 +205,9 @@ def fit(
 
 
 def merge_twins(encoded: Encoded) -> Encoded:
-    """Return the comparison with identical responses made one, with their mean score."""
+    """Return the comparison with identical responses made one, with their mean score; not where steps are labelled."""
+    if encoded.steps is not None:
+        return encoded
     scores: dict[bytes, list[float]] = {}
     for response, score in zip(encoded.responses, encoded.scores, strict=True):
         scores.setdefault(response.tobytes(), []).append(score)
@@ -164,7 +224,7 @@ def pack(
 ) -> PackedBatch:
     """Return a packed batch of comparisons.
 
-    Of scores it holds the order alone, which is all that a loss uses: float32 makes 16777216 and 16777217 one score.
+    Of scores it holds the order apart from their size, for losses that use the one or the other.
 
     Args:
         batch: B comparisons.
@@ -176,15 +236,22 @@ def pack(
     """
     if share_prompt and bidirectional:
         raise ValueError("share_prompt=True must be False where bidirectional=True")
+    labels = labels_of(batch)
+    if labels.steps and (bidirectional or any(encoded.steps is None for encoded in batch)):
+        raise ValueError("steps must be labelled in every comparison of a batch or in none, and not for an encoder")
     pieces, parents, learned = _segments(batch, share_prompt)
-    reads = [segment for segment, parent in enumerate(parents) if parent >= 0]
+    responses = [segment for segment, parent in enumerate(parents) if parent >= 0]
     lengths = [len(piece) for piece in pieces]
-    layout = lay_out_rows(lengths[::2], lengths[1::2]) if bidirectional else lay_out(lengths, parents, reads)
-    most = max(len(encoded.responses) for encoded in batch)
-    scores, mask = np.zeros((len(batch), most), dtype=np.float32), np.zeros((len(batch), most), dtype=bool)
-    for b, encoded in enumerate(batch):
-        scores[b, : len(encoded.scores)] = np.unique(encoded.scores, return_inverse=True)[1]
-        mask[b, : len(encoded.scores)] = True
+    reads, before_end = responses, None
+    if labels.steps:
+        ends = [steps.ends for encoded in batch for steps in encoded.steps]
+        reads = np.repeat(responses, [len(of_one) for of_one in ends]).tolist()
+        before_end = [
+            lengths[s] - 1 - end for s, of_one in zip(responses, ends, strict=True) for end in of_one.tolist()
+        ]
+    rectangular = (lengths[::2], lengths[1::2])
+    layout = lay_out_rows(*rectangular) if bidirectional else lay_out(lengths, parents, reads, before_end=before_end)
+    scores, ratings, mask = _judgements(batch, labels.steps)
     tokens = np.concatenate(pieces).astype(np.int64)
     sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
@@ -192,15 +259,28 @@ def pack(
         layout=layout,
         place=torch.from_numpy(np.flatnonzero(mask)),
         scores=torch.from_numpy(scores),
+        ratings=torch.from_numpy(ratings),
         mask=torch.from_numpy(mask),
         margin=torch.tensor([encoded.margin for encoded in batch], dtype=torch.float32),
         weight=torch.tensor([encoded.weight for encoded in batch], dtype=torch.float32),
         probability=torch.tensor([encoded.probability for encoded in batch], dtype=torch.float32),
         sources=torch.from_numpy(sources),
         targets=torch.from_numpy(targets),
-        has_soft_labels=any(encoded.probability < 1 for encoded in batch),
+        labels=labels,
         rows=tuple(range(len(batch)) if rows is None else map(int, rows)),
     )
+
+
+def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (B, K) the order of scores, their size, and where there is one."""
+    rows = [np.concatenate([steps.labels for steps in one.steps]) if by_step else one.scores for one in batch]
+    shape = len(batch), max(map(len, rows))
+    scores, ratings, mask = np.zeros(shape, np.float32), np.zeros(shape), np.zeros(shape, bool)
+    for b, row in enumerate(rows):
+        scores[b, : len(row)] = np.unique(row, return_inverse=True)[1]
+        ratings[b, : len(row)] = row
+        mask[b, : len(row)] = True
+    return scores, ratings, mask
 
 
 def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:

@@ -16,7 +16,7 @@ import torch
 
 from minirm.config import PackingConfig
 from minirm.disk import naming
-from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.packing import Encoded, PackedBatch, Steps, pack
 
 WINDOW = 1024
 """Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""
@@ -25,7 +25,8 @@ WINDOW = 1024
 class TokenStore:
     """Comparisons in tokens, in files behind a memory map: what is held in memory does not grow with them.
 
-    A comparison is its prompt's piece followed by its responses' pieces; `learned` goes along with the tokens.
+    A comparison is its prompt's piece followed by its responses' pieces; `learned` goes along with the tokens. Steps
+    lie end to end, those of a piece up to its number in `steps_until`; a prompt has none.
     """
 
     COLUMNS: ClassVar = {
@@ -35,13 +36,17 @@ class TokenStore:
         "row_ends": np.int64,
         "dials": np.float64,
         "learned": np.bool_,
+        "steps_until": np.int64,
+        "step_ends": np.int64,
+        "step_labels": np.float64,
     }
 
     def __init__(self, folder: Path) -> None:
         columns = {name: _mapped(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
         self.tokens, self.piece_ends, self.scores = columns["tokens"], columns["piece_ends"], columns["scores"]
         self.row_ends, self.dials = columns["row_ends"], columns["dials"].reshape(-1, 3)
-        self.learned = columns["learned"]
+        self.learned, self.steps_until = columns["learned"], columns["steps_until"]
+        self.step_ends, self.step_labels = columns["step_ends"], columns["step_labels"]
 
     @classmethod
     def write(cls, encoded: Iterable[Encoded], folder: Path) -> "TokenStore":
@@ -57,7 +62,7 @@ class TokenStore:
             def put(name: str, values: Iterable) -> None:
                 files[name].write(np.asarray(values, dtype=cls.COLUMNS[name]).tobytes())  # tofile hides a full disk
 
-            tokens = pieces = 0
+            tokens = pieces = stepped = 0
             for item in encoded:
                 texts = (item.prompt, *item.responses)
                 learned = np.ones(item.tokens, dtype=np.bool_)
@@ -69,6 +74,12 @@ class TokenStore:
                 put("piece_ends", ends)
                 put("scores", [0.0, *item.scores])
                 put("row_ends", [pieces])
+                until = stepped + np.cumsum([0, *(len(s.ends) for s in item.steps or ())], dtype=np.int64)
+                stepped = int(until[-1])
+                put("steps_until", until if item.steps else np.full(len(texts), stepped))
+                for steps in item.steps or ():
+                    put("step_ends", steps.ends)
+                    put("step_labels", steps.labels)
                 put("dials", [item.margin, item.weight, item.probability])
         return cls(folder)
 
@@ -81,7 +92,11 @@ class TokenStore:
         prompt, *responses = [np.array(self.tokens[a:b]) for a, b in pairwise(bounds)]
         scores = tuple(self.scores[first + 1 : last].tolist())
         learned = np.array(self.learned[bounds[0] : bounds[1]])
-        return Encoded(prompt, tuple(responses), scores, *self.dials[row].tolist(), learned)
+        steps, until = None, self.steps_until[first:last]
+        if until[-1] > until[0]:
+            spans = [slice(a, b) for a, b in pairwise(until)]
+            steps = tuple(Steps(np.array(self.step_ends[s]), np.array(self.step_labels[s])) for s in spans)
+        return Encoded(prompt, tuple(responses), scores, *self.dials[row].tolist(), learned, steps=steps)
 
     def lengths(self, *, share_prompt: bool = True) -> np.ndarray:
         """Return the tokens of each comparison as it is packed, (rows,)."""
@@ -106,7 +121,7 @@ def preferred(encoded: Encoded) -> Encoded:
     """
     best_of = max if encoded.probability >= 0.5 else min
     best = best_of(range(len(encoded.scores)), key=encoded.scores.__getitem__)
-    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],))
+    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],), steps=None)
 
 
 @dataclass(frozen=True)
