@@ -24,7 +24,7 @@ from minirm.files import Row
 from minirm.language_model import LanguageModel
 from minirm.packing import Encoded, pack
 from minirm.records import Comparison
-from minirm.scoring import Advance, Prompt, last_text, score_rows, to_nobody, usual_device
+from minirm.scoring import Advance, Prompt, completion_text, score_rows, to_nobody, usual_device
 from minirm.tokenizer import Tokenizer
 
 YES, NO = " yes", " no"
@@ -126,7 +126,7 @@ class ZeroShotScorer:
         rewards = iter(self._answers(questions))
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
-    def score_rows(self, rows: Iterable[Row]) -> Iterator[dict]:
+    def score_rows(self, rows: Iterable[Row | None]) -> Iterator[dict]:
         """Yield each record with "reward" or "rewards" added; see `minirm.scoring.RewardScorer.score_rows`."""
         return score_rows(rows, self.score_comparisons)
 
@@ -147,7 +147,7 @@ class ZeroShotScorer:
             return self.score(None, samples)
         if prompts is None or outputs is None:
             raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return self.score(list(prompts), [last_text(output) for output in outputs])
+        return self.score(list(prompts), [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)])
 
     def _ask(self, prompt: Prompt, response: str, n: int) -> list[int]:
         """Return the question about one response, in tokens."""

@@ -1,0 +1,253 @@
+"""What fields are called: each meaning with its names in the field's sets; and a record that knows what of it was read."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from minirm.dialogue import MESSAGE_FIELDS, Turn, check_text, parse_prompt
+from minirm.errors import InputError, field_error, list_names
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": (
+        *("prompt", "question", "query", "instruction", "problem", "request", "user_prompt", "post", "history"),
+        *("conversations", "conversation", "messages", "dialogue", "dialog", "info"),
+    ),
+    "context": ("context", "document", "passage", "article"),  # stands before a prompt …
+    "input": ("input",),  # … and behind one, or is it
+    "system": ("system", "system_prompt"),
+    "chosen": ("chosen", "chosen_response", "response_chosen", "preferred", "preferred_output", "positive"),
+    "rejected": (
+        *("rejected", "rejected_response", "rejected_messages", "response_rejected", "dispreferred"),
+        *("non_preferred", "non_preferred_output", "negative"),
+    ),
+    "responses": ("responses", "answers", "completions", "candidates", "generations", "outputs", "output", "summaries"),
+    "response": ("response", "completion", "output", "answer", "summary"),
+    "text": ("text", "response", "answer", "completion", "output", "summary", "content", "value"),
+    "score": ("score", "rating", "reward", "pm_score", "overall_score", "helpfulness", "overall"),
+    "rank": ("rank",),
+    "scores": ("scores", "ratings", "rewards"),
+    "ranks": ("ranks", "ranking"),
+    "label": ("label",),  # of one response: whether it is good
+    "choice": (
+        *("better_response_id", "winner", "choice", "best", "preference", "preferred", "better", "chosen", "labels"),
+        "label",
+    ),
+    "strength": ("preference_strength",),
+    "chosen score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
+    "rejected score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
+    **{name: (name,) for name in ("margin", "weight", "probability", "subset", "id")},
+    "unread": (),
+}
+"""Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
+
+LABEL = re.compile(r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|"
+                   r"lang|language|worker|batch|type|name|version|license|tag|hash|file|index|policy)s?($|_)")  # fmt: skip
+"""Names of fields that tell of a record, and are no part of its text."""
+LONG_TEXT = 40
+NOTHING = (None, "", [], {})
+
+Names = dict[str, tuple[str, ...]]
+
+
+def parse_fields(named: Sequence[str]) -> Names:
+    """Return the names that `--fields` gives: "prompt=question"; a prompt may join several: "prompt=title+body"."""
+    given: Names = {}
+    for item in named:
+        meaning, is_given, names = item.partition("=")
+        if meaning not in NAMES or not is_given or not names:
+            known = ", ".join(sorted(name for name in NAMES if " " not in name))
+            raise InputError(f"fields {item!r}: must be MEANING=FIELD, the meaning one of {known}")
+        if meaning in given and meaning != "unread":
+            raise InputError(f"fields {item!r}: {meaning} is given twice")
+        given[meaning] = given.get(meaning, ()) + tuple(
+            names.lower().split("+") if meaning == "prompt" else [names.lower()]
+        )
+    return given
+
+
+class Record:
+    """The fields of one record, found by their meaning, in any case of letters."""
+
+    def __init__(self, fields: dict, given: Names, path: str = ""):
+        self.fields, self.given, self.path = fields, given, path
+        self.names = {**NAMES, "context": (), "input": (), **given} if "prompt" in given else {**NAMES, **given}
+        self.keys = {key.lower(): key for key in fields}
+        if len(self.keys) < len(fields):
+            raise InputError(f"found keys {list_names(fields)}: two of them differ in the case of letters alone")
+        for name in given.get("unread", ()):
+            self.keys.pop(name, None)
+        self.read: dict[str, str] = {}  # path of a field → its meaning
+        self.items: list[Record] = []
+
+    def all(self, meaning: str) -> list[str]:
+        """Return the fields that may mean this, first those that hold something."""
+        present = [self.keys[name] for name in self.names[meaning] if name in self.keys]
+        return sorted(present, key=lambda name: self.fields[name] in NOTHING) if len(present) > 1 else present
+
+    def find(self, meaning: str) -> str | None:
+        """Return the field that means this; None if there is none."""
+        return next(iter(self.all(meaning)), None)
+
+    def value(self, meaning: str) -> object:
+        """Return what the field of this meaning holds, without reading it; None if there is none."""
+        name = self.find(meaning)
+        return None if name is None else self.fields[name]
+
+    def take(self, name: str | None, meaning: str) -> object:
+        """Return what a field holds, and note as what it was read."""
+        if name is None:
+            return None
+        self.read[name] = meaning
+        return self.fields[name]
+
+    def item(self, fields: dict, path: str) -> "Record":
+        """Return an object within this record."""
+        self.items.append(Record(fields, self.given, path))
+        return self.items[-1]
+
+    def unread(self) -> Iterator[tuple[str, object]]:
+        """Yield path and value of all that holds something and was not read."""
+        for name, value in self.fields.items():
+            if name not in self.read:
+                if value not in NOTHING:
+                    yield self.path + name, value
+                continue
+            if not any(item.path.startswith(f"{self.path}{name}") for item in self.items):
+                messages = value if isinstance(value, list) else [value]
+                pairs = (pair for message in messages if isinstance(message, dict) for pair in message.items())
+                rest = (pair for pair in pairs if pair[0] not in MESSAGE_FIELDS and pair[1] not in NOTHING)
+                yield from ((f"{self.path}{name}[].{key}", part) for key, part in rest)
+        for item in self.items:
+            yield from item.unread()
+
+    def check_given(self) -> None:
+        """Refuse a record in which what `--fields` names was not found."""
+        meanings = {meaning for record in (self, *self.items) for meaning in record.read.values()}
+        for meaning, names in self.given.items():
+            if meaning not in meanings and meaning != "unread":
+                asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
+                raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
+
+
+def read_prompt(record: Record) -> tuple[tuple[Turn, ...], object]:
+    """Return the turns before the responses, and the prompt as it stands in the record.
+
+    Raises:
+        InputError: two fields hold different prompts.
+    """
+    system, before = record.take(record.find("system"), "system"), _earlier_turns(record)
+    names = [name for name in record.all("prompt") if name not in record.read]
+    held = {
+        name: record.fields[name] for name in names if record.fields[name] not in NOTHING and _may_ask(record, name)
+    }
+    texts = _background(record, "context") + _one_prompt(record, held) + _background(record, "input")
+    for name in names[: not held]:
+        record.take(name, "prompt")  # an empty one
+    raw = texts[0] if len(texts) == 1 else "\n\n".join(check_text(text, "prompt") for text in texts)
+    turns = before + parse_prompt(raw, next(iter(held), "prompt"))
+    if system and turns[:1] != (opening := (Turn("system", check_text(system, "system")),)):
+        if turns and turns[0].role == "system":
+            raise field_error("system", system, "the prompt begins with another system turn: must be given once")
+        turns = opening + turns
+    return turns, raw
+
+
+def _may_ask(record: Record, name: str) -> bool:
+    value = record.fields[name]
+    return name.lower() != "info" or (isinstance(value, dict) and bool(value.get("post") or value.get("article")))
+
+
+def _one_prompt(record: Record, held: dict[str, object]) -> list:
+    """Return the text or messages of a prompt that fields of several names may hold; one that holds the others counts."""
+    values = {name: _unwrapped(record, name) for name in held}
+    if len(values) < 2:
+        return [value for name, value in values.items() if record.take(name, "prompt") is not None]
+    if "prompt" in record.given:
+        return [check_text(record.take(name, "prompt"), name) and values[name] for name in record.all("prompt")]
+    turns = {name: parse_prompt(value, name) for name, value in values.items()}
+    longest = max(values, key=lambda name: sum(len(turn.text) for turn in turns[name]))
+    whole = [turn.text.strip() for turn in turns[longest]]
+    for name in values:
+        if not all(any(turn.text.strip() in text for text in whole) for turn in turns[name]):
+            rule = f'stands beside "{longest}", and is another prompt: say which it is, with --fields prompt={longest}'
+            raise field_error(name, held[name], f"{rule} (or prompt={name}+{longest}, for both)")
+        record.take(name, "prompt")
+    return [values[longest]]
+
+
+def _background(record: Record, meaning: str) -> list[str]:
+    name = record.find(meaning)
+    if name is None or name in record.read or record.fields[name] in NOTHING:
+        return []
+    record.take(name, "prompt")
+    return [_unwrapped(record, name)]
+
+
+def _earlier_turns(record: Record) -> tuple[Turn, ...]:
+    """Return the turns in LlamaFactory's "history": a list of pairs, what the user said and what the assistant did."""
+    name = record.keys.get("history")
+    pairs = record.fields[name] if name else None
+    if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return ()
+    texts = [check_text(text, name) for pair in record.take(name, "prompt") for text in pair]
+    return tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(texts))
+
+
+def _unwrapped(record: Record, name: str) -> object:
+    """Return text or messages; of an object, what in it is the prompt."""
+    value = record.fields[name]
+    if not isinstance(value, dict) or "messages" in value or "role" in value or "from" in value:
+        return value
+    if value.get("post") or value.get("article"):  # OpenAI's posts, laid out as its authors did
+        labels = (("subreddit", "SUBREDDIT: r/"), ("title", "TITLE: "), ("post", "POST: "), ("article", "ARTICLE: "))
+        item = record.item(value, f"{name}.")
+        parts = [l + check_text(item.take(k, "prompt"), f"{name}.{k}") for k, l in labels if value.get(k) is not None]
+        return "\n\n".join([*parts, "TL;DR:"])
+    for key in ("full_text", "text"):
+        if value.get(key) is not None:
+            return check_text(record.item(value, f"{name}.").take(key, "prompt"), f"{name}.{key}")
+    raise field_error(name, value, "must be text or a list of messages")
+
+
+def holds_text(value: object, least: int = 1) -> bool:
+    """Return whether a text of several words and at least so many characters stands anywhere in the value."""
+    if isinstance(value, str):
+        return len(value) >= least and (least == 1 or any(map(str.isspace, value)))
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(holds_text(part, least) for part in parts)
+
+
+@dataclass
+class Usage:
+    """What was read of one file's records, and what was not."""
+
+    records: int = 0
+    read: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Field and meaning → in how many records."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Field → in how many records it held something, and was not read."""
+    long: dict[str, None] = field(default_factory=dict)
+    """Unread fields that held a long text."""
+
+    def add(self, record: Record) -> None:
+        """Count one record."""
+        self.records += 1
+        read = {(part.path + name, meaning) for part in (record, *record.items) for name, meaning in part.read.items()}
+        self.read.update(read)
+        unread = dict(record.unread())
+        self.unread.update(unread.keys())
+        for name, value in unread.items():
+            if name not in self.long and holds_text(value, LONG_TEXT):
+                self.long[name] = None
+
+
+def tell_unread(usage: dict[str, Usage]) -> str | None:
+    """Return one line that names the unread fields that hold long texts; None if there are none."""
+    counts: Counter[str] = Counter()
+    for file in usage.values():
+        counts.update({name: file.unread[name] for name in file.long})
+    if not counts:
+        return None
+    fields = ", ".join(f'"{name}" ({count:,} records)' for name, count in list(counts.items())[:6])
+    return f"left unread, though long texts stand there: {fields}{', …' * (len(counts) > 6)}; see minirm data"
