@@ -230,6 +230,11 @@ class Usage:
     long: dict[str, None] = field(default_factory=dict)
     """Unread fields that held a long text."""
 
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Yield field, meaning and number of records as text, what was left unread last."""
+        yield from ((name, meaning, f"{count:,}") for (name, meaning), count in sorted(self.read.items()))
+        yield from ((name, "— (left unread)", f"{count:,}") for name, count in sorted(self.unread.items()))
+
     def add(self, record: Record) -> None:
         """Count one record."""
         self.records += 1

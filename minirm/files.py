@@ -222,14 +222,17 @@ def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
         yield from read_json_lines(read_lines(stream, name), name)
         return
     first = stream.readline(LARGEST_DOCUMENT)
-    while first.isspace():
-        first += stream.readline(LARGEST_DOCUMENT)
+    while first.isspace() and (more := stream.readline(LARGEST_DOCUMENT)):
+        first += more
     if not is_array and _is_object(first) and stream.peek(CHUNK).strip():
         begin = first.count(b"\n")
         yield from read_json_lines([(begin, decode(first, name, limit=LARGEST_DOCUMENT))], name)
         yield from read_json_lines(read_lines(stream, name, begin + 1), name)
     else:
-        yield from _read_document(first + stream.read(LARGEST_DOCUMENT + 1 - len(first)), name)
+        rest = [first]
+        while sum(map(len, rest)) <= LARGEST_DOCUMENT and (chunk := stream.read(CHUNK)):
+            rest.append(chunk)
+        yield from _read_document(b"".join(rest), name)
 
 
 def _is_object(line: bytes) -> bool:
@@ -244,7 +247,7 @@ def read_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row
     for number, line in lines:
         if line and not line.isspace():
             place = f"{name}:{number}"
-            yield _row(place, _parse(DECODER.decode, place, line))
+            yield _row(place, _parse(DECODER.decode, place, line.strip()))
 
 
 def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[Row | None]:
@@ -261,9 +264,10 @@ def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[Row | None]:
 def _read_document(content: bytes, name: str) -> Iterator[Row]:
     """Yield the records of a JSON text: those of one array, or one object behind the other."""
     text = decode(content, name, limit=LARGEST_DOCUMENT)
-    values, at = [], SPACE.match(text).end()
+    values, at, line, counted = [], SPACE.match(text).end(), 1, 0
     while at < len(text):
-        place = f"{name}:{text.count(chr(10), 0, at) + 1}"
+        line, counted = line + text.count("\n", counted, at), at
+        place = f"{name}:{line}"
         value, at = _parse(DECODER.raw_decode, place, text, at)
         values.append((place, value))
         at = SPACE.match(text, at).end()

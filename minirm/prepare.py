@@ -13,6 +13,7 @@ import numpy as np
 from minirm.checkpoint import Start, prompt_array
 from minirm.config_rules import require
 from minirm.errors import InputError, name_paths
+from minirm.fields import Usage, tell_unread
 from minirm.packing import Encoded, fit, tokenize
 from minirm.records import Comparison, read_comparisons
 from minirm.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
@@ -36,6 +37,8 @@ class Prepared:
     training_prompts: np.ndarray  # (prompts, 16) uint8
     validation: list[Comparison]
     stores: dict[str, TokenStore]
+    unread: str | None = None
+    """What of the files was left unread, though long texts stand there."""
     start_digest: str | None = None
     """What stands for the weights that training starts from."""
 
@@ -70,8 +73,8 @@ class Split:
         """Yield the comparisons of "training" or "validation", reading the files anew."""
         if self.config.validation:
             paths = self.config.data if part == "training" else self.config.validation
-            return read_comparisons(paths, format=self.config.format)
-        everything = read_comparisons(self.config.data, format=self.config.format)
+            return read_comparisons(paths, format=self.config.format, fields=self.config.fields)
+        everything = read_comparisons(self.config.data, format=self.config.format, fields=self.config.fields)
         return (c for c in everything if (prompt_key(c) in self.held_out) == (part == "validation"))
 
 
@@ -85,8 +88,10 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     """
     data, seed = config.data, config.seed
     keys: set[bytes] = set()
-    named = read_comparisons(data.validation, format=data.format) if data.validation else None
-    summary = describe(_noting_keys(read_comparisons(data.data, format=data.format), keys), named)
+    usage: dict[str, Usage] = {}
+    how = {"format": data.format, "fields": data.fields, "usage": usage}
+    named = read_comparisons(data.validation, **how) if data.validation else None
+    summary = describe(_noting_keys(read_comparisons(data.data, **how), keys), named)
     _check_learnable(config, summary)
     if not data.validation and len(keys) < 2:
         raise InputError(
@@ -102,7 +107,7 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
         stores |= _encode(config, split, part, tokenizer, folder / part, counts)
     seen = (keys - held_out) | (frozenset() if start is None else start.training_prompts)
     digest = None if start is None else start.digest()
-    return Prepared(tokenizer, summary, counts, prompt_array(seen), validation, stores, digest)
+    return Prepared(tokenizer, summary, counts, prompt_array(seen), validation, stores, tell_unread(usage), digest)
 
 
 def _check_learnable(config: RunConfig, summary: DataSummary) -> None:

@@ -93,6 +93,8 @@ def _train_run(config: RunConfig, folder: Path, observer: Observer, *, resume: b
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
     """Say what was cut, merged or dropped, and how many prompts of the files for validation stand in training too."""
+    if prepared.unread:
+        observer.note(prepared.unread)
     for name, count in sorted(prepared.counts.items()):
         observer.note(f"{name}: {count:,}")
     if prepared.summary.shared_prompts:

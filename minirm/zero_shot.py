@@ -147,7 +147,9 @@ class ZeroShotScorer:
             return self.score(None, samples)
         if prompts is None or outputs is None:
             raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return self.score(list(prompts), [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)])
+        return self.score(
+            list(prompts), [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
+        )
 
     def _ask(self, prompt: Prompt, response: str, n: int) -> list[int]:
         """Return the question about one response, in tokens."""
