@@ -211,7 +211,7 @@ def split_turns(prompt: tuple[Turn, ...], dialogues: Sequence[tuple[Turn, ...]])
     wholes, ends = zip(*(_behind(prompt, dialogue) for dialogue in dialogues), strict=True)
     first, shared = wholes[0], min(map(len, wholes)) - 1
     if len(wholes) == 1:
-        shared = ends[0] or shared
+        shared = ends[0] if ends[0] and first[ends[0]].role == "assistant" else shared
     else:
         while any(whole[:shared] != first[:shared] for whole in wholes):
             shared -= 1
@@ -232,7 +232,7 @@ def _behind(prompt: tuple[Turn, ...], dialogue: tuple[Turn, ...]) -> tuple[tuple
     goes_on = dialogue[0].role in ("assistant", "tool") or all(turn.role == "system" for turn in prompt)
     if not goes_on or (prompt[-1].role == dialogue[0].role == "system"):
         raise InputError(
-            "the response begins with another prompt than the record gives: must be the same, or stand once"
+            "the responses begin with another prompt than this one: must be the same"
         )
     return prompt + dialogue, len(prompt)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minirm.dialogue import MESSAGE_FIELDS, Turn, check_text, parse_prompt
+from minirm.dialogue import MESSAGE_FIELDS, Reply, Turn, check_text, parse_prompt
 from minirm.errors import InputError, field_error, list_names
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -42,7 +42,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
 
 LABEL = re.compile(r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|"
-                   r"lang|language|worker|batch|type|name|version|license|tag|hash|file|index|policy)s?($|_)")  # fmt: skip
+                   r"lang|language|worker|batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)")  # fmt: skip
 """Names of fields that tell of a record, and are no part of its text."""
 LONG_TEXT = 40
 NOTHING = (None, "", [], {})
@@ -106,9 +106,17 @@ class Record:
         self.items.append(Record(fields, self.given, path))
         return self.items[-1]
 
+    def parts(self) -> Iterator["Record"]:
+        """Yield this record and all objects within it."""
+        yield self
+        for item in self.items:
+            yield from item.parts()
+
     def unread(self) -> Iterator[tuple[str, object]]:
         """Yield path and value of all that holds something and was not read."""
         for name, value in self.fields.items():
+            if self.read.get(name) == "tree":
+                continue
             if name not in self.read:
                 if value not in NOTHING:
                     yield self.path + name, value
@@ -123,29 +131,26 @@ class Record:
 
     def check_given(self) -> None:
         """Refuse a record in which what `--fields` names was not found."""
-        meanings = {meaning for record in (self, *self.items) for meaning in record.read.values()}
+        meanings = {meaning for part in self.parts() for meaning in part.read.values()}
         for meaning, names in self.given.items():
             if meaning not in meanings and meaning != "unread":
                 asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
 
 
-def read_prompt(record: Record) -> tuple[tuple[Turn, ...], object]:
+def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, ...], object]:
     """Return the turns before the responses, and the prompt as it stands in the record.
 
+    Args:
+        record: fields of several names may hold the prompt, or more of it.
+        replies: the responses; one of them may end the dialogue in which the prompt stands.
     Raises:
         InputError: two fields hold different prompts.
     """
     system, before = record.take(record.find("system"), "system"), _earlier_turns(record)
-    names = [name for name in record.all("prompt") if name not in record.read]
-    held = {
-        name: record.fields[name] for name in names if record.fields[name] not in NOTHING and _may_ask(record, name)
-    }
-    texts = _background(record, "context") + _one_prompt(record, held) + _background(record, "input")
-    for name in names[: not held]:
-        record.take(name, "prompt")  # an empty one
+    texts = [*_background(record, "context"), *_main_prompt(record, replies), *_background(record, "input")]
     raw = texts[0] if len(texts) == 1 else "\n\n".join(check_text(text, "prompt") for text in texts)
-    turns = before + parse_prompt(raw, next(iter(held), "prompt"))
+    turns = before + (raw if isinstance(raw, tuple) else parse_prompt(raw))
     if system and turns[:1] != (opening := (Turn("system", check_text(system, "system")),)):
         if turns and turns[0].role == "system":
             raise field_error("system", system, "the prompt begins with another system turn: must be given once")
@@ -153,26 +158,28 @@ def read_prompt(record: Record) -> tuple[tuple[Turn, ...], object]:
     return turns, raw
 
 
-def _may_ask(record: Record, name: str) -> bool:
-    value = record.fields[name]
-    return name.lower() != "info" or (isinstance(value, dict) and bool(value.get("post") or value.get("article")))
-
-
-def _one_prompt(record: Record, held: dict[str, object]) -> list:
-    """Return the text or messages of a prompt that fields of several names may hold; one that holds the others counts."""
-    values = {name: _unwrapped(record, name) for name in held}
-    if len(values) < 2:
-        return [value for name, value in values.items() if record.take(name, "prompt") is not None]
-    if "prompt" in record.given:
-        return [check_text(record.take(name, "prompt"), name) and values[name] for name in record.all("prompt")]
-    turns = {name: parse_prompt(value, name) for name, value in values.items()}
-    longest = max(values, key=lambda name: sum(len(turn.text) for turn in turns[name]))
-    whole = [turn.text.strip() for turn in turns[longest]]
-    for name in values:
-        if not all(any(turn.text.strip() in text for text in whole) for turn in turns[name]):
-            rule = f'stands beside "{longest}", and is another prompt: say which it is, with --fields prompt={longest}'
-            raise field_error(name, held[name], f"{rule} (or prompt={name}+{longest}, for both)")
+def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
+    """Return the prompt, text or turns, or nothing; of several that hold one another, the longest."""
+    values: dict[str, object] = {}
+    turns: dict[str, tuple[Turn, ...]] = {}
+    last = {reply if isinstance(reply, str) else reply[-1].text for reply in replies}
+    for name in record.all("prompt"):
+        value = _unwrapped(record, name)
+        if name in record.read or (name.lower() == "info" and isinstance(value, dict)):
+            continue
+        turns[name] = parse_prompt(value, name)
+        if not isinstance(value, str) and turns[name] and turns[name][-1].role == "assistant" and turns[name][-1].text in last:
+            turns[name] = turns[name][:-1]
+        values[name] = value if isinstance(value, str) else turns[name]
         record.take(name, "prompt")
+    held = [name for name in values if turns[name]]
+    if len(held) < 2 or "prompt" in record.given:
+        return [values[name] for name in held]
+    longest = max(held, key=lambda name: sum(len(turn.text) for turn in turns[name]))
+    for name in held:
+        if not all(any(turn.text.strip() in other.text for other in turns[longest]) for turn in turns[name]):
+            rule = f'stands beside "{longest}", and is another prompt: --fields prompt={longest} or prompt={name}+{longest}'
+            raise field_error(name, record.fields[name], f"{rule} says what is read")
     return [values[longest]]
 
 
@@ -207,7 +214,7 @@ def _unwrapped(record: Record, name: str) -> object:
     for key in ("full_text", "text"):
         if value.get(key) is not None:
             return check_text(record.item(value, f"{name}.").take(key, "prompt"), f"{name}.{key}")
-    raise field_error(name, value, "must be text or a list of messages")
+    return value
 
 
 def holds_text(value: object, least: int = 1) -> bool:
@@ -238,7 +245,7 @@ class Usage:
     def add(self, record: Record) -> None:
         """Count one record."""
         self.records += 1
-        read = {(part.path + name, meaning) for part in (record, *record.items) for name, meaning in part.read.items()}
+        read = {(part.path + name, meaning) for part in record.parts() for name, meaning in part.read.items()}
         self.read.update(read)
         unread = dict(record.unread())
         self.unread.update(unread.keys())

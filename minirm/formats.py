@@ -119,7 +119,7 @@ def _messages_and_rejected(record: Record, rejected: str) -> list[Judged]:
     *prompt, chosen = parse_reply(record.take(name, "chosen"), name)
     other = parse_reply(record.take(rejected, "rejected"), rejected)
     whole = (*prompt, chosen) if isinstance(other, tuple) and len(other) > 1 else (chosen,)
-    before, _ = read_prompt(record)
+    before, _ = read_prompt(record, [])
     prompt, texts = split_replies((*before, *prompt), [whole, other])
     return [Judged(prompt, texts, PAIR)]
 
@@ -153,8 +153,12 @@ def _list(value: object, name: str) -> list:
 def _judged(
     record: Record, replies: list, scores: tuple[float, ...] | None, weight: float = 1.0, is_rating: bool = False
 ) -> Judged:
-    prompt, raw = read_prompt(record)
-    return Judged(*split_replies(prompt, replies, raw), scores, weight, is_rating)
+    prompt, raw = read_prompt(record, replies)
+    try:
+        return Judged(*split_replies(prompt, replies, raw), scores, weight, is_rating)
+    except InputError as error:
+        name = next((name for name, meaning in record.read.items() if meaning == "prompt"), "prompt")
+        raise InputError(f'field "{name}": {error}') from None
 
 
 def _responses(record: Record) -> list[Judged]:
@@ -308,7 +312,7 @@ def _response(record: Record) -> list[Judged]:
     )
     reply = parse_reply(value, name) if item is None else _reply(value, item, name)
     axes = (
-        item and isinstance(item.fields.get("axes"), dict) and record.item(item.take("axes", "score"), f"{name}.axes.")
+        item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
     )
     return [_rated(record, [reply], _rating(axes or record))]
 

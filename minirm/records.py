@@ -180,7 +180,7 @@ def parse_record(record: Record, format: str, place: str = "", *, needs_judgemen
     record.check_given()
     if not comparisons:
         raise InputError("holds no response of an assistant")
-    if record.find("prompt") is None and not all(comparison.prompt for comparison in comparisons):
+    if "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
         _check_no_prompt_unread(record)
     return Parsed(comparisons, is_rating)
 

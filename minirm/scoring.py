@@ -25,7 +25,7 @@ from minirm.dialogue import (
 )
 from minirm.errors import InputError, field_error
 from minirm.evaluate import Evaluation, evaluate
-from minirm.fields import Record
+from minirm.fields import Names, Record, parse_fields
 from minirm.files import Row
 from minirm.packing import Encoded, pack, tokenize, truncate
 from minirm.formats import recognise
@@ -125,7 +125,9 @@ class RewardScorer:
         )
         return rewards, evaluation
 
-    def score_rows(self, rows: Iterable[Row | None], *, normalise: bool = False) -> Iterator[dict]:
+    def score_rows(
+        self, rows: Iterable[Row | None], *, fields: Sequence[str] = (), normalise: bool = False
+    ) -> Iterator[dict]:
         """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
 
         A record holds "response" or "responses", with or without "prompt", or is one that training accepts. A "reward"
@@ -135,7 +137,7 @@ class RewardScorer:
         Raises:
             InputError: a record is none of these; the message names its place.
         """
-        return score_rows(rows, partial(self.score_comparisons, normalise=normalise))
+        return score_rows(rows, partial(self.score_comparisons, normalise=normalise), fields)
 
     def reward_fn(
         self,
@@ -163,11 +165,12 @@ def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = 
 
 
 def score_rows(
-    rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]]
+    rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]], fields: Sequence[str] = ()
 ) -> Iterator[dict]:
     """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
+    given = parse_fields(fields)
     for batch in _in_batches(rows):
-        parsed = [_read_row(row) for row in batch]
+        parsed = [_read_row(row, given) for row in batch]
         rewards = iter(score([comparison for comparisons, _ in parsed for comparison in comparisons]))
         for row, (comparisons, is_single) in zip(batch, parsed, strict=True):
             values = [value for _ in comparisons for value in next(rewards)]
@@ -189,10 +192,10 @@ def _in_batches(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _read_row(row: Row) -> tuple[list[Comparison], bool]:
+def _read_row(row: Row, given: Names) -> tuple[list[Comparison], bool]:
     """Return the prompts and the responses of a record to score, and whether a field for a single response holds it."""
     try:
-        record = Record(row.fields, {})
+        record = Record(row.fields, given)
         format = recognise(record)
         return parse_record(record, format, row.place, needs_judgement=False).comparisons, format == "response"
     except InputError as error:

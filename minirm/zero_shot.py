@@ -126,9 +126,9 @@ class ZeroShotScorer:
         rewards = iter(self._answers(questions))
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
-    def score_rows(self, rows: Iterable[Row | None]) -> Iterator[dict]:
+    def score_rows(self, rows: Iterable[Row | None], *, fields: Sequence[str] = ()) -> Iterator[dict]:
         """Yield each record with "reward" or "rewards" added; see `minirm.scoring.RewardScorer.score_rows`."""
-        return score_rows(rows, self.score_comparisons)
+        return score_rows(rows, self.score_comparisons, fields)
 
     def reward_fn(
         self,

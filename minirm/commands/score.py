@@ -37,6 +37,8 @@ class Score:
     """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
     file: str | None = None
     """What to score: a file as data/README.md has it; - is JSON Lines from standard input, each answered as it comes."""
+    fields: tuple[str, ...] = ()
+    """What fields of the file hold: prompt=question response=answer …; unread=FIELD for one that is not to be read."""
     out: Path | None = None
     """File to write, complete or not at all. By default standard output."""
     normalise: bool = False
@@ -68,7 +70,7 @@ class Score:
             digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
             lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
         else:
-            records = scorer.score_rows(_rows(self.file), **how)
+            records = scorer.score_rows(_rows(self.file), fields=self.fields, **how)
             lines = map(_as_json, records)
         in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
         with counting("scoring", shown=not in_sight) as scorer.advance:
