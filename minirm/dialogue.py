@@ -51,7 +51,8 @@ def parse_prompt(prompt: str | Sequence[dict] | dict | None, field: str = "promp
     """
     if prompt is None or prompt == "":
         return ()
-    if isinstance(prompt, list | tuple | dict):
+    holds_messages = isinstance(prompt, dict) and not prompt.keys().isdisjoint(("messages", "role", "from"))
+    if isinstance(prompt, list | tuple) or holds_messages:
         return parse_messages(prompt, field)
     if not isinstance(prompt, str):
         raise field_error(field, prompt, "must be text or a list of messages")

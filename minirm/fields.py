@@ -168,7 +168,8 @@ def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
         if name in record.read or (name.lower() == "info" and isinstance(value, dict)):
             continue
         turns[name] = parse_prompt(value, name)
-        if not isinstance(value, str) and turns[name] and turns[name][-1].role == "assistant" and turns[name][-1].text in last:
+        ends = name.lower() != "prompt" and turns[name][-1:] and turns[name][-1].role == "assistant"
+        if ends and turns[name][-1].text in last:
             turns[name] = turns[name][:-1]
         values[name] = value if isinstance(value, str) else turns[name]
         record.take(name, "prompt")

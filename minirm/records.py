@@ -139,21 +139,19 @@ def parse_rows(
 def unfold(row: Row) -> Iterator[Row]:
     """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
     columns = list(row.fields.values())
-    lists = [list(column.values()) if isinstance(column, dict) else column for column in columns]
-    asked = next(
-        (column for name, column in zip(row.fields, lists, strict=True) if name.lower() in NAMES["prompt"]), None
-    )
-    numbered = all(isinstance(column, dict) and column.keys() == columns[0].keys() != set() for column in columns)
-    texts = isinstance(asked, list) and bool(asked) and all(isinstance(text, str) for text in asked)
-    if (
-        columns
-        and ((numbered and all(map(str.isdigit, columns[0]))) or texts)
-        and all(isinstance(column, list) and len(column) == len(lists[0]) for column in lists)
-    ):
-        for number, cells in enumerate(zip(*lists, strict=True), 1):
+    if all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+        columns = [list(column.values()) for column in columns]
+    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
+        columns = []
+    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        for number, cells in enumerate(zip(*columns, strict=True), 1):
             yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
     else:
         yield row
+
+
+def _is_texts(column: object) -> bool:
+    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
 
 
 def parse_record(record: Record, format: str, place: str = "", *, needs_judgement: bool = True) -> Parsed:
@@ -188,7 +186,7 @@ def parse_record(record: Record, format: str, place: str = "", *, needs_judgemen
 def _check_no_prompt_unread(record: Record) -> None:
     """Refuse responses without a prompt where it may stand in a field that was not read."""
     for name, value in record.unread():
-        if name in record.fields and holds_text(value) and not LABEL.search(name.lower()):
+        if name.lower() in record.keys and holds_text(value) and not LABEL.search(name.lower()):
             rule = f"no prompt is read, and this may be it: --fields prompt={name} or unread={name} says it"
             raise field_error(name, value, rule)
 

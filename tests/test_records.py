@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from minirm.dialogue import Turn
 from minirm.errors import InputError
-from minirm.fields import Usage, tell_unread
 from minirm.formats import SHAPES
-from minirm.records import MOST_RESPONSES, Comparison, read_comparisons, to_json
+from minirm.records import Comparison, read_comparisons, to_json
 
 DATA = Path(__file__).parent.parent / "data"
 SAME_SIX = [
@@ -43,6 +42,29 @@ ROWS = {
     "plain_pairs.jsonl": 3,
     "ranking.csv": 20,
     "rewardbench_2.jsonl": 3,
+    "arena.jsonl": 4,
+    "arena_kaggle.csv": 3,
+    "columns.json": 2,
+    "data_key.json": 1,
+    "helpsteer.jsonl": 2,
+    "helpsteer2_preference.jsonl": 3,
+    "integer_choices.jsonl": 2,
+    "kto.jsonl": 2,
+    "llamafactory_ranking.jsonl": 2,
+    "messages_rejected.jsonl": 1,
+    "nectar.jsonl": 1,
+    "oasst_trees.jsonl": 2,
+    "pku_saferlhf.jsonl": 2,
+    "prompt_completion.jsonl": 2,
+    "reasoning_pairs.jsonl": 1,
+    "sharegpt_pairs.jsonl": 2,
+    "shp.jsonl": 2,
+    "stack_exchange.jsonl": 1,
+    "summarize_axis.jsonl": 1,
+    "text_scores.jsonl": 2,
+    "ultrafeedback.jsonl": 2,
+    "ultrafeedback_binarized.jsonl": 2,
+    "webgpt.jsonl": 2,
 } | dict.fromkeys(SAME_SIX, 6)
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -240,7 +262,10 @@ BAD_RECORDS = [
     ({"prompt": "a", "responses": [{"text": "b"}]}, "found keys 'prompt', 'responses': nothing says which response is"),
     ({"prompt": "a", "responses": [{"score": 1}]}, 'field "responses[0].text": null: must be text'),
     ({"prompt": "a", "responses": ["b", "c"], "scores": [1]}, 'field "scores": a list of 1: must be as many as the '),
-    ({"prompt": "a", "responses": ["b", "c"], "chosen": 0, "rejected": 2}, 'field "rejected": 2: must be the number of'),
+    (
+        {"prompt": "a", "responses": ["b", "c"], "chosen": 0, "rejected": 2},
+        'field "rejected": 2: must be the number of',
+    ),
     ({"prompt": "a", "responses": ["b", {"text": "c", "score": 1}]}, "nothing says which response is better"),
     (
         {"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c", "score": float("nan")}]},
@@ -261,7 +286,10 @@ BAD_RECORDS = [
         "field \"info\": an object with keys 'title': no prompt is read, and this may be it: --fields prompt=info or un",
     ),
     ({"info": {"post": "a"}, "summaries": [{}, {}], "choice": 0}, 'field "summaries[0].text": null: must be text'),
-    ({"info": {"post": "a"}, "summaries": [{"text": "b"}] * 2, "choice": 2}, 'field "choice": 2: must be one of 0, 1, or tie'),
+    (
+        {"info": {"post": "a"}, "summaries": [{"text": "b"}] * 2, "choice": 2},
+        'field "choice": 2: must be one of 0, 1, or tie',
+    ),
     ({"prompt": "a", "response": None}, 'field "response": null: must be text'),
     ({"ask": "a", "reply": "b"}, "found keys 'ask', 'reply': no accepted format: a record holds prompt with replies, "),
     ({}, "found keys none: no accepted format"),

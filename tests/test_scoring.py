@@ -215,7 +215,9 @@ def test_a_sample_in_which_no_human_speaks_is_a_response_without_a_prompt(scorer
 
 @pytest.mark.parametrize("completion", [[], [{"role": "assistant", "content": None}], 3, None])
 def test_reward_fn_refuses_a_completion_without_text(scorer, completion):
-    with pytest.raises(InputError, match=r'field "(responses|completions)\[0\].*": .* must be (text|a list with at leas)'):
+    with pytest.raises(
+        InputError, match=r'field "(responses|completions)\[0\].*": .* must be (text|a list with at leas)'
+    ):
         scorer.reward_fn(prompts=["a"], completions=[completion])
     with pytest.raises(InputError, match="reward_fn needs samples, or prompts with outputs"):
         scorer.reward_fn(prompts=["a"])
