@@ -64,9 +64,11 @@ def parse_prompt(prompt: str | Sequence[dict] | dict | None, field: str = "promp
 
 def parse_response(response: str, prompt: object, field: str = "response") -> str:
     """Return the response without the space that belongs to a prompt's last "\\n\\nAssistant:"."""
-    check_text(response, field)
-    spaced = isinstance(prompt, str) and prompt.endswith(LEAD_IN) and ends_with_lead_in(prompt)
-    return response.removeprefix(" ") if spaced else response
+    return check_text(response, field).removeprefix(" " if _leaves_space(prompt) else "")
+
+
+def _leaves_space(prompt: object) -> bool:
+    return isinstance(prompt, str) and prompt.endswith(LEAD_IN) and ends_with_lead_in(prompt)
 
 
 def parse_messages(messages: object, field: str) -> tuple[Turn, ...]:
@@ -185,7 +187,8 @@ def split_replies(prompt: tuple[Turn, ...], replies: Sequence[Reply], raw: objec
         rests = [reply[len(asked) :] for reply in replies if reply.startswith(asked)]
         if len(rests) == len(replies) and all(rest[:1].isspace() and rest.strip() for rest in rests):
             replies = [rest.lstrip() for rest in rests]
-    return prompt, tuple(parse_response(reply, raw) for reply in replies)
+    space = " " if _leaves_space(raw) else ""
+    return prompt, tuple(reply.removeprefix(space) for reply in replies)
 
 
 def split_dialogues(*texts: str) -> Dialogue:
@@ -232,9 +235,7 @@ def _behind(prompt: tuple[Turn, ...], dialogue: tuple[Turn, ...]) -> tuple[tuple
             return prompt + dialogue[repeated:], len(prompt)
     goes_on = dialogue[0].role in ("assistant", "tool") or all(turn.role == "system" for turn in prompt)
     if not goes_on or (prompt[-1].role == dialogue[0].role == "system"):
-        raise InputError(
-            "the responses begin with another prompt than this one: must be the same"
-        )
+        raise InputError("the responses begin with another prompt than this one: must be the same")
     return prompt + dialogue, len(prompt)
 
 

@@ -41,18 +41,40 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
 
-LABEL = re.compile(r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|"
-                   r"lang|language|worker|batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)")  # fmt: skip
+LABEL = re.compile(
+    r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|lang|language|worker|"
+    r"batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)"
+)
 """Names of fields that tell of a record, and are no part of its text."""
 LONG_TEXT = 40
 NOTHING = (None, "", [], {})
 
-Names = dict[str, tuple[str, ...]]
+
+class Names:
+    """What fields are called: as `--fields` says it of some meanings, else as the field's sets call them."""
+
+    def __init__(self, given: dict[str, tuple[str, ...]] | None = None):
+        self.given = given or {}
+        self.names = {**NAMES, **({"context": (), "input": ()} if "prompt" in self.given else {}), **self.given}
+        self.layouts: dict[tuple[str, ...], tuple[dict[str, str], dict[str, list[str]]]] = {}
+
+    def layout(self, fields: tuple[str, ...]) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the fields by their name in small letters, and those of each meaning; the same for like records."""
+        if fields not in self.layouts:
+            keys = {name.lower(): name for name in fields}
+            if len(keys) < len(fields):
+                raise InputError(f"found keys {list_names(fields)}: two of them differ in the case of letters alone")
+            keys = {low: name for low, name in keys.items() if low not in self.names["unread"]}
+            found = {meaning: [keys[low] for low in names if low in keys] for meaning, names in self.names.items()}
+            if len(self.layouts) == 1000:  # of records that are all unlike
+                self.layouts.clear()
+            self.layouts[fields] = keys, found
+        return self.layouts[fields]
 
 
 def parse_fields(named: Sequence[str]) -> Names:
     """Return the names that `--fields` gives: "prompt=question"; a prompt may join several: "prompt=title+body"."""
-    given: Names = {}
+    given: dict[str, tuple[str, ...]] = {}
     for item in named:
         meaning, is_given, names = item.partition("=")
         if meaning not in NAMES or not is_given or not names:
@@ -60,34 +82,29 @@ def parse_fields(named: Sequence[str]) -> Names:
             raise InputError(f"fields {item!r}: must be MEANING=FIELD, the meaning one of {known}")
         if meaning in given and meaning != "unread":
             raise InputError(f"fields {item!r}: {meaning} is given twice")
-        given[meaning] = given.get(meaning, ()) + tuple(
-            names.lower().split("+") if meaning == "prompt" else [names.lower()]
-        )
-    return given
+        split = names.lower().split("+") if meaning == "prompt" else [names.lower()]
+        given[meaning] = given.get(meaning, ()) + tuple(split)
+    return Names(given)
 
 
 class Record:
     """The fields of one record, found by their meaning, in any case of letters."""
 
-    def __init__(self, fields: dict, given: Names, path: str = ""):
-        self.fields, self.given, self.path = fields, given, path
-        self.names = {**NAMES, "context": (), "input": (), **given} if "prompt" in given else {**NAMES, **given}
-        self.keys = {key.lower(): key for key in fields}
-        if len(self.keys) < len(fields):
-            raise InputError(f"found keys {list_names(fields)}: two of them differ in the case of letters alone")
-        for name in given.get("unread", ()):
-            self.keys.pop(name, None)
-        self.read: dict[str, str] = {}  # path of a field → its meaning
+    def __init__(self, fields: dict, names: Names, path: str = ""):
+        self.fields, self.names, self.path = fields, names, path
+        self.keys, self.found = names.layout(tuple(fields))
+        self.read: dict[str, str] = {}  # field → the meaning with which it was read
         self.items: list[Record] = []
 
     def all(self, meaning: str) -> list[str]:
         """Return the fields that may mean this, first those that hold something."""
-        present = [self.keys[name] for name in self.names[meaning] if name in self.keys]
-        return sorted(present, key=lambda name: self.fields[name] in NOTHING) if len(present) > 1 else present
+        found = self.found[meaning]
+        return sorted(found, key=lambda name: self.fields[name] in NOTHING) if len(found) > 1 else found
 
     def find(self, meaning: str) -> str | None:
         """Return the field that means this; None if there is none."""
-        return next(iter(self.all(meaning)), None)
+        found = self.found[meaning]
+        return self.all(meaning)[0] if found else None
 
     def value(self, meaning: str) -> object:
         """Return what the field of this meaning holds, without reading it; None if there is none."""
@@ -103,7 +120,7 @@ class Record:
 
     def item(self, fields: dict, path: str) -> "Record":
         """Return an object within this record."""
-        self.items.append(Record(fields, self.given, path))
+        self.items.append(Record(fields, self.names, path))
         return self.items[-1]
 
     def parts(self) -> Iterator["Record"]:
@@ -131,8 +148,8 @@ class Record:
 
     def check_given(self) -> None:
         """Refuse a record in which what `--fields` names was not found."""
-        meanings = {meaning for part in self.parts() for meaning in part.read.values()}
-        for meaning, names in self.given.items():
+        meanings = {meaning for part in self.parts() for meaning in part.read.values()} if self.names.given else ()
+        for meaning, names in self.names.given.items():
             if meaning not in meanings and meaning != "unread":
                 asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
@@ -161,23 +178,23 @@ def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, .
 def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
     """Return the prompt, text or turns, or nothing; of several that hold one another, the longest."""
     values: dict[str, object] = {}
-    turns: dict[str, tuple[Turn, ...]] = {}
     last = {reply if isinstance(reply, str) else reply[-1].text for reply in replies}
     for name in record.all("prompt"):
         value = _unwrapped(record, name)
         if name in record.read or (name.lower() == "info" and isinstance(value, dict)):
             continue
-        turns[name] = parse_prompt(value, name)
-        ends = name.lower() != "prompt" and turns[name][-1:] and turns[name][-1].role == "assistant"
-        if ends and turns[name][-1].text in last:
-            turns[name] = turns[name][:-1]
-        values[name] = value if isinstance(value, str) else turns[name]
         record.take(name, "prompt")
-    held = [name for name in values if turns[name]]
-    if len(held) < 2 or "prompt" in record.given:
-        return [values[name] for name in held]
-    longest = max(held, key=lambda name: sum(len(turn.text) for turn in turns[name]))
-    for name in held:
+        if not isinstance(value, str):
+            value = parse_prompt(value, name)
+            if name.lower() != "prompt" and value and value[-1].role == "assistant" and value[-1].text in last:
+                value = value[:-1]
+        if value:
+            values[name] = value
+    if len(values) < 2 or "prompt" in record.names.given:
+        return list(values.values())
+    turns = {name: parse_prompt(value) if isinstance(value, str) else value for name, value in values.items()}
+    longest = max(turns, key=lambda name: sum(len(turn.text) for turn in turns[name]))
+    for name in turns:
         if not all(any(turn.text.strip() in other.text for other in turns[longest]) for turn in turns[name]):
             rule = f'stands beside "{longest}", and is another prompt: --fields prompt={longest} or prompt={name}+{longest}'
             raise field_error(name, record.fields[name], f"{rule} says what is read")

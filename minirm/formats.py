@@ -273,7 +273,7 @@ def _columns(record: Record) -> list[Judged]:
 
 def _scores_beside(record: Record, ends: tuple[str, ...]) -> tuple[float, ...] | None:
     for meaning, sign in (("score", 1.0), ("rank", -1.0)):
-        for base in record.names[meaning]:
+        for base in record.names.names[meaning]:
             names = [record.keys.get(f"{base}_{end}", record.keys.get(f"{base}{end}")) for end in ends]
             if None not in names:
                 return tuple(sign * number(record.take(name, meaning), name) for name in names)
@@ -311,9 +311,7 @@ def _response(record: Record) -> list[Judged]:
         else None
     )
     reply = parse_reply(value, name) if item is None else _reply(value, item, name)
-    axes = (
-        item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
-    )
+    axes = item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
     return [_rated(record, [reply], _rating(axes or record))]
 
 

@@ -69,14 +69,14 @@ def read_comparisons(
     """
     if format is not None and format not in SHAPES:
         raise InputError(f'format "{format}": unknown: must be one of {", ".join(SHAPES)}')
-    given, files = parse_fields(fields), find_files(paths)
-    return (comparison for file in files for comparison in _read_file(file, format, given, usage))
+    names, files = parse_fields(fields), find_files(paths)
+    return (comparison for file in files for comparison in _read_file(file, format, names, usage))
 
 
-def _read_file(path: Path, format: str | None, given: Names, usage: dict[str, Usage] | None) -> Iterator[Comparison]:
+def _read_file(path: Path, format: str | None, names: Names, usage: dict[str, Usage] | None) -> Iterator[Comparison]:
     """Yield the comparisons of one file. Responses rated one by one come together: as soon as all of a prompt are read."""
     found = None if usage is None else usage.setdefault(name_of(path), Usage())
-    parse = partial(parse_rows, format=format, given=given)
+    parse = partial(parse_rows, format=format, names=names)
     expected: Counter[int] | None = None
     waiting: dict[int, list[Comparison]] = {}
     for parsed in parse(read_rows(path), usage=found):
@@ -114,13 +114,13 @@ class Parsed(NamedTuple):
 
 
 def parse_rows(
-    rows: Iterator[Row], *, format: str | None = None, given: Names | None = None, usage: Usage | None = None
+    rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
-    asks = False
+    names, asks = names or Names(), False
     for place, fields in (part for row in rows for part in unfold(row)):
         try:
-            record = Record(fields, given or {})
+            record = Record(fields, names)
             format = format or recognise(record)
             parsed = parse_record(record, format, place)
             asked = "prompt" in record.read.values()
@@ -139,7 +139,9 @@ def parse_rows(
 def unfold(row: Row) -> Iterator[Row]:
     """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
     columns = list(row.fields.values())
-    if all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+    if not columns or not isinstance(columns[0], dict | list):
+        columns = []
+    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
         columns = [list(column.values()) for column in columns]
     elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
         columns = []

@@ -168,9 +168,9 @@ def score_rows(
     rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]], fields: Sequence[str] = ()
 ) -> Iterator[dict]:
     """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
-    given = parse_fields(fields)
+    names = parse_fields(fields)
     for batch in _in_batches(rows):
-        parsed = [_read_row(row, given) for row in batch]
+        parsed = [_read_row(row, names) for row in batch]
         rewards = iter(score([comparison for comparisons, _ in parsed for comparison in comparisons]))
         for row, (comparisons, is_single) in zip(batch, parsed, strict=True):
             values = [value for _ in comparisons for value in next(rewards)]
@@ -192,10 +192,10 @@ def _in_batches(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _read_row(row: Row, given: Names) -> tuple[list[Comparison], bool]:
+def _read_row(row: Row, names: Names) -> tuple[list[Comparison], bool]:
     """Return the prompts and the responses of a record to score, and whether a field for a single response holds it."""
     try:
-        record = Record(row.fields, given)
+        record = Record(row.fields, names)
         format = recognise(record)
         return parse_record(record, format, row.place, needs_judgement=False).comparisons, format == "response"
     except InputError as error:
