@@ -11,7 +11,7 @@ from minirm.data.dialogue import (
     parse_response,
     render_dialogue,
     split_dialogues,
-    split_messages,
+    split_turns,
 )
 from minirm.errors import InputError
 
@@ -61,7 +61,7 @@ def test_messages_may_name_their_roles_in_other_words():
         (7, 'field "prompt": 7: must be text or a list of messages'),
         (["Hi"], """field "prompt[0]": 'Hi': must be a message {"role", "content"}"""),
         ([{"role": "user", "content": None}], 'field "prompt[0].content": null: must be text'),
-        ([{"content": "Hi"}], 'field "prompt[0].role": null: must be one of system, user, human, '),
+        ([{"content": "Hi"}], 'field "prompt[0].role": null: must be one of system, developer, user, '),
         ("a\0b", "field \"prompt\": 'a\\x00b': must be text without NUL"),
         ("\ud83d", "field \"prompt\": '\\ud83d': must be Unicode text, without half a surrogate pair"),
     ],
@@ -92,7 +92,7 @@ def test_a_parsed_dialogue_is_rendered_back(text):
 @given(MARKED_TEXT, MARKED_TEXT, MARKED_TEXT)
 def test_whole_dialogues_are_split_without_loss(opening, chosen, rejected):
     for whole in (texts := [opening + chosen, opening + rejected]):
-        prompt, *responses = split_dialogues(*texts)
+        prompt, responses = split_dialogues(*texts)
         response = responses[texts.index(whole)]
         whole = "\n\n" + whole if prompt and whole.startswith("Human: ") else whole
         lead_ins = ("\n\nAssistant: ", "\n\nAssistant:") if prompt else ("",)
@@ -101,16 +101,19 @@ def test_whole_dialogues_are_split_without_loss(opening, chosen, rejected):
 
 def test_the_prompt_ends_at_the_last_shared_turn_of_the_assistant():
     shared = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: A riddle?\n\nAssistant:"
-    assert split_dialogues(shared + " What has keys?", shared + " No.") == (GREETING, "What has keys?", "No.")
+    assert split_dialogues(shared + " What has keys?", shared + " No.") == (GREETING, ("What has keys?", "No."))
 
 
 def test_an_empty_response_after_the_lead_in_is_a_response():
-    assert split_dialogues("Human: Hi\n\nAssistant: Ho", "Human: Hi\n\nAssistant:") == ((Turn("user", "Hi"),), "Ho", "")
+    assert split_dialogues("Human: Hi\n\nAssistant: Ho", "Human: Hi\n\nAssistant:") == (
+        (Turn("user", "Hi"),),
+        ("Ho", ""),
+    )
 
 
 def test_texts_without_a_shared_turn_have_no_prompt():
     texts = ("\n\nHuman: A\n\nAssistant: x", "\n\nHuman: B\n\nAssistant: x")
-    assert split_dialogues(*texts) == ((), *texts)
+    assert split_dialogues(*texts) == ((), texts)
     assert split_dialogues("one\n\nAssistant: a", "one\n\nAssistant: b")[0] == ()
 
 
@@ -121,7 +124,7 @@ DIVERGING = [
 
 
 def test_dialogues_that_part_early_keep_their_later_turns_as_text_of_the_response():
-    prompt, chosen, rejected = split_dialogues(*map(render_dialogue, DIVERGING))
+    prompt, (chosen, rejected) = split_dialogues(*map(render_dialogue, DIVERGING))
     assert prompt == GREETING[:1]
     assert chosen == "Hello!\n\nHuman: A joke?\n\nAssistant: Knock, knock."
     assert rejected == "Hello!\n\nHuman: A poem?\n\nAssistant: No."
@@ -132,15 +135,15 @@ def test_messages_are_split_where_the_same_dialogues_in_text_are():
         DIVERGING,
         [[Turn("user", "A"), Turn("assistant", "x")], [Turn("user", "B"), Turn("assistant", "x")]],
     ):
-        assert split_messages((), *map(tuple, turns)) == split_dialogues(*map(render_dialogue, turns))
+        assert split_turns((), list(map(tuple, turns))) == split_dialogues(*map(render_dialogue, turns))
 
 
 def test_messages_may_repeat_the_prompt_or_leave_it_out():
     answers = (Turn("assistant", "Yes"),), (Turn("assistant", "No"),)
-    assert split_messages(GREETING, *answers) == (GREETING, "Yes", "No")
-    assert split_messages(GREETING, *(GREETING + answer for answer in answers)) == (GREETING, "Yes", "No")
+    assert split_turns(GREETING, answers) == (GREETING, ("Yes", "No"))
+    assert split_turns(GREETING, [GREETING + answer for answer in answers]) == (GREETING, ("Yes", "No"))
 
 
 def test_identical_dialogues_still_have_a_response():
     whole = (*GREETING, Turn("assistant", "Yes"))
-    assert split_messages((), whole, whole) == (GREETING, "Yes", "Yes")
+    assert split_turns((), [whole, whole]) == (GREETING, ("Yes", "Yes"))

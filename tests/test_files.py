@@ -1,14 +1,21 @@
 """Files are read as a stream; what is wrong with them is said in one line with its place."""
 
+import bz2
 import errno
 import gzip
+import io
+import itertools
 import json
+import lzma
+import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from minirm.data.files import CHUNK, find_files, read_rows
+from minirm.data.files import LARGEST_DOCUMENT, LARGEST_RECORD, find_files, read_pipe, read_rows
 from minirm.errors import InputError
 
 
@@ -16,11 +23,23 @@ def fields_of(path):
     return [row.fields for row in read_rows(path)]
 
 
+COMPRESS = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pytest.importorskip("zstandard").compress(content),
+}
+
+
 def written(folder, name, content):
     path = folder / name
     content = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    path.write_bytes(COMPRESS.get(name.rpartition(".")[2], bytes)(content))
     return path
+
+
+def pyarrow_table(records):
+    return pytest.importorskip("pyarrow").Table.from_pylist(list(records))
 
 
 RECORDS = [{"a": "one"}, {"a": "zwei é"}, {"a": "{[\"'"}]
@@ -50,9 +69,9 @@ def test_a_record_knows_its_file_and_line(tmp_path):
     table = written(tmp_path, "x.csv", '\na,b\n\n1,"x\ny"\n2,z\n')
     assert [row.place for row in read_rows(lines)] == [f"{lines}:2", f"{lines}:4"]
     assert [row.place for row in read_rows(array)] == [
-        f"{array}:2 (record 1)",
-        f"{array}:3 (record 2)",
-        f"{array}:4 (record 3)",
+        f"{array} (record 1)",
+        f"{array} (record 2)",
+        f"{array} (record 3)",
     ]
     assert [row.place for row in read_rows(table)] == [f"{table}:4", f"{table}:6"]
 
@@ -130,21 +149,24 @@ BAD_FILES = {
     ),
     "half_first.jsonl": ('{"a":\n{"a": 1}\n', ":1: not valid JSON: Expecting value, found the end"),
     "half_array.json": ('[{"a": 1},\n{"a":', ":2: not valid JSON: Expecting value, found the end"),
-    "open_array.json": ('[{"a": 1}', ":1: not valid JSON: expecting ',', found the end"),
-    "no_comma.json": ('[{"a": 1}\n{"a": 2}]', ":2: not valid JSON: expecting ',', found '{\"a\": 2}]'"),
-    "open_instances.json": ('{"instances": [{"a": 1}]', ":1: not valid JSON: expecting '}', found the end"),
+    "open_array.json": ('[{"a": 1}', ":1: not valid JSON: Expecting ',' delimiter, found the end"),
+    "no_comma.json": ('[{"a": 1}\n{"a": 2}]', ":2: not valid JSON: Expecting ',' delimiter, found '{\"a\": 2}]'"),
+    "open_instances.json": ('{"instances": [{"a": 1}]', ":1: not valid JSON: Expecting ',' delimiter, found the end"),
     "comma_too_many.json": ('[{"a": 1},]', ":1: not valid JSON: Expecting value, found ']'"),
-    "two_arrays.json": ('[{"a": 1}]\n[]', ":2: not valid JSON: text after the end of the document"),
+    "two_arrays.json": ('[{"a": 1}]\n[]', ":1: record a list of 1: must be a JSON object"),
     "text.json": ("hello", ":1: not valid JSON: Expecting value, found 'hello'"),
     "number.json": ("42", ":1: record 42: must be a JSON object"),
-    "numbers.json": ("[1, 2]", ":1 (record 1): record 1: must be a JSON object"),
+    "numbers.json": ("[1, 2]", " (record 1): record 1: must be a JSON object"),
     "list.jsonl": ('{"a": 1}\n[1, 2]\n', ":2: record a list of 2: must be a JSON object"),
     "deep.jsonl": ('{"a": ' + "[" * 200_000, ":1: not valid JSON: nested too deeply"),
     "deep.json": ("[" + "[" * 200_000, ":1: not valid JSON: nested too deeply"),
     "digits.jsonl": ('{"a": ' + "1" * 5000 + "}", ":1: not valid JSON: a number of too many digits"),
     "latin.jsonl": (b'{"a": 1}\n{"a": "caf\xe9"}', ':2: near \'{"a": "caf�"}\': must be UTF-8 text'),
-    "latin.json": (b'[{"a": 1},\n{"a": "caf\xe9"}]', ":2: must be UTF-8 text"),
-    "utf16.csv": ("a,b".encode("utf-16"), ":1: holds a NUL byte: must be text"),
+    "latin.json": (b'[{"a": 1},\n{"a": "caf\xe9"}]', ':2: near \'{"a": "caf�"}]\': must be UTF-8 text'),
+    "utf16.csv": ("a,b".encode("utf-16"), ":1: is UTF-16: must be UTF-8 text"),
+    "utf16.jsonl": ("{}".encode("utf-16-be"), ":1: is UTF-16: must be UTF-8 text"),
+    "twice.jsonl": ('{"a": 1, "b": {"c": 1, "c": 2}}', ":1: key 'c' stands there twice: must be there once"),
+    "twice.json": ('[{"a": 1, "a": 2}]', ":1: key 'a' stands there twice: must be there once"),
     "nul.jsonl": (b'{"a": 1}\n{"a": "\0"}', ":2: holds a NUL byte: must be text"),
     "nul.json": (b'[{"a": 1},\n{"a": "\0"}]', ":2: holds a NUL byte: must be text"),
     "twice.csv": ("prompt,A,b,a\n1,2,3,4", ":1: header names 'a' more than once: columns must differ"),
@@ -169,7 +191,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
     damages = {
         "cut off": (whole[:-20], "ended before the end-of-stream marker"),
         "overwritten": (whole[:3000] + b"x" * 50 + whole[3050:], ""),
-        "not gzip at all": (b'{"a": 1}', "Not a gzipped file"),
+        "not gzip at all": (b'{"a": 1}', "must be compressed as .gz says; it is not compressed"),
     }
     for name, (content, message) in damages.items():
         path = tmp_path / f"{name}.jsonl.gz"
@@ -184,8 +206,11 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
     [
         ([], "no data: name at least one file or folder"),
         (["gone.jsonl"], "gone.jsonl: no such file or folder"),
-        (["."], ".: folder without data: expected a file ending in .jsonl, .json, .csv, .jsonl.gz, .json.gz, .csv.gz"),
-        (["notes.txt"], "notes.txt: unknown kind of file: the name must end in .jsonl, .json, "),
+        (
+            ["."],
+            ".: folder without data: expected a file ending in .jsonl, .ndjson, .json, .csv, .tsv (each also .gz, ",
+        ),
+        (["notes.txt"], "notes.txt: unknown kind of file: the name must end in .jsonl, .ndjson, "),
         (["x" * 5000], "no such file or folder"),
     ],
 )
@@ -199,7 +224,7 @@ def test_paths_without_data_are_refused(tmp_path, monkeypatch, paths, message):
 
 def test_a_file_name_with_a_line_break_does_not_break_the_message(tmp_path):
     path = written(tmp_path, "two\nlines.jsonl", "")
-    with pytest.raises(InputError, match=r"two\\nlines.jsonl': empty"):
+    with pytest.raises(InputError, match=r"two\\nlines.jsonl: empty"):
         list(read_rows(path))
 
 
@@ -210,29 +235,22 @@ def peak_bytes():
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "instances.json", "x.csv", "x.json.gz"])
+@pytest.mark.parametrize("name", ["x.jsonl", "lines.json", "x.csv", "x.jsonl.gz", "x.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path, peak_bytes, name):
     text = "A fairly long answer. " * 100
     records = [json.dumps({"prompt": str(i), "chosen": text}) for i in range(2000)]
-    content = {
-        "x.jsonl": "\n".join(records),
-        "x.csv": "prompt,chosen\n" + "\n".join(f"{i},{text}" for i in range(2000)),
-        "instances.json": '{"type": "x", "instances": [' + ",".join(records) + "]}",
-    }.get(name, "[" + ",".join(records) + "]")
-    path = written(tmp_path, name, content)
-    del records, content
+    if name == "x.parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / name
+        parquet.write_table(pyarrow_table(map(json.loads, records)), path, row_group_size=100)
+    else:
+        table = "prompt,chosen\n" + "\n".join(f"{i},{text}" for i in range(2000))
+        path = written(tmp_path, name, table if name == "x.csv" else "\n".join(records))
+    del records
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
     assert sum(1 for _ in read_rows(path)) == 2000  # 4.4 MB of text
     assert peak_bytes() - before < 1_000_000
-
-
-def test_a_value_that_is_wrong_is_not_taken_for_one_that_goes_on(tmp_path, peak_bytes):
-    path = written(tmp_path, "x.json", '[{"a": tru},' + '{"a": "b"},' * 400_000 + "]")
-    tracemalloc.reset_peak()
-    with pytest.raises(InputError, match=r"x\.json:1: not valid JSON: Expecting value, found 'tru},"):
-        list(read_rows(path))
-    assert peak_bytes() < 1_000_000
 
 
 @pytest.mark.parametrize("content, line", [("a,b\r1,2\r", 1), ("a,b\n1,2\r3,4\n", 2)])
@@ -243,16 +261,140 @@ def test_a_table_whose_lines_end_in_cr_alone_is_refused(tmp_path, content, line)
     assert str(refused.value) == f"{path}:{line}: not valid CSV: a CR alone: lines must end in LF or CRLF"
 
 
-@pytest.mark.parametrize("number", ["7", "7.5", "7e5", "-7.5E-12"])
-@pytest.mark.parametrize("end", ["}", "\n}\n", ', "y": 1}'])
-def test_a_number_may_lie_across_the_edge_of_a_chunk(tmp_path, number, end):
-    head = '{"instances": [{"a": 1}], "z": '
-    for read in range(len(number) + 1):
-        text = head + " " * (CHUNK - len(head) - read) + number + end
-        assert fields_of(written(tmp_path, "x.json", text)) == [{"a": 1}]
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize("name", ["x.jsonl", "x.ndjson", "x.json", "x.csv", "x.tsv"])
+def test_texts_may_be_compressed_and_are_recognised_by_content(tmp_path, name, kind):
+    content = "a\nq\n" if name.endswith("sv") else '{"a": "q"}\n'
+    path = written(tmp_path, f"{name}.{kind}", content)
+    assert fields_of(path) == [{"a": "q"}]
+    assert fields_of(path.rename(tmp_path / name)) == [{"a": "q"}]
 
 
-def test_instances_that_come_twice_are_refused(tmp_path):
-    path = written(tmp_path, "x.json", '{"instances": [{"a": 1}],\n"instances": [{"a": 2}]}')
-    with pytest.raises(InputError, match=r'x\.json:2: key "instances" stands here again: must be there once'):
+def test_what_is_compressed_twice_is_refused(tmp_path):
+    path = written(tmp_path, "x.jsonl.gz", gzip.compress(b"{}"))
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz: holds gz within gz: must be compressed once"):
         fields_of(path)
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_a_damaged_compressed_file_is_refused_in_one_line(tmp_path, kind):
+    whole = COMPRESS[kind](b"\n".join(b'{"a": "%d"}' % (i * i) for i in range(20_000)))
+    path = tmp_path / f"x.jsonl.{kind}"
+    path.write_bytes(whole[: len(whole) // 2] + bytes(60) + whole[len(whole) // 2 + 60 :])
+    with pytest.raises(InputError, match=r"x\.jsonl") as caught:
+        fields_of(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_and_a_cell_and_a_document_have_limits(tmp_path, monkeypatch):
+    long = "x" * LARGEST_RECORD
+    with pytest.raises(InputError, match=r"x\.jsonl:2: a line of more than 16,777,216 bytes: must be shorter"):
+        fields_of(written(tmp_path, "x.jsonl", f'{{}}\n{{"a": "{long}"}}'))
+    with pytest.raises(InputError, match=r"x\.csv:2: not valid CSV: field larger than field limit"):
+        fields_of(written(tmp_path, "x.csv", "a,b\n" + '1,"' + "x\n" * (LARGEST_RECORD // 2 + 9) + '"'))
+    monkeypatch.setattr("minirm.data.files.LARGEST_DOCUMENT", 100)
+    with pytest.raises(InputError, match=r"x\.json:1: a JSON document of more than 100 bytes: must be smaller; JSON L"):
+        fields_of(written(tmp_path, "x.json", "[" + '{"a": 1},' * 50 + "{}]"))
+
+
+def test_what_expands_without_end_is_refused_before_it_fills_memory(tmp_path, monkeypatch, peak_bytes):
+    path = written(tmp_path, "x.jsonl.xz", b'{"a": "x"}\n' * 1_000_000)
+    monkeypatch.setattr("minirm.data.files.LARGEST_DOCUMENT", 1_000)
+    monkeypatch.setattr("minirm.data.files.LARGEST_EXPANSION", 250)
+    limit = 250 * path.stat().st_size
+    with pytest.raises(InputError, match=rf"x\.jsonl\.xz: expands to more than {limit:,} bytes"):
+        for _ in read_rows(path):
+            pass
+    one_line = written(tmp_path, "y.jsonl.gz", b'{"a": "' + b"x" * LARGEST_DOCUMENT)
+    tracemalloc.reset_peak()
+    with pytest.raises(InputError, match=r"a line of more than|expands to more than"):
+        fields_of(one_line)
+    assert peak_bytes() < 4 * LARGEST_RECORD + LARGEST_DOCUMENT * 1.1  # what was written is still counted
+
+
+def test_a_device_and_a_pipe_are_no_files(tmp_path):
+    (tmp_path / "x.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"x\.jsonl: must be a file"):
+        fields_of(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrow stream"])
+def test_columns_are_read_as_records(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import ipc, parquet
+
+    records = [
+        {"prompt": "p", "chosen": [{"role": "user", "content": "é"}], "n": 1.5},
+        {"prompt": "q", "chosen": [], "n": None},
+    ]
+    table = pyarrow_table(records)
+    path = tmp_path / f"x.{kind.split()[0]}"
+    if kind == "parquet":
+        parquet.write_table(table, path)
+    else:
+        opened = (ipc.new_stream if "stream" in kind else ipc.new_file)(pyarrow.OSFile(str(path), "wb"), table.schema)
+        with opened as writer:
+            writer.write_table(table)
+    assert fields_of(path) == records
+    assert [row.place for row in read_rows(path)] == [f"{path} (record 1)", f"{path} (record 2)"]
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"cannot be read: |empty: ") as caught:
+        fields_of(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_extra_reads_says_in_one_line_what_to_install(tmp_path, monkeypatch):
+    zst = written(tmp_path, "x.jsonl.zst", b"{}")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for path, library in ((zst, "zstandard"), (written(tmp_path, "x.parquet", b"PAR1"), "pyarrow")):
+        with pytest.raises(InputError, match=rf"{path.name}: needs {library}: pip install 'minirm\[data\]'"):
+            fields_of(path)
+
+
+def test_a_folder_that_datasets_saved_is_its_arrow_files_and_of_several_splits_one_is_to_be_named(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    records = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    datasets.Dataset.from_list(records).save_to_disk(tmp_path / "one")
+    assert [row.fields for file in find_files([tmp_path / "one"]) for row in read_rows(file)] == records
+    both = datasets.DatasetDict({name: datasets.Dataset.from_list(records) for name in ("train", "test")})
+    both.save_to_disk(tmp_path / "both")
+    with pytest.raises(InputError, match=r"both: holds the splits test, train: name the folder of one of them"):
+        find_files([tmp_path / "both"])
+    assert len(find_files([tmp_path / "both" / "train"])) == 1
+
+
+def test_files_about_data_and_folders_of_runs_are_no_data(tmp_path):
+    data = written(tmp_path, "x.jsonl", "{}")
+    written(tmp_path, "dataset_info.json", "{}")
+    for folder, name in (("run", "config.json"), ("evaluation", "report.html")):
+        (tmp_path / folder / "best").mkdir(parents=True)
+        written(tmp_path / folder, name, "{}")
+        written(tmp_path / folder / "best", "state.jsonl", "{}")
+        written(tmp_path / folder, "metrics.json", "{}")
+    assert find_files([tmp_path]) == [data]
+
+
+@pytest.mark.parametrize("envelope", ["instances", "data"])
+def test_an_object_around_the_records_is_taken_off(tmp_path, envelope):
+    assert fields_of(written(tmp_path, "x.json", json.dumps({"version": 1, envelope: RECORDS}))) == RECORDS
+
+
+@given(cuts=st.lists(st.integers(0, 60), max_size=5), end=st.sampled_from(["", "\n"]))
+def test_a_pipe_gives_each_line_as_soon_as_it_is_whole(cuts, end):
+    content = ("\n\n".join(LINES) + end).encode()
+    edges = sorted({0, *(cut for cut in cuts if cut < len(content)), len(content)})
+    pieces = [content[a:b] for a, b in itertools.pairwise(edges)]
+
+    class Pipe(io.RawIOBase):
+        def read1(self, _size):
+            return pieces.pop(0) if pieces else b""
+
+    seen, taken = [], b""
+    for row in read_pipe(Pipe(), "stdin"):
+        if row is not None:
+            seen.append(row.fields)
+        else:  # whatever ended in a line break is out before the next piece is asked for
+            taken = content[: len(content) - sum(map(len, pieces))]
+            assert len(seen) == sum(bool(line) for line in taken.split(b"\n")[:-1])
+    assert seen == RECORDS

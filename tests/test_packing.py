@@ -25,8 +25,8 @@ DROPPED, CUT_PROMPT, CUT_RESPONSE, MERGED, NOTHING_LEFT = (
     "dropped: longer than max_tokens",
     "cut: prompt from its left",
     "cut: response before its end token",
-    "merged: responses identical after the cut",
-    "dropped: nothing left to compare after the cut",
+    "merged: responses of the same tokens",
+    "dropped: nothing left to compare, responses of the same tokens",
 )
 
 

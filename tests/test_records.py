@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.data.dialogue import Turn
-from minirm.data.records import FORMATS, Comparison, parse_record, read_comparisons, to_json
+from minirm.data.formats import SHAPES
+from minirm.data.records import Comparison, read_comparisons, to_json
 from minirm.errors import InputError
 from tests.conftest import write_lines
 
@@ -43,6 +44,29 @@ ROWS = {
     "plain_pairs.jsonl": 3,
     "ranking.csv": 20,
     "rewardbench_2.jsonl": 3,
+    "arena.jsonl": 4,
+    "arena_kaggle.csv": 3,
+    "columns.json": 2,
+    "data_key.json": 1,
+    "helpsteer.jsonl": 2,
+    "helpsteer2_preference.jsonl": 3,
+    "integer_choices.jsonl": 2,
+    "kto.jsonl": 2,
+    "llamafactory_ranking.jsonl": 2,
+    "messages_rejected.jsonl": 1,
+    "nectar.jsonl": 1,
+    "oasst_trees.jsonl": 2,
+    "pku_saferlhf.jsonl": 2,
+    "prompt_completion.jsonl": 2,
+    "reasoning_pairs.jsonl": 1,
+    "sharegpt_pairs.jsonl": 2,
+    "shp.jsonl": 2,
+    "stack_exchange.jsonl": 1,
+    "summarize_axis.jsonl": 1,
+    "text_scores.jsonl": 2,
+    "ultrafeedback.jsonl": 2,
+    "ultrafeedback_binarized.jsonl": 2,
+    "webgpt.jsonl": 2,
 } | dict.fromkeys(SAME_SIX, 6)
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -95,7 +119,7 @@ def test_every_sample_is_read_whole():
 
 
 def test_a_folder_is_its_files_in_order():
-    in_folder = [Path(comparison.source.split(":")[0]).name for comparison in read_comparisons([DATA])]
+    in_folder = [Path(re.split(r":| \(", comparison.source)[0]).name for comparison in read_comparisons([DATA])]
     assert in_folder == [name for name in sorted(ROWS) for _ in range(ROWS[name])]
 
 
@@ -130,11 +154,11 @@ def test_lists_of_good_and_bad_responses_score_1_and_0():
     assert comparison.subset == "ties"
 
 
-def test_summaries_put_the_chosen_one_first_behind_the_post():
+def test_summaries_stand_behind_their_post():
     by_title, second, article = sample("openai_summaries.jsonl")
     assert by_title.prompt[0].text.startswith("SUBREDDIT: r/relationships\n\nTITLE: How do we tell a kind baker")
     assert by_title.prompt[0].text.endswith("how to bring it up.\n\nTL;DR:")
-    assert second.responses[1] == " Languages have words."
+    assert second.responses[second.scores.index(0.0)] == " Languages have words."
     assert article.prompt[0].text.startswith("ARTICLE: The town library of Harrow Mill")
 
 
@@ -157,9 +181,10 @@ def test_an_instruction_is_followed_by_its_input_where_there_is_one():
 
 
 @pytest.mark.parametrize("choice", [0, 1, 0.0, 1.0])
-def test_the_choice_between_summaries_may_be_written_with_a_point(choice):
+def test_the_choice_between_summaries_may_be_written_with_a_point(tmp_path, choice):
     fields = {"info": {"post": "a"}, "summaries": [{"text": "b"}, {"text": "c"}], "choice": choice}
-    assert parse_record(fields, "summaries").responses == (("b", "c") if choice == 0 else ("c", "b"))
+    [comparison] = read_records(tmp_path, fields)
+    assert comparison.responses == ("b", "c") and comparison.scores == ((1.0, 0.0) if choice == 0 else (0.0, 1.0))
 
 
 def test_margin_weight_and_probability_are_read():
@@ -214,7 +239,7 @@ MESSAGES = [{"role": "user", "content": "Q"}]
 BAD_RECORDS = [
     ({"chosen": "a", "rejected": None}, 'field "rejected": null: must be text'),
     ({"chosen": 3, "rejected": "b"}, 'field "chosen": 3: must be text'),
-    ({"chosen": {"x": 1}, "rejected": "b"}, "field \"chosen\": an object with keys 'x': must be text"),
+    ({"chosen": {"x": 1}, "rejected": "b"}, 'field "chosen[0].role": null: must be one of system, developer, user'),
     ({"chosen": "a", "rejected": "\ud800"}, "half a surrogate pair"),
     ({"chosen": "a", "rejected": "b\0"}, "field \"rejected\": 'b\\x00': must be text without NUL"),
     ({"prompt": True, "chosen": "a", "rejected": "b"}, 'field "prompt": true: must be text or a list of messages'),
@@ -235,8 +260,15 @@ BAD_RECORDS = [
     ({"chosen": ["a", None], "rejected": ["b"]}, 'field "chosen[1]": null: must be text'),
     ({"chosen": MESSAGES, "rejected": MESSAGES}, "field \"chosen[0].role\": 'user': the last message must be the "),
     ({"prompt": "a", "responses": []}, 'field "responses": an empty list: must be a list with at least one item'),
-    ({"prompt": "a", "responses": ["b"]}, "field \"responses[0]\": 'b': must be an object"),
-    ({"prompt": "a", "responses": [{"text": "b"}]}, 'field "responses[0].score": null: must be a finite number'),
+    ({"prompt": "a", "responses": ["b"]}, "nothing says which response is better: a score, a rank or a choice must"),
+    ({"prompt": "a", "responses": [{"text": "b"}]}, "found keys 'prompt', 'responses': nothing says which response is"),
+    ({"prompt": "a", "responses": [{"score": 1}]}, 'field "responses[0].text": null: must be text'),
+    ({"prompt": "a", "responses": ["b", "c"], "scores": [1]}, 'field "scores": a list of 1: must be as many as the '),
+    (
+        {"prompt": "a", "responses": ["b", "c"], "chosen": 0, "rejected": 2},
+        'field "rejected": 2: must be the number of',
+    ),
+    ({"prompt": "a", "responses": ["b", {"text": "c", "score": 1}]}, "nothing says which response is better"),
     (
         {"prompt": "a", "responses": [{"text": "b", "score": 1}, {"text": "c", "score": float("nan")}]},
         'field "responses[1].score": nan: must be a finite number',
@@ -247,19 +279,21 @@ BAD_RECORDS = [
     ),
     (
         {"responses": [{"text": str(i), "score": i} for i in range(3)], "probability": 0.5},
-        'field "probability": 0.5: must lie between 0 and 1, and 1 unless the record is a pair',
+        'field "probability": 0.5: must be 1 unless the record is a pair',
     ),
-    ({"input": "a", "output": 3}, 'field "output": 3: must be a list'),
+    ({"input": "a", "output": 3}, 'field "output": 3: must be text or a list of messages'),
     ({"messages": MESSAGES}, "field \"messages[0].role\": 'user': the last message must be the assistant's"),
-    ({"info": {"post": "a"}, "summaries": [{"text": "b"}], "choice": 0}, 'field "summaries": a list of 1: must be two'),
     (
-        {"info": {}, "summaries": [{}, {}], "choice": 0},
-        'field "info": an empty object: must be an object with a "post"',
+        {"info": {"title": "a"}, "summaries": [{"text": "b"}, {"text": "c"}], "choice": 0},
+        "field \"info\": an object with keys 'title': no prompt is read, and this may be it: --fields prompt=info or un",
     ),
     ({"info": {"post": "a"}, "summaries": [{}, {}], "choice": 0}, 'field "summaries[0].text": null: must be text'),
-    ({"info": {"post": "a"}, "summaries": [{"text": "b"}] * 2, "choice": 2}, 'field "choice": 2: must be 0 or 1'),
+    (
+        {"info": {"post": "a"}, "summaries": [{"text": "b"}] * 2, "choice": 2},
+        'field "choice": 2: must be one of 0, 1, or tie',
+    ),
     ({"prompt": "a", "response": None}, 'field "response": null: must be text'),
-    ({"question": "a", "answer": "b"}, "found keys 'question', 'answer': no accepted format: a record holds chosen+"),
+    ({"ask": "a", "reply": "b"}, "found keys 'ask', 'reply': no accepted format: a record holds prompt with replies, "),
     ({}, "found keys none: no accepted format"),
 ]
 
@@ -298,8 +332,8 @@ def test_a_bad_value_of_a_megabyte_gives_a_short_message(tmp_path):
     [
         ("prompt,chosen\na,b\n", "x.csv:2: found keys 'prompt', 'chosen': no accepted format"),
         (
-            "prompt,response_a,response_b,winner\na,b,c,a\n",
-            "x.csv:2: found keys 'prompt', 'response_a', 'response_b', 'winner': no",
+            "prompt,response_a,response_b,winner\na,b,c,d\n",
+            "x.csv:2: field \"winner\": 'd': must be one of a, b, or tie",
         ),
         (
             "prompt,least preferred,most preferred\na,b,c\n",
@@ -317,7 +351,7 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, table, message):
 
 
 def test_an_unknown_format_and_a_missing_file_are_refused_before_the_first_record(tmp_path):
-    with pytest.raises(InputError, match='format "parquet": unknown: must be one of pairs, positive-negative, '):
+    with pytest.raises(InputError, match='format "parquet": unknown: must be one of tree, responses, pairs, '):
         read_comparisons(DATA, format="parquet")
     with pytest.raises(InputError, match=r"gone.jsonl: no such file or folder"):
         read_comparisons([DATA, tmp_path / "gone.jsonl"])
@@ -366,7 +400,7 @@ def test_a_table_of_any_text_is_read_back(tmp_path, rows, delimiter):
 
 def test_every_format_is_explained_in_the_reference():
     reference = (DATA / "README.md").read_text()
-    assert [name for name in FORMATS if f"| `{name}` |" not in reference] == []
+    assert [name for name in SHAPES if f"| `{name}` |" not in reference] == []
     assert [name for name in ROWS if f"`{name}`" not in reference] == []
 
 

@@ -260,8 +260,8 @@ def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path)
         "training, reward: dropped: longer than max_tokens": 8,
         "training, reward: rows with identical responses": 4,
     }
-    assert counts["truncate"]["training, reward: dropped: nothing left to compare after the cut"] == 8
-    assert counts["truncate"]["training, reward: merged: responses identical after the cut"] == 8
+    assert counts["truncate"]["training, reward: dropped: nothing left to compare, responses of the same tokens"] == 8
+    assert counts["truncate"]["training, reward: merged: responses of the same tokens"] == 8
 
 
 def test_a_language_model_learns_responses_that_a_cut_makes_alike(tmp_path):
@@ -269,7 +269,7 @@ def test_a_language_model_learns_responses_that_a_cut_makes_alike(tmp_path):
     config = a_config(write_lines(tmp_path / "pairs.jsonl", [*kind_and_rude(20), *rows]))
     config = replace(config, data=replace(config.data, vocab_size=262, language_model_responses="all"))
     prepared = prepare(config, tmp_path / "work")
-    dropped = "dropped: nothing left to compare after the cut"
+    dropped = "dropped: nothing left to compare, responses of the same tokens"
     counts = prepared.data["counts"]
     assert sum(n for name, n in counts.items() if name.endswith(dropped) and "reward" in name) == 8
     assert not any("dropped" in name for name in counts if "language model" in name)

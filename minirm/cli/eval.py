@@ -9,7 +9,8 @@ from tyro.conf import Positional, arg
 
 from minirm import disk
 from minirm.cli.console import new_console, print_evaluation
-from minirm.cli.watcher import counting
+from minirm.cli.watcher import counting, tell
+from minirm.data.fields import Usage, tell_unread
 from minirm.data.records import read_comparisons
 from minirm.data.survey import usable
 from minirm.errors import InputError, name_paths
@@ -28,6 +29,8 @@ class Eval:
     """Files or folders of comparisons."""
     format: str | None = None
     """Format of the files; by default it is recognised by content."""
+    fields: tuple[str, ...] = ()
+    """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
     out: Path | None = None
     """Folder for metrics.json and a page with pictures, report.html; with --format rewardbench also for its files.
     Empty, absent, or of an earlier evaluation, which is overwritten."""
@@ -39,7 +42,11 @@ class Eval:
             check_evaluation_folder(self.out)
         scorer = load(self.run_folder)
         counts: Counter[str] = Counter()
-        comparisons = list(usable(read_comparisons(self.data, format=self.format), counts))
+        usage: dict[str, Usage] = {}
+        records = read_comparisons(self.data, format=self.format, fields=self.fields, usage=usage)
+        comparisons = list(usable(records, counts))
+        if unread := tell_unread(usage):
+            tell(f"minirm: {unread}")
         if not comparisons:
             raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
         responses = sum(len(comparison.responses) for comparison in comparisons)

@@ -1,6 +1,7 @@
 """minirm score: texts in, rewards out, line by line."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from tyro.conf import Positional, UseAppendAction, arg
 from minirm import disk
 from minirm.cli.console import UNPAIRED, check_open
 from minirm.cli.watcher import counting, tell
-from minirm.data.files import Row, read_json_lines, read_rows
+from minirm.data.files import Row, read_pipe, read_rows
 from minirm.disk import write_whole
-from minirm.errors import InputError
+from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
@@ -25,7 +26,8 @@ class Score:
     """Score responses: to one prompt given here, or in a file or pipe of JSON Lines.
 
     A line holds "response", or "responses" as a list, and mostly "prompt", as text or as a list of messages; or it is
-    any record that training accepts. It comes back with "reward" or "rewards" added, in the order in which it came.
+    any record that training accepts. It comes back with "reward" or "rewards" added, "minirm_reward" where it had a
+    "reward", in the order in which it came; NaN in it becomes null.
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
@@ -35,7 +37,9 @@ class Score:
     response: UseAppendAction[tuple[str, ...]] = ()
     """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
     file: str | None = None
-    """What to score: JSON Lines, JSON or CSV, .gz too; - is JSON Lines from standard input."""
+    """What to score: a file as data/README.md has it; - is JSON Lines from standard input, each answered as it comes."""
+    fields: tuple[str, ...] = ()
+    """What fields of the file hold: prompt=question response=answer …; unread=FIELD for one that is not to be read."""
     out: Path | None = None
     """File to write, complete or not at all. By default standard output."""
     normalise: bool = False
@@ -67,8 +71,8 @@ class Score:
             digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
             lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
         else:
-            records = scorer.score_rows(_rows(self.file), **how)
-            lines = (json.dumps(record, ensure_ascii=False) for record in records)
+            records = scorer.score_rows(_rows(self.file), fields=self.fields, **how)
+            lines = map(_as_json, records)
         in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
         with counting("scoring", shown=not in_sight) as scorer.advance:
             if self.out is None:
@@ -97,14 +101,30 @@ def _tell_cut(scorer: RewardScorer) -> None:
         tell(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}")
 
 
-def _rows(file: str) -> Iterator[Row]:
-    return read_json_lines(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
+def _rows(file: str) -> Iterator[Row | None]:
+    return read_pipe(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
+
+
+def _as_json(record: dict) -> str:
+    """Return a record as JSON: what is no number there, NaN or infinity, becomes null."""
+    try:
+        return printable(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str))
+    except ValueError:
+        return _as_json(_without_nan(record))
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return list(map(_without_nan, value))
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
     for line in lines:
         stream.write(line + "\n")
-    stream.flush()
+        stream.flush()  # whoever asks line by line waits for the answer
 
 
 def _write_file(lines: Iterable[str], path: Path) -> None:

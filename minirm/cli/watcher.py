@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from minirm.errors import printable
 from minirm.runs.journal import Observer
 from minirm.training.loop import Evaluated, Step
 
@@ -45,7 +46,7 @@ class _Bars(Progress):
 def tell(message: str) -> None:
     """Say something on standard error; where nobody can read it, nothing happens."""
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 open as long as the process
 

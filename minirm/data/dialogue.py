@@ -5,21 +5,24 @@ of the marker, and a marker without it is ordinary text. So nothing is stripped 
 gives back the text. What stands before the first marker is a system turn.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-from minirm.errors import field_error
+from minirm.errors import InputError, field_error
 
 ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "tool": "tool",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+MESSAGE_FIELDS = ("role", "from", "content", "value", *THOUGHTS, "tool_calls", "function_call")
+"""What of a message is read."""
 MARKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\nSystem: ", "tool": "\n\nTool: "}
 LEAD_IN = "\n\nAssistant:"  # what a response follows; its space may stand in the prompt, in the response or nowhere
 TURN_START = re.compile(r"\n\n(Human|Assistant): ")
@@ -32,7 +35,11 @@ class Turn(NamedTuple):
     text: str
 
 
-def parse_prompt(prompt: str | Sequence[dict] | None, field: str = "prompt") -> tuple[Turn, ...]:
+Dialogue = tuple[tuple[Turn, ...], tuple[str, ...]]
+"""A prompt and its K responses."""
+
+
+def parse_prompt(prompt: str | Sequence[dict] | dict | None, field: str = "prompt") -> tuple[Turn, ...]:
     """Return the turns of a prompt, the same ones for training, evaluation and scoring.
 
     Args:
@@ -44,8 +51,9 @@ def parse_prompt(prompt: str | Sequence[dict] | None, field: str = "prompt") -> 
     """
     if prompt is None or prompt == "":
         return ()
-    if isinstance(prompt, list | tuple):
-        return tuple(parse_message(message, f"{field}[{i}]") for i, message in enumerate(prompt))
+    holds_messages = isinstance(prompt, dict) and not prompt.keys().isdisjoint(("messages", "role", "from"))
+    if isinstance(prompt, list | tuple) or holds_messages:
+        return parse_messages(prompt, field)
     if not isinstance(prompt, str):
         raise field_error(field, prompt, "must be text or a list of messages")
     check_text(prompt, field)
@@ -54,21 +62,70 @@ def parse_prompt(prompt: str | Sequence[dict] | None, field: str = "prompt") -> 
     return (Turn("user", prompt),)
 
 
-def parse_response(response: str, prompt: str | Sequence[dict] | None, field: str = "response") -> str:
+def parse_response(response: str, prompt: object, field: str = "response") -> str:
     """Return the response without the space that belongs to a prompt's last "\\n\\nAssistant:"."""
-    check_text(response, field)
-    spaced = isinstance(prompt, str) and prompt.endswith(LEAD_IN) and ends_with_lead_in(prompt)
-    return response.removeprefix(" ") if spaced else response
+    return check_text(response, field).removeprefix(" " if _leaves_space(prompt) else "")
+
+
+def _leaves_space(prompt: object) -> bool:
+    return isinstance(prompt, str) and prompt.endswith(LEAD_IN) and ends_with_lead_in(prompt)
+
+
+def parse_messages(messages: object, field: str) -> tuple[Turn, ...]:
+    """Return the turns of a list of messages, of a single one, or of LMFlow's {"system", "messages"}."""
+    if isinstance(messages, dict) and isinstance(messages.get("messages"), list):
+        system, messages = messages.get("system"), messages["messages"]
+        messages = [{"role": "system", "content": system}, *messages] if system else messages
+    messages = [messages] if isinstance(messages, dict) else messages
+    return tuple(parse_message(message, f"{field}[{i}]") for i, message in enumerate(messages))
 
 
 def parse_message(message: dict, field: str) -> Turn:
-    """Return the turn that {"role", "content"} stands for."""
+    """Return the turn that {"role", "content"} or {"from", "value"} stands for.
+
+    Thoughts and calls of tools are written into its text, as the chat templates of Qwen and Hermes do it.
+    """
     if not isinstance(message, dict):
         raise field_error(field, message, 'must be a message {"role", "content"}')
-    role = message.get("role")
+    names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    role, content = map(message.get, names)
     if not isinstance(role, str) or role.lower() not in ROLES:
-        raise field_error(f"{field}.role", role, f"must be one of {', '.join(ROLES)}")
-    return Turn(ROLES[role.lower()], check_text(message.get("content"), f"{field}.content"))
+        raise field_error(f"{field}.{names[0]}", role, f"must be one of {', '.join(ROLES)}")
+    if isinstance(content, list):
+        parts = enumerate(content)
+        content = "".join(_text_of_part(part, f"{field}.{names[1]}[{i}]") for i, part in parts)
+    thoughts, calls = _thoughts(message, field), _calls(message, field)
+    content = "" if content is None and (thoughts or calls) else check_text(content, f"{field}.{names[1]}")
+    return Turn(ROLES[role.lower()], thoughts + content + calls)
+
+
+def _text_of_part(part: object, field: str) -> str:
+    if isinstance(part, dict):
+        if part.get("type", "text") not in ("text", "input_text", "output_text"):
+            raise field_error(f"{field}.type", part["type"], "must be text: nothing else can be read")
+        part, field = part.get("text"), f"{field}.text"
+    return check_text(part, field)
+
+
+def _thoughts(message: dict, field: str) -> str:
+    names = [name for name in THOUGHTS if message.get(name)]
+    texts = dict.fromkeys(check_text(message[name], f"{field}.{name}") for name in names)  # which may stand there twice
+    return "".join(f"<think>\n{text.strip()}\n</think>\n\n" for text in texts)
+
+
+def _calls(message: dict, field: str) -> str:
+    calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
+    written = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise field_error(f"{field}.tool_calls", call, 'must be a list of {"function": {"name", "arguments"}}')
+        arguments = function.get("arguments", {})
+        with contextlib.suppress(ValueError):  # what is no JSON stays text
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        text = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
+        written.append(check_text(f"\n<tool_call>\n{text}\n</tool_call>", f"{field}.tool_calls"))
+    return "".join(written)
 
 
 def parse_dialogue(text: str) -> tuple[Turn, ...]:
@@ -87,38 +144,110 @@ def render_dialogue(turns: Sequence[Turn]) -> str:
     return preamble + "".join(MARKERS[turn.role] + turn.text for turn in turns[1 if preamble else 0 :])
 
 
-def split_dialogues(chosen: str, rejected: str) -> tuple[tuple[Turn, ...], str, str]:
-    """Return prompt, chosen and rejected response of two whole dialogues in text.
+Reply = str | tuple[Turn, ...]
+"""A response as it stands in a record: text, or the turns of a dialogue that may begin before it."""
 
-    The prompt ends at the last "\\n\\nAssistant:" that both share; what follows it, later turns included, is the
-    response. Texts that share none have no prompt.
+
+def parse_reply(value: object, field: str) -> Reply:
+    """Return a response as text, or as turns of which the last is the assistant's."""
+    if isinstance(value, str):
+        return check_text(value, field)
+    if not isinstance(value, dict | list):
+        raise field_error(field, value, "must be text or a list of messages")
+    if not value:
+        raise field_error(field, value, "must be a list with at least one item")
+    turns = parse_messages(value, field)
+    if turns[-1].role != "assistant":
+        raise field_error(f"{field}[{len(turns) - 1}].role", turns[-1].role, "the last message must be the assistant's")
+    return turns
+
+
+def split_replies(prompt: tuple[Turn, ...], replies: Sequence[Reply], raw: object = None) -> Dialogue:
+    """Return prompt and response texts of replies that may or may not repeat the prompt, which then stands once.
+
+    Args:
+        prompt: what a record gives as the prompt; () for nothing.
+        replies: K of them.
+        raw: the prompt as it stands there; what is given as text may be repeated as text, by every reply.
+    Raises:
+        InputError: the replies begin before the response, and not with the prompt.
     """
-    end = chosen.rfind(LEAD_IN, 0, shared_length(chosen, rejected))
-    opening = chosen[: max(end, 0)]
+    if not all(isinstance(reply, str) for reply in replies):
+        turns = [(Turn("assistant", reply),) if isinstance(reply, str) else reply for reply in replies]
+        return split_turns(prompt, turns)
+    if all(turn.role == "system" for turn in prompt):
+        shared, texts = split_dialogues(*replies)
+        return (_behind(prompt, (*shared, Turn("assistant", "")))[0][:-1] if prompt else shared), texts
+    if isinstance(raw, str) and all(reply.lstrip().startswith("Human: ") for reply in replies):
+        turns = list(map(parse_dialogue, replies))
+        if all(_find(prompt, dialogue) is not None for dialogue in turns):
+            return split_turns(prompt, turns)
+    if isinstance(raw, str) and len(replies) > 1:
+        asked = raw.rstrip()
+        rests = [reply[len(asked) :] for reply in replies if reply.startswith(asked)]
+        if len(rests) == len(replies) and all(rest[:1].isspace() and rest.strip() for rest in rests):
+            replies = [rest.lstrip() for rest in rests]
+    space = " " if _leaves_space(raw) else ""
+    return prompt, tuple(reply.removeprefix(space) for reply in replies)
+
+
+def split_dialogues(*texts: str) -> Dialogue:
+    """Return prompt and responses of whole dialogues in text.
+
+    The prompt ends at the last "\\n\\nAssistant:" that all share; what follows it, later turns included, is the
+    response. Texts that share none have no prompt, nor has one alone: nobody can say where its response begins.
+    """
+    shared = min(shared_length(first, second) for first, second in pairwise(texts)) if len(texts) > 1 else 0
+    end = texts[0].rfind(LEAD_IN, 0, shared)
+    opening = texts[0][: max(end, 0)]
     if not has_human_turn(opening):
-        return (), chosen, rejected
-    start = end + len(LEAD_IN)
-    return parse_dialogue(opening), chosen[start:].removeprefix(" "), rejected[start:].removeprefix(" ")
+        return (), texts
+    return parse_dialogue(opening), tuple(text[end + len(LEAD_IN) :].removeprefix(" ") for text in texts)
 
 
-def split_messages(
-    prompt: tuple[Turn, ...], chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]
-) -> tuple[tuple[Turn, ...], str, str]:
-    """Return prompt, chosen and rejected response of two dialogues in turns, which may or may not repeat the prompt.
+def split_turns(prompt: tuple[Turn, ...], dialogues: Sequence[tuple[Turn, ...]]) -> Dialogue:
+    """Return prompt and responses of dialogues in turns, which may or may not repeat the prompt.
 
-    The prompt is what both share, up to an assistant's turn; the response is that turn, and later turns follow it as
-    text: the same reading that `split_dialogues` gives to the same dialogues.
+    The prompt is what all share, up to an assistant's turn; the response is that turn, and later turns follow it as
+    text: the same reading that `split_dialogues` gives to the same dialogues. A dialogue alone is all prompt but for
+    what follows the prompt that was given, or for its last turn.
     """
-    first, second = (
-        turns if len(turns) > len(prompt) and turns[: len(prompt)] == prompt else prompt + turns
-        for turns in (chosen, rejected)
-    )
-    shared, last = 0, min(len(first), len(second)) - 1
-    while shared < last and first[shared] == second[shared]:
-        shared += 1
-    while shared > 0 and not first[shared].role == second[shared].role == "assistant":
+    wholes, ends = zip(*(_behind(prompt, dialogue) for dialogue in dialogues), strict=True)
+    first, shared = wholes[0], min(map(len, wholes)) - 1
+    if len(wholes) == 1:
+        shared = ends[0] if ends[0] and first[ends[0]].role == "assistant" else shared
+    else:
+        while any(whole[:shared] != first[:shared] for whole in wholes):
+            shared -= 1
+    while shared > 0 and not all(whole[shared].role == "assistant" for whole in wholes):
         shared -= 1
-    return first[:shared], render_response(first[shared:]), render_response(second[shared:])
+    return first[:shared], tuple(render_response(whole[shared:]) for whole in wholes)
+
+
+def _behind(prompt: tuple[Turn, ...], dialogue: tuple[Turn, ...]) -> tuple[tuple[Turn, ...], int]:
+    """Return the dialogue with the prompt in it once, and where in it the prompt ends."""
+    if not prompt:
+        return dialogue, 0
+    if (start := _find(prompt, dialogue)) is not None:
+        return dialogue, start + len(prompt)
+    for repeated in range(min(len(prompt), len(dialogue) - 1), 0, -1):
+        if _are_same(prompt[-repeated:], dialogue[:repeated]):
+            return prompt + dialogue[repeated:], len(prompt)
+    goes_on = dialogue[0].role in ("assistant", "tool") or all(turn.role == "system" for turn in prompt)
+    if not goes_on or (prompt[-1].role == dialogue[0].role == "system"):
+        raise InputError("the responses begin with another prompt than this one: must be the same")
+    return prompt + dialogue, len(prompt)
+
+
+def _find(prompt: tuple[Turn, ...], dialogue: tuple[Turn, ...]) -> int | None:
+    """Return where the dialogue holds the prompt: at its beginning, behind a system turn, or as the last question."""
+    last = len(dialogue) - 1 - len(prompt)
+    starts = range(last + 1) if dialogue[0].role != "assistant" else range(min(last + 1, 1))
+    return next((start for start in starts if _are_same(prompt, dialogue[start : start + len(prompt)])), None)
+
+
+def _are_same(first: Sequence[Turn], second: Sequence[Turn]) -> bool:
+    return all(a.role == b.role and a.text.strip() == b.text.strip() for a, b in zip(first, second, strict=True))
 
 
 def render_response(turns: Sequence[Turn]) -> str:
@@ -161,3 +290,8 @@ def check_text(value: object, field: str) -> str:
     if "\0" in value:
         raise field_error(field, value, "must be text without NUL")
     return value
+
+
+def join_steps(steps: Sequence[str]) -> str:
+    """Return the response that its steps make up, each on a line of its own."""
+    return "\n".join(steps)

@@ -1,32 +1,40 @@
-"""Files of records → one JSON object (or CSV row) at a time, each with its place; memory stays that of one record."""
+"""Files of records → one JSON object or one row of a table at a time, each with its place."""
 
+import bz2
 import codecs
-import csv
 import gzip
 import io
 import json
+import lzma
 import os
 import re
+import stat
 import zlib
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from minirm.errors import InputError, list_names, shorten
+from minirm.errors import InputError, printable, shorten
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz")
-DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
-NUMBER_COLUMNS = {"margin", "weight", "probability"}  # the only cells of a CSV file that are not text
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+COLUMNS = (".parquet", ".arrow")
+MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
+"""What files of texts may be compressed with, and how these begin, whatever they are called."""
+ACCEPTED = f"{', '.join(TEXTS)} (each also {', '.join(MAGIC)}), {', '.join(COLUMNS)}"
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""What the datasets library writes beside data: in a folder, no data."""
+RUN_FILES = ("config.json", "report.html")
+"""A folder below a folder of data that holds one of these is a run, a checkpoint or an evaluation: it is left out."""
+LARGEST_RECORD = 1 << 24  # bytes of a line, or characters of a cell
+LARGEST_DOCUMENT = 1 << 28  # bytes of a JSON file that is no JSON Lines, and so is in memory as a whole
+LARGEST_EXPANSION = 250  # times the compressed file, beyond the size of a document
 CHUNK = 1 << 16  # bytes read at a time
-WHITE_SPACE = re.compile(r"[ \t\r\n]*")
-DECODER = json.JSONDecoder()
 
 
 class Row(NamedTuple):
     """One record as it stands in the file."""
 
-    place: str  # "file:line", of its first line; in an array also which record it is
+    place: str  # "file:line", of its first line, or "file (record 3)"
     fields: dict
 
 
@@ -47,33 +55,53 @@ def _files_of(path: Path) -> list[Path]:
     if os.path.isdir(path):
         if files := sorted(_files_below(path, ())):
             return files
-        raise InputError(f"{name_of(path)}: folder without data: expected a file ending in {', '.join(SUFFIXES)}")
+        raise InputError(f"{name_of(path)}: folder without data: expected a file ending in {ACCEPTED}")
     if not os.path.exists(path):
         raise InputError(f"{name_of(path)}: no such file or folder")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{name_of(path)}: unknown kind of file: the name must end in {', '.join(SUFFIXES)}")
+    if not _suffixes(path):
+        raise InputError(f"{name_of(path)}: unknown kind of file: the name must end in {ACCEPTED}")
     return [path]
 
 
 def _files_below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     """Yield the data files below a folder, through links too; `above` are the folders that lead to it."""
+    if above and any((folder / name).exists() for name in RUN_FILES):
+        return
     above = (*above, os.path.realpath(folder))
+    _check_splits(folder)
     for path in folder.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name in ABOUT_DATA:
             continue
         if path.is_dir():
             if os.path.realpath(path) in above:
                 raise InputError(f"{name_of(path)}: links back to a folder that it lies in: must not run in a circle")
             yield from _files_below(path, above)
-        elif path.name.lower().endswith(SUFFIXES):
+        elif _suffixes(path):
             if not path.is_file():
                 raise InputError(f"{name_of(path)}: must be a file; it is a pipe or a device, or links to nothing")
             yield path
 
 
+def _check_splits(folder: Path) -> None:
+    """Refuse a folder of `DatasetDict.save_to_disk` with several splits: training would read the test split as well."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        if len(splits) > 1:
+            raise InputError(f"{name_of(folder)}: holds the splits {', '.join(splits)}: name the folder of one of them")
+
+
+def _suffixes(path: Path) -> tuple[str, str] | None:
+    """Return what a file holds and what compresses it, by its name: (".jsonl", ".gz"); None for what is no data."""
+    name = path.name.lower()
+    compression = next((suffix for suffix in MAGIC if name.endswith(suffix)), "")
+    kinds = TEXTS if compression else TEXTS + COLUMNS
+    kind = next((suffix for suffix in kinds if name.endswith(suffix + compression)), None)
+    return None if kind is None else (kind, compression)
+
+
 def name_of(path: Path) -> str:
     """Return the path as it can stand in a message of one line."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
+    return printable(str(path)).replace("\n", "\\n")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -82,91 +110,183 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    name, read = name_of(path), read_csv if path.name.lower().removesuffix(".gz").endswith(".csv") else read_json
+    from minirm.tables import read_columns, read_csv
+
+    name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
+    readers: dict[str, Callable] = {
+        **dict.fromkeys((".csv", ".tsv"), read_csv), **dict.fromkeys(COLUMNS, read_columns)
+    }  # fmt: skip
     number = 0
     try:
-        with _open(path) as stream:
-            for number, row in enumerate(read(stream, name), 1):  # noqa: B007 the count is used after the loop
+        with _open(path, compression) as stream:
+            for number, row in enumerate(readers.get(kind, read_json)(stream, name), 1):  # noqa: B007 used after it
                 yield row
-    except (OSError, EOFError, zlib.error) as error:  # the last two are what a damaged gzip file raises
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last are what a damaged file raises
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not number:
         raise InputError(f"{name}: empty: a data file holds at least one record")
 
 
-def _open(path: Path) -> io.BufferedReader:
-    if path.suffix.lower() == ".gz":
-        return io.BufferedReader(gzip.open(path), CHUNK)  # gzip's own readline is Python, and slow
-    return open(path, "rb", CHUNK)
+def _open(path: Path, named: str) -> io.BufferedReader:
+    """Return the content of a file, expanded if it begins as a compressed one does."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{name_of(path)}: must be a file; it is a folder, a pipe or a device")
+    plain = open(path, "rb", CHUNK)  # noqa: SIM115 closed by who reads it
+    compression = compression_of(plain.peek(8))
+    if named and named != compression:
+        plain.close()
+        raise InputError(
+            f"{name_of(path)}: must be compressed as {named} says; it is {compression or 'not compressed'}"
+        )
+    if not compression:
+        return plain
+    limit = max(LARGEST_DOCUMENT, LARGEST_EXPANSION * os.path.getsize(path))
+    stream = io.BufferedReader(_Expanded(_expand(plain, compression, path), limit, name_of(path)), CHUNK)
+    if within := compression_of(stream.peek(8)):
+        raise InputError(f"{name_of(path)}: holds {within[1:]} within {compression[1:]}: must be compressed once")
+    return stream
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """Yield line number and line (with its line break) of UTF-8 text, without the byte order mark."""
-    for number, line in enumerate(stream, 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if b"\0" in line:
-            raise InputError(f"{name}:{number}: holds a NUL byte: must be text")
+def compression_of(head: bytes) -> str:
+    """Return the suffix that goes with how a file begins; "" for none."""
+    return next((suffix for suffix, magic in MAGIC.items() if head.startswith(magic)), "")
+
+
+def _expand(stream: BinaryIO, compression: str, path: Path) -> BinaryIO:
+    if compression == ".zst":
         try:
-            yield number, line.decode()
-        except UnicodeDecodeError as error:
-            found = shorten(line[max(error.start - 10, 0) : error.end + 10].decode(errors="replace"))
-            raise InputError(f"{name}:{number}: near {found}: must be UTF-8 text") from None
+            import zstandard
+        except ImportError:
+            raise InputError(f"{name_of(path)}: needs zstandard: pip install 'minirm[data]'") from None
+        return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stream, read_across_frames=True)
+    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression](stream)
+
+
+class _Expanded(io.RawIOBase):
+    """What a compressed file holds, up to a limit."""
+
+    def __init__(self, stream: BinaryIO, limit: int, name: str):
+        self.stream, self.limit, self.left, self.name = stream, limit, limit, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            read = self.stream.read(len(buffer))
+        except Exception as error:
+            if isinstance(error, OSError | EOFError | zlib.error | lzma.LZMAError):
+                raise
+            raise OSError(str(error)) from None  # zstandard's own
+        self.left -= len(read)
+        if self.left < 0:
+            raise InputError(f"{self.name}: expands to more than {self.limit:,} bytes: must be less than that")
+        buffer[: len(read)] = read
+        return len(read)
+
+
+def read_lines(stream: BinaryIO, name: str, number: int = 1) -> Iterator[tuple[int, str]]:
+    """Yield line number, from `number` on, and line (with its break) of UTF-8 text, without the byte order mark."""
+    for n, line in enumerate(iter(lambda: stream.readline(LARGEST_RECORD + 1), b""), number):
+        yield n, decode(line, name, n)
+
+
+def decode(data: bytes, name: str, number: int = 1, limit: int = LARGEST_RECORD) -> str:
+    """Return what begins at the line of this number as text, which must be UTF-8 and within the limit."""
+    if len(data) > limit:
+        what = "line" if limit == LARGEST_RECORD else "JSON document"
+        rule = "must be shorter" if what == "line" else "must be smaller; JSON Lines (.jsonl) may be of any size"
+        raise InputError(f"{name}:{number}: a {what} of more than {limit:,} bytes: {rule}")
+    if number == 1:
+        data = data.removeprefix(codecs.BOM_UTF8)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (data[:1], data[1:2]):
+            raise InputError(f"{name}:1: is UTF-16: must be UTF-8 text")
+    if (nul := data.find(b"\0")) >= 0:
+        line = number + data.count(b"\n", 0, nul)
+        raise InputError(f"{name}:{line}: holds a NUL byte: must be text")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        found = shorten(data[max(error.start - 10, 0) : error.end + 10].decode(errors="replace"))
+        line = number + data.count(b"\n", 0, error.start)
+        raise InputError(f"{name}:{line}: near {found}: must be UTF-8 text") from None
 
 
 # JSON
 
 
 def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
-    """Yield the objects of a JSON file: one per line, or an array, or the array "instances" of an object."""
-    layout = _layout(stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).decode(errors="ignore").lstrip())
-    if layout == "lines" or (layout == "values" and ".jsonl" in name[-10:].lower()):
-        yield from read_json_lines(stream, name)
+    """Yield the objects of a JSON file: one per line, or of an array, or of an object around it, or spread out."""
+    is_array = stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    if not is_array and not name.lower().endswith((".json", *(f".json{suffix}" for suffix in MAGIC))):
+        yield from read_json_lines(read_lines(stream, name), name)
+        return
+    first = stream.readline(LARGEST_DOCUMENT)
+    while first.isspace() and (more := stream.readline(LARGEST_DOCUMENT)):
+        first += more
+    if not is_array and _is_object(first) and stream.peek(CHUNK).strip():
+        begin = first.count(b"\n")
+        yield from read_json_lines([(begin, decode(first, name, limit=LARGEST_DOCUMENT))], name)
+        yield from read_json_lines(read_lines(stream, name, begin + 1), name)
     else:
-        yield from _read_document(_Window(stream, name), layout)
+        rest = [first]
+        while sum(map(len, rest)) <= LARGEST_DOCUMENT and (chunk := stream.read(CHUNK)):
+            rest.append(chunk)
+        yield from _read_document(b"".join(rest), name)
 
 
-def _layout(head: str) -> str:
-    """Return how the records lie in a file that begins with `head`: "lines", "array", "instances" or "values"."""
-    if head.startswith("["):
-        return "array"
-    if head.startswith("{") and '"instances"' in head and _has_instances(head):
-        return "instances"
-    first_line, line_break, _ = head.partition("\n")
-    spread_out = head.startswith("{") and line_break and not first_line.rstrip().endswith("}")
-    return "values" if spread_out else "lines"
-
-
-def _has_instances(head: str) -> bool:
-    """Return whether the object that `head` begins has a key "instances" with an array, among its first keys."""
-    at = 0
+def _is_object(line: bytes) -> bool:
     try:
-        while head[at] in "{,":
-            key, at = DECODER.raw_decode(head, _skip_space(head, at + 1))
-            at = _skip_space(head, _skip_space(head, at) + 1)  # past the colon
-            if key == "instances":
-                return head[at] == "["
-            _, at = DECODER.raw_decode(head, at)
-            at = _skip_space(head, at)
-    except (ValueError, IndexError, RecursionError):  # the head ends here, or is no JSON: the reader will tell
-        pass
-    return False
+        return isinstance(json.loads(line.removeprefix(codecs.BOM_UTF8)), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
-def _skip_space(text: str, at: int) -> int:
-    return WHITE_SPACE.match(text, at).end()
-
-
-def read_json_lines(stream: BinaryIO, name: str) -> Iterator[Row]:
+def read_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
     """Yield the object of each line that is not blank."""
-    for number, line in read_lines(stream, name):
-        try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if line.isspace():
-                continue
-            raise _broken_json(f"{name}:{number}", error) from None
-        yield _row(f"{name}:{number}", fields)
+    for number, line in lines:
+        if line and not line.isspace():
+            place = f"{name}:{number}"
+            yield _row(place, _parse(DECODER.decode, place, line.strip()))
+
+
+def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[Row | None]:
+    """Yield the objects of JSON Lines as they come, and None whenever the next line is not there yet."""
+    number, left = 1, b""
+    while len(left) <= LARGEST_RECORD and (chunk := stream.read1(CHUNK)):
+        *lines, left = (left + chunk).split(b"\n")
+        yield from read_json_lines(((n, decode(line, name, n)) for n, line in enumerate(lines, number)), name)
+        yield None
+        number += len(lines)
+    yield from read_json_lines(((n, decode(left, name, n)) for n in [number]), name)
+
+
+def _read_document(content: bytes, name: str) -> Iterator[Row]:
+    """Yield the records of a JSON text: those of one array, or one object behind the other."""
+    text = decode(content, name, limit=LARGEST_DOCUMENT)
+    values, at, line, counted = [], SPACE.match(text).end(), 1, 0
+    while at < len(text):
+        line, counted = line + text.count("\n", counted, at), at
+        place = f"{name}:{line}"
+        value, at = _parse(DECODER.raw_decode, place, text, at)
+        values.append((place, value))
+        at = SPACE.match(text, at).end()
+    held = _records_within(values[0][1]) if len(values) == 1 else None
+    yield from (_row(place, value) for place, value in values if held is None)
+    yield from (_row(f"{name} (record {number})", value) for number, value in enumerate(held or (), 1))
+
+
+def _records_within(value: object) -> list | None:
+    """Return the records of an array, or of an object around one; None for what is a record itself."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else None
+    if value and all(key.isdigit() and isinstance(record, dict) for key, record in value.items()):  # pandas, by index
+        return list(value.values())
+    records = next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
+    names = value.get("columns")
+    if records and isinstance(names, list) and all(isinstance(r, list) and len(r) == len(names) for r in records):
+        return [dict(zip(names, record, strict=True)) for record in records]  # pandas, split
+    return records
 
 
 def _row(place: str, fields: object) -> Row:
@@ -175,180 +295,32 @@ def _row(place: str, fields: object) -> Row:
     return Row(place, fields)
 
 
-def _broken_json(place: str, error: Exception) -> InputError:
-    if not isinstance(error, json.JSONDecodeError):
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InputError(
+            f"key {next(name for name in names if names.count(name) > 1)!r} stands there twice: must be there once"
+        )
+    return fields
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _parse(parse: Callable, place: str, text: str, *at: int) -> Any:
+    """Return what the decoder's function returns."""
+    try:
+        return parse(text, *at)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    except json.JSONDecodeError as error:
+        name, _, line = place.rpartition(":")
+        found = text[error.pos : error.pos + 100].strip()
+        found = shorten(found, 40) if found else "the end"
+        line = int(line) + text.count("\n", at[0] if at else 0, error.pos)
+        raise InputError(f"{name}:{line}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}") from None
+    except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
-        return InputError(f"{place}: not valid JSON: {reason}")
-    found = error.doc[error.pos : error.pos + 100].strip()
-    found = shorten(found, 40) if found else "the end"
-    return InputError(f"{place}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}")
-
-
-class _Window:
-    """A window that slides along a JSON text, so that no more than one record of it is in memory."""
-
-    def __init__(self, stream: BinaryIO, name: str):
-        self.stream, self.name = stream, name
-        self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self.text, self.at, self.line = "", 0, 1
-
-    def place(self, at: int | None = None) -> str:
-        return f"{self.name}:{self.line + self.text.count(chr(10), self.at, at) if at else self.line}"
-
-    def next_character(self) -> str:
-        """Return the next character that is not white space, without taking it; "" at the end of the file."""
-        while True:
-            self._move(_skip_space(self.text, self.at))
-            if self.at < len(self.text) or not self._read_on():
-                return self.text[self.at : self.at + 1]
-
-    def take(self, character: str) -> None:
-        """Move past the one character that must come next."""
-        if (found := self.next_character()) != character:
-            found = shorten(self.text[self.at : self.at + 40]) if found else "the end"
-            raise InputError(f"{self.place()}: not valid JSON: expecting {character!r}, found {found}")
-        self._move(self.at + 1)
-
-    def take_value(self) -> object:
-        """Return the JSON value that comes next, and move past it."""
-        self.next_character()
-        while True:
-            try:
-                value, end = DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                cut_off = error.msg.startswith("Unterminated") or error.pos > len(self.text) - 16
-                if not (cut_off and self._read_on()):
-                    raise _broken_json(self.place(error.pos), error) from None
-            except (ValueError, RecursionError) as error:
-                raise _broken_json(self.place(), error) from None
-            else:
-                length = end - self.at
-                if end + 2 < len(self.text) or not self._read_on():  # a number at the edge may go on, behind its "e+"
-                    self._move(self.at + length)
-                    return value
-
-    def _move(self, to: int) -> None:
-        self.line += self.text.count("\n", self.at, to)
-        self.at = to
-
-    def _read_on(self) -> bool:
-        """Add the next chunk, as long as what is left over, to it; return whether there was any."""
-        left_over = self.text[self.at :]
-        chunk = self.stream.read(max(CHUNK, len(left_over)))
-        if b"\0" in chunk:
-            line = self.line + left_over.count("\n") + chunk[: chunk.index(b"\0")].count(b"\n")
-            raise InputError(f"{self.name}:{line}: holds a NUL byte: must be text")
-        try:
-            self.text, self.at = left_over + self.decode(chunk, final=not chunk), 0
-        except UnicodeDecodeError as error:
-            line = self.line + left_over.count("\n") + error.object[: error.start].count(b"\n")
-            raise InputError(f"{self.name}:{line}: must be UTF-8 text") from None
-        return bool(chunk)
-
-
-def _read_document(window: _Window, layout: str) -> Iterator[Row]:
-    if layout == "values":
-        while window.next_character():
-            place = window.place()
-            yield _row(place, window.take_value())
-        return
-    if layout == "instances":
-        window.take("{")
-        while window.take_value() != "instances":
-            window.take(":")
-            window.take_value()
-            window.take(",")
-        window.take(":")
-    yield from _read_array(window)
-    if layout == "instances":
-        while window.next_character() == ",":
-            window.take(",")
-            window.next_character()
-            place = window.place()
-            if window.take_value() == "instances":
-                raise InputError(f'{place}: key "instances" stands here again: must be there once')
-            window.take(":")
-            window.take_value()
-        window.take("}")
-    if window.next_character():
-        raise InputError(f"{window.place()}: not valid JSON: text after the end of the document")
-
-
-def _read_array(window: _Window) -> Iterator[Row]:
-    window.take("[")
-    number = 0
-    while window.next_character() != "]":
-        if number:
-            window.take(",")
-            window.next_character()
-        number += 1
-        place = f"{window.place()} (record {number})"
-        yield _row(place, window.take_value())
-    window.take("]")
-
-
-# CSV
-
-
-def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
-    """Yield the rows of a CSV file as {column: cell}, column names in lower case.
-
-    The delimiter is the one of , | ; tab that splits the header into most columns. With |, the spaces around a cell are
-    layout and fall away; otherwise cells stay as they are.
-    """
-    csv.field_size_limit(1 << 30)  # the module's own limit is 131072 characters a cell
-    lines = read_lines(stream, name)
-    first = next((line for line in lines if not line[1].isspace()), None)
-    if first is None:
-        return
-    delimiter = _delimiter_of(first[1], f"{name}:{first[0]}")
-    table = delimiter == "|"
-    rows = _parse_csv(chain([first], lines), name, {"delimiter": delimiter, "skipinitialspace": table})
-    columns = [cell.strip().lower() for cell in next(rows, (0, []))[1]]
-    if repeated := sorted({column for column in columns if columns.count(column) > 1}):
-        raise InputError(f"{name}:{first[0]}: header names {list_names(repeated)} more than once: columns must differ")
-    for number, cells in rows:
-        if len(cells) != len(columns):
-            found, wanted = f"row of {len(cells)} cells", f"the header names {len(columns)}: {list_names(columns)}"
-            raise InputError(f"{name}:{number}: {found}: {wanted}")
-        cells = [cell.strip(" ") for cell in cells] if table else cells
-        fields = dict(zip(columns, cells, strict=True))
-        yield Row(f"{name}:{number}", fields | {c: _number_or_text(fields[c]) for c in NUMBER_COLUMNS & fields.keys()})
-
-
-def _delimiter_of(header: str, place: str) -> str:
-    try:
-        return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
-    except csv.Error as error:
-        raise _broken_csv(place, error) from None
-
-
-def _broken_csv(place: str, error: csv.Error) -> InputError:
-    reason = "a CR alone: lines must end in LF or CRLF" if "new-line" in str(error) else error
-    return InputError(f"{place}: not valid CSV: {reason}")
-
-
-def _number_or_text(cell: str) -> float | str | None:
-    try:
-        return float(cell) if cell.strip() else None
-    except ValueError:
-        return cell  # whoever wants a number there will refuse it
-
-
-def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each row that is not blank, and the number of the line on which it begins."""
-    begins = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal begins
-        for number, text in lines:
-            begins = begins or number
-            yield text
-
-    try:
-        for cells in csv.reader(texts(), strict=True, **dialect):
-            if len(cells) > 1 or "".join(cells).strip():
-                yield begins, cells
-            begins = 0
-    except csv.Error as error:
-        raise _broken_csv(f"{name}:{begins}", error) from None
+        raise InputError(f"{place}: not valid JSON: {reason}") from None

@@ -1,21 +1,20 @@
-"""Every accepted file format → `Comparison`."""
+"""A line of a file → a `Comparison`; what the fields of a line may be called, and mean, stands in `formats.py`."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from minirm.data.dialogue import (
-    Turn,
-    check_text,
-    parse_message,
-    parse_prompt,
-    parse_response,
-    split_dialogues,
-    split_messages,
-)
-from minirm.data.files import Row, find_files, read_rows
+from minirm.data.dialogue import Turn, check_text
+from minirm.data.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
+from minirm.data.files import Row, find_files, name_of, read_rows
+from minirm.data.formats import PAIR, SHAPES, number, read_shape, recognise
 from minirm.errors import InputError, field_error, list_names
+
+LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
+MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,74 +59,168 @@ class Comparison:
             raise ValueError(f"steps {counts[0]}, labels {counts[1]}: must be as many, at least one to a response")
 
 
-def join_steps(steps: Sequence[str]) -> str:
-    """Return the response that its steps make up, each on a line of its own."""
-    return "\n".join(steps)
-
-
-PAIR = (1.0, 0.0)
-UNJUDGED = (0.0,)
-LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
-OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
-
-
-def read_comparisons(paths: Sequence[str | Path], *, format: str | None = None) -> Iterator[Comparison]:
+def read_comparisons(
+    paths: Sequence[str | Path],
+    *,
+    format: str | None = None,
+    fields: Sequence[str] = (),
+    usage: dict[str, Usage] | None = None,
+) -> Iterator[Comparison]:
     """Return an iterator over the comparisons in the files, in order, holding one record in memory at a time.
 
     Args:
         paths: files and folders; data/README.md lists what they may hold.
-        format: a key of `FORMATS`; None recognises the format of each file by its first record.
+        format: a key of `SHAPES`; None recognises the format of each file by its first record.
+        fields: what fields are called: "prompt=question".
+        usage: to which is added, by file, which fields were read as what.
     Raises:
-        InputError: at once if a path or the format is wrong; while iterating if a record is.
+        InputError: at once if a path, the format or the fields are wrong; while iterating if a record is.
     """
-    if format is not None and format not in FORMATS:
-        raise InputError(f'format "{format}": unknown: must be one of {", ".join(FORMATS)}')
-    files = find_files(paths)
-    return (comparison for file in files for comparison in parse_rows(read_rows(file), format=format))
+    if format is not None and format not in SHAPES:
+        raise InputError(f'format "{format}": unknown: must be one of {", ".join(SHAPES)}')
+    names, files = parse_fields(fields), find_files(paths)
+    return (comparison for file in files for comparison in _read_file(file, format, names, usage))
 
 
-def parse_rows(rows: Iterator[Row], *, format: str | None = None) -> Iterator[Comparison]:
-    """Yield the comparison in each row of one file, all in the format of the first."""
-    for place, fields in rows:
+def _read_file(path: Path, format: str | None, names: Names, usage: dict[str, Usage] | None) -> Iterator[Comparison]:
+    """Yield the comparisons of one file. Responses rated one by one come together: as soon as all of a prompt are read."""
+    found = None if usage is None else usage.setdefault(name_of(path), Usage())
+    parse = partial(parse_rows, format=format, names=names)
+    expected: Counter[int] | None = None
+    waiting: dict[int, list[Comparison]] = {}
+    for parsed in parse(read_rows(path), usage=found):
+        for comparison in parsed.comparisons:
+            if not parsed.is_rating or not comparison.prompt:
+                yield comparison
+                continue
+            if expected is None:  # how many there will be of each prompt: the file is read twice
+                ratings = (other for other in parse(read_rows(path)) if other.is_rating)
+                expected = Counter(_kinship(c) for other in ratings for c in other.comparisons)
+            key = _kinship(comparison)
+            waiting.setdefault(key, []).append(comparison)
+            expected[key] -= 1
+            if not expected[key] or len(waiting[key]) == MOST_RESPONSES:
+                yield _together(waiting.pop(key))
+
+
+def _kinship(comparison: Comparison) -> int:
+    return hash(replace(comparison, responses=("",), scores=(0.0,), source="", id=None))
+
+
+def _together(ratings: list[Comparison]) -> Comparison:
+    """Return one comparison of responses to the same prompt that were rated one by one."""
+    responses = tuple(text for rating in ratings for text in rating.responses)
+    return replace(
+        ratings[0], responses=responses, scores=tuple(score for rating in ratings for score in rating.scores)
+    )
+
+
+class Parsed(NamedTuple):
+    """What one record says."""
+
+    comparisons: list[Comparison]
+    is_rating: bool = False  # of a single response, which belongs beside others to the same prompt
+
+
+def parse_rows(
+    rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
+) -> Iterator[Parsed]:
+    """Yield what each record of one file says, all in the format of the first."""
+    names, asks = names or Names(), False
+    for place, fields in (part for row in rows for part in unfold(row)):
         try:
-            format = format or recognise_format(fields)
-            yield parse_record(fields, format, place)
+            record = Record(fields, names)
+            format = format or recognise(record)
+            parsed = parse_record(record, format, place)
+            asked = "prompt" in record.read.values()
+            if asks and not asked and not all(comparison.prompt for comparison in parsed.comparisons):
+                raise InputError(
+                    f'field "prompt": missing, though records before have one; found keys {list_names(fields)}'
+                )
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
+        asks = asks or asked
+        if usage is not None:
+            usage.add(record)
+        yield parsed
 
 
-def recognise_format(fields: dict) -> str:
-    """Return the first of `FORMATS` all of whose keys the record has."""
-    for name, (keys, _) in FORMATS.items():
-        if all(key in fields for key in keys) and (name != "ranking" or len(_ranked_columns(fields)) > 1):
-            return name
-    named = (keys for name, (keys, _) in FORMATS.items() if name not in ("ranking", "rewardbench"))
-    accepted = ", ".join("+".join(keys) for keys in named)
-    rule = f"a record holds {accepted}, or prompt and columns named like 'most preferable response'"
-    raise InputError(f"found keys {list_names(fields) or 'none'}: no accepted format: {rule}")
+def unfold(row: Row) -> Iterator[Row]:
+    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
+    columns = list(row.fields.values())
+    if not columns or not isinstance(columns[0], dict | list):
+        columns = []
+    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+        columns = [list(column.values()) for column in columns]
+    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
+        columns = []
+    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        for number, cells in enumerate(zip(*columns, strict=True), 1):
+            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
+    else:
+        yield row
 
 
-def parse_record(fields: dict, format: str, place: str = "") -> Comparison:
-    """Return the comparison that a record of the named format holds."""
-    keys, parse = FORMATS[format]
-    for key in keys:
-        if key not in fields:
-            raise InputError(f'field "{key}": missing: format {format} needs it; found keys {list_names(fields)}')
-    prompt, responses, scores = parse(fields)
-    probability = _number(fields, "probability", 1.0)
-    if not 0 <= probability <= 1 or (probability < 1 and len(responses) != 2):
+def _is_texts(column: object) -> bool:
+    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
+
+
+def parse_record(record: Record, format: str, place: str = "", *, needs_judgement: bool = True) -> Parsed:
+    """Return the comparisons that a record of the named format holds, mostly one.
+
+    Args:
+        record: see `formats.py` for what it may look like.
+        format: a key of `SHAPES`.
+        place: where it stands, for messages.
+        needs_judgement: refuse responses of which nobody says how good they are.
+    """
+    dials = _dials(record)
+    comparisons, is_rating = [], False
+    for prompt, responses, scores, weight, is_rating, steps in read_shape(record, format):
+        if len(responses) > MOST_RESPONSES:
+            raise InputError(f"{len(responses)} responses to one prompt: must be at most {MOST_RESPONSES}")
+        if scores is None and needs_judgement:
+            rule = "nothing says which response is better: a score, a rank or a choice"
+            raise InputError(f"found keys {list_names(record.fields)}: {rule} must stand beside them")
+        if dials["probability"] < 1 and len(responses) != 2:
+            raise field_error("probability", dials["probability"], "must be 1 unless the record is a pair")
+        rest = {**dials, "weight": dials["weight"] * weight, "is_judged": is_rating or len(responses) > 1}
+        if steps is not None:
+            rest |= {"steps": (steps.texts,), "step_labels": (steps.labels,)}
+        comparisons.append(Comparison(prompt, responses, scores or (0.0,) * len(responses), **rest, source=place))
+    record.check_given()
+    if not comparisons:
+        raise InputError("holds no response of an assistant")
+    if "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
+        _check_no_prompt_unread(record)
+    return Parsed(comparisons, is_rating)
+
+
+def _check_no_prompt_unread(record: Record) -> None:
+    """Refuse responses without a prompt where it may stand in a field that was not read."""
+    for name, value in record.unread():
+        if name.lower() in record.keys and holds_text(value) and not LABEL.search(name.lower()):
+            rule = f"no prompt is read, and this may be it: --fields prompt={name} or unread={name} says it"
+            raise field_error(name, value, rule)
+
+
+def _dials(record: Record) -> dict:
+    """Return the optional fields of a comparison by name."""
+    dials = {}
+    for name, default in (("margin", 0.0), ("weight", 1.0), ("probability", 1.0)):
+        found = record.find(name)
+        value = record.take(found, name)
+        dials[name] = default if value is None or value == "" else number(value, found)
+    margin, weight, probability = dials.values()
+    if not 0 <= probability <= 1:
         raise field_error("probability", probability, "must lie between 0 and 1, and 1 unless the record is a pair")
-    margin, weight = _number(fields, "margin", 0.0), _number(fields, "weight", 1.0)
     if not abs(margin) <= LARGEST:
         raise field_error("margin", margin, f"must lie between -{LARGEST:g} and {LARGEST:g}")
     if not 1 / LARGEST <= weight <= LARGEST:
         raise field_error("weight", weight, f"must be above 0, and lie between {1 / LARGEST:g} and {LARGEST:g}")
-    subset = "" if fields.get("subset") is None else check_text(fields["subset"], "subset")
-    comparison = Comparison(prompt, responses, scores, margin, weight, probability, subset, place, fields.get("id"))
-    if format != "stepwise":
-        return replace(comparison, is_judged=scores is not UNJUDGED)
-    labels = tuple(_probability(label, f"labels[{i}]") for i, label in enumerate(fields["labels"]))
-    return replace(comparison, steps=(tuple(fields["completions"]),), step_labels=(labels,), is_judged=False)
+    subset = record.take(name := record.find("subset"), "subset")
+    identity = record.take(record.find("id"), "id")
+    return {**dials, "subset": "" if subset is None else check_text(subset, name), "id": identity}
 
 
 def to_json(comparison: Comparison) -> dict:
@@ -145,190 +238,3 @@ def to_json(comparison: Comparison) -> dict:
         record["responses"] = [{"text": response, "score": score} for response, score in judged]
     defaults = {"margin": 0.0, "weight": 1.0, "probability": 1.0, "subset": "", "id": None}
     return record | {k: getattr(comparison, k) for k, default in defaults.items() if getattr(comparison, k) != default}
-
-
-Judged = tuple[tuple[Turn, ...], tuple[str, ...], tuple[float, ...]]  # prompt, responses, scores
-
-
-def _pair(fields: dict) -> Judged:
-    """Two texts, two dialogues in text, two lists of messages, or lists of good and of bad responses."""
-    chosen, rejected = _messages_within(fields["chosen"]), _messages_within(fields["rejected"])
-    if _is_texts(chosen) or _is_texts(rejected):
-        return _good_and_bad(fields.get("prompt"), chosen, rejected)
-    if isinstance(chosen, list):
-        prompt = parse_prompt(fields.get("prompt"))
-        prompt, *pair = split_messages(prompt, _dialogue(chosen, "chosen"), _dialogue(rejected, "rejected"))
-        return prompt, tuple(pair), PAIR
-    return _pair_of_texts(fields.get("prompt"), chosen, rejected)
-
-
-def _pair_of_texts(prompt: object, chosen: object, rejected: object) -> Judged:
-    if prompt in (None, "", []):  # the forms that `parse_prompt` takes for no prompt
-        prompt, *pair = split_dialogues(check_text(chosen, "chosen"), check_text(rejected, "rejected"))
-        return prompt, tuple(pair), PAIR
-    pair = (parse_response(chosen, prompt, "chosen"), parse_response(rejected, prompt, "rejected"))
-    return parse_prompt(prompt), pair, PAIR
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(item, str) for item in value)
-
-
-def _good_and_bad(prompt: object, chosen: object, rejected: object) -> Judged:
-    """RewardBench 2: every chosen response is better than every rejected one."""
-    responses, scores = [], []
-    for field, texts, score in (("chosen", chosen, 1.0), ("rejected", rejected, 0.0)):
-        texts = [texts] if isinstance(texts, str) else _list(texts, field)
-        responses += [parse_response(text, prompt, f"{field}[{i}]") for i, text in enumerate(texts)]
-        scores += [score] * len(texts)
-    return parse_prompt(prompt), tuple(responses), tuple(scores)
-
-
-def _positive_negative(fields: dict) -> Judged:
-    """LMFlow: two texts, each the prompt and a response."""
-    pair = (check_text(fields[key], key) for key in ("positive", "negative"))
-    prompt, *pair = split_dialogues(*pair)
-    return prompt, tuple(pair), PAIR
-
-
-def _responses(fields: dict) -> Judged:
-    return _scored(fields.get("prompt"), fields["responses"], "responses")
-
-
-def _scored_textlist(fields: dict) -> Judged:
-    """LMFlow's text_to_scored_textlist; its text2text has a single text as output, and no judgement."""
-    if isinstance(fields["output"], str):
-        return _unjudged(fields["input"], fields["output"], "output")
-    return _scored(fields["input"], fields["output"], "output")
-
-
-def _scored(prompt: object, items: object, field: str) -> Judged:
-    """K responses, each with a score (higher is better), or each with a rank (1 is best)."""
-    responses, scores, key, sign = [], [], "score", 1.0
-    for i, item in enumerate(_list(items, field)):
-        if not isinstance(item, dict):
-            raise field_error(f"{field}[{i}]", item, 'must be an object {"text", "score" or "rank"}')
-        if i == 0 and "score" not in item and "rank" in item:
-            key, sign = "rank", -1.0
-        responses.append(parse_response(item.get("text"), prompt, f"{field}[{i}].text"))
-        scores.append(sign * _number(item, key, None, f"{field}[{i}].{key}"))
-    return parse_prompt(prompt), tuple(responses), tuple(scores)
-
-
-def _summaries(fields: dict) -> Judged:
-    """OpenAI's summarize-from-feedback: the prompt is the post, laid out as its authors did, and "TL;DR:"."""
-    info, summaries, choice = fields["info"], _list(fields["summaries"], "summaries"), fields["choice"]
-    if not isinstance(info, dict) or not (info.get("post") or info.get("article")):
-        raise field_error("info", info, 'must be an object with a "post" or an "article"')
-    if len(summaries) != 2 or not all(isinstance(summary, dict) for summary in summaries):
-        raise field_error("summaries", summaries, 'must be two objects {"text"}')
-    if choice not in (0, 1) or isinstance(choice, bool):
-        raise field_error("choice", choice, "must be 0 or 1, which summary is better")
-    labels = (("subreddit", "SUBREDDIT: r/"), ("title", "TITLE: "), ("post", "POST: "), ("article", "ARTICLE: "))
-    parts = [label + check_text(info[key], f"info.{key}") for key, label in labels if info.get(key) is not None]
-    pair = tuple(check_text(summaries[i].get("text"), f"summaries[{i}].text") for i in map(int, (choice, 1 - choice)))
-    return (Turn("user", "\n\n".join([*parts, "TL;DR:"])),), pair, PAIR
-
-
-def _conversation(fields: dict) -> Judged:
-    *prompt, response = _dialogue(_messages_within(fields), "messages")
-    return tuple(prompt), (response.text,), UNJUDGED
-
-
-def _completion(fields: dict) -> Judged:
-    key = "response" if "response" in fields else "completion"
-    return _unjudged(fields["prompt"], fields[key], key)
-
-
-def _instruction(fields: dict) -> Judged:
-    """Alpaca's: what to do, maybe with what, and the response."""
-    prompt = check_text(fields["instruction"], "instruction")
-    if fields.get("input"):
-        prompt += "\n\n" + check_text(fields["input"], "input")
-    return _unjudged(prompt, fields["output"], "output")
-
-
-def _unjudged(prompt: object, response: object, field: str) -> Judged:
-    return parse_prompt(prompt), (parse_response(response, prompt, field),), UNJUDGED
-
-
-def _stepwise(fields: dict) -> Judged:
-    """TRL's stepwise supervision: the steps of one response, each judged by itself."""
-    steps, labels = _list(fields["completions"], "completions"), _list(fields["labels"], "labels")
-    if len(steps) != len(labels):
-        raise field_error("labels", labels, f"must be as many as there are completions, {len(steps)}")
-    texts = [check_text(step, f"completions[{i}]") for i, step in enumerate(steps)]
-    return _unjudged(fields["prompt"], join_steps(texts), "completions")
-
-
-def _ranking(fields: dict) -> Judged:
-    """Columns of responses from the most to the least preferable; empty cells at the end are responses not given."""
-    columns = _ranked_columns(fields) or [name for name in fields if name != "prompt" and name not in OPTIONAL]
-    if any("least" in name for name in columns[:-1]) or any("most" in name for name in columns[1:]):
-        raise InputError(f"columns {list_names(columns)}: must run from the most to the least preferable response")
-    while len(columns) > 2 and not fields[columns[-1]]:
-        columns.pop()
-    for name in columns:
-        if not fields[name]:
-            raise field_error(name, fields[name], "is empty, though a ranking needs two responses and no gap")
-    responses = tuple(parse_response(fields[name], fields["prompt"], name) for name in columns)
-    return parse_prompt(fields["prompt"]), responses, tuple(-1.0 - i for i in range(len(columns)))
-
-
-def _ranked_columns(fields: dict) -> list[str]:
-    return [name for name in fields if "prefer" in name]
-
-
-def _messages_within(value: object) -> object:
-    """Return the messages of LMFlow's {"system", "messages"}, the system text first; anything else as it is."""
-    if not isinstance(value, dict) or "messages" not in value:
-        return value
-    system, messages = value.get("system"), _list(value["messages"], "messages")
-    return [{"role": "system", "content": system}, *messages] if system else messages
-
-
-def _dialogue(messages: object, field: str) -> tuple[Turn, ...]:
-    turns = tuple(parse_message(message, f"{field}[{i}]") for i, message in enumerate(_list(messages, field)))
-    if turns[-1].role != "assistant":
-        raise field_error(f"{field}[{len(turns) - 1}].role", turns[-1].role, "the last message must be the assistant's")
-    return turns
-
-
-def _list(value: object, field: str) -> list:
-    if not isinstance(value, list) or not value:
-        raise field_error(field, value, "must be a list with at least one item")
-    return value
-
-
-def _probability(value: object, field: str) -> float:
-    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-        raise field_error(field, value, "must be true or false, or a number from 0 to 1")
-    return float(value)
-
-
-def _number(fields: dict, key: str, default: float | None, field: str = "") -> float:
-    """Return a finite number; the default, where there is one, stands for a field that is absent or null."""
-    value = fields.get(key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise field_error(field or key, value, "must be a finite number")
-    return float(value)
-
-
-FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict], Judged]]] = {
-    "pairs": (("chosen", "rejected"), _pair),
-    "positive-negative": (("positive", "negative"), _positive_negative),
-    "responses": (("responses",), _responses),
-    "instruction": (("instruction", "output"), _instruction),
-    "scored-textlist": (("input", "output"), _scored_textlist),
-    "summaries": (("info", "summaries", "choice"), _summaries),
-    "stepwise": (("prompt", "completions", "labels"), _stepwise),
-    "conversation": (("messages",), _conversation),
-    "response": (("prompt", "response"), _completion),
-    "completion": (("prompt", "completion"), _completion),
-    "ranking": (("prompt",), _ranking),
-    "rewardbench": (("prompt", "chosen", "rejected", "subset"), _pair),
-}
-"""Name of a format → the keys that it needs, and the function that reads a record. A record is recognised by the first
-whose keys it has, and so never as rewardbench, which is for naming: its keys include those of pairs."""

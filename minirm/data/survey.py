@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
+from math import comb
 
 from minirm.data.records import Comparison
 
@@ -12,6 +13,7 @@ UNJUDGED = "rows without a judgement"
 SINGLE = "rows with a single response"
 IDENTICAL = "rows with identical responses"
 TIED = "rows with all scores tied"
+REMEMBERED_RESPONSES = 64  # K of the longest row of which each pair is remembered: K²
 MERGED = "repeated responses merged"  # counts responses, not rows: the row stays
 
 
@@ -87,7 +89,7 @@ class DataSummary:
     repeated_rows: int
     """Rows with the prompt, responses and scores of an earlier row."""
     conflicting_pairs: int
-    """Pairs that an earlier row judged the other way round."""
+    """Pairs that an earlier row judged the other way round; of rows of at most `REMEMBERED_RESPONSES` responses."""
     soft_labels: int
     """Rows with a probability below 1."""
     margins: int
@@ -182,14 +184,16 @@ class _Tally:
         return row
 
     def _judge_pairs(self, prompt: int, row: Comparison) -> None:
+        tied = sum(comb(count, 2) for count in Counter(row.scores).values())
+        self.counts["tied_pairs"] += tied
+        self.counts["comparisons"] += comb(len(row.scores), 2) - tied
+        if len(row.scores) > REMEMBERED_RESPONSES:
+            return
         ranked = sorted(zip(row.scores, map(hash, row.responses), strict=True), reverse=True)
         for (high, better), (low, worse) in combinations(ranked, 2):
-            if high == low:
-                self.counts["tied_pairs"] += 1
-                continue
-            self.counts["comparisons"] += 1
-            self.counts["conflicting_pairs"] += better != worse and hash((prompt, worse, better)) in self.verdicts
-            self.verdicts.add(hash((prompt, better, worse)))
+            if high > low:
+                self.counts["conflicting_pairs"] += better != worse and hash((prompt, worse, better)) in self.verdicts
+                self.verdicts.add(hash((prompt, better, worse)))
 
 
 def _lengths(counts: Counter) -> Lengths:

@@ -11,9 +11,20 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.data.dialogue import LEAD_IN, Turn, check_text, has_human_turn, parse_prompt, parse_response
+from minirm.data.dialogue import (
+    LEAD_IN,
+    Turn,
+    check_text,
+    has_human_turn,
+    parse_prompt,
+    parse_reply,
+    parse_response,
+    render_response,
+)
+from minirm.data.fields import Names, Record, parse_fields
 from minirm.data.files import Row
-from minirm.data.records import Comparison, parse_record, recognise_format
+from minirm.data.formats import recognise
+from minirm.data.records import Comparison, parse_record
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
@@ -22,8 +33,6 @@ from minirm.tokens.packing import Encoded, pack, tokenize, truncate
 from minirm.tokens.tokenizer import Tokenizer
 
 Prompt = str | Sequence[dict] | None
-OTHER_PROMPTS = ("messages", "instruction", "question", "input", "conversation")
-"""How other formats name a prompt."""
 ROWS_AT_ONCE = 256
 """Records that `score_rows` reads before it yields their rewards."""
 TOKENS_AT_ONCE = 2048
@@ -128,15 +137,19 @@ class RewardScorer:
         )
         return rewards, evaluation
 
-    def score_rows(self, rows: Iterable[Row], *, normalise: bool = False) -> Iterator[dict]:
+    def score_rows(
+        self, rows: Iterable[Row | None], *, fields: Sequence[str] = (), normalise: bool = False
+    ) -> Iterator[dict]:
         """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
 
-        A record holds "response" or "responses", with or without "prompt", or is one that training accepts.
+        A record holds "response" or "responses", with or without "prompt", or is one that training accepts. A "reward"
+        that came with it stays; the new one is then "minirm_reward". A None among the rows says that the next one is
+        not there yet: those before it are scored at once.
 
         Raises:
             InputError: a record is none of these; the message names its place.
         """
-        return score_rows(rows, partial(self.score_comparisons, normalise=normalise))
+        return score_rows(rows, partial(self.score_comparisons, normalise=normalise), fields)
 
     def reward_fn(
         self,
@@ -152,7 +165,8 @@ class RewardScorer:
         """
         outputs = outputs if outputs is not None else completions
         if prompts is not None and outputs is not None:
-            return self.score(list(prompts), [last_text(output) for output in outputs])
+            texts = [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
+            return self.score(list(prompts), texts)
         if samples is None:
             raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
         return [reward for (reward,) in self.score_comparisons(list(map(_parse_sample, samples)))]
@@ -162,43 +176,42 @@ def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = 
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses), source=source)
 
 
-def score_rows(rows: Iterable[Row], score: Callable[[Sequence[Comparison]], list[list[float]]]) -> Iterator[dict]:
+def score_rows(
+    rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]], fields: Sequence[str] = ()
+) -> Iterator[dict]:
     """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
-    rows = iter(rows)
-    while batch := list(islice(rows, ROWS_AT_ONCE)):
-        comparisons, singly = zip(*map(_read_row, batch), strict=True)
-        for row, is_single, rewards in zip(batch, singly, score(comparisons), strict=True):
-            yield {**row.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
+    names = parse_fields(fields)
+    for batch in _in_batches(rows):
+        parsed = [_read_row(row, names) for row in batch]
+        rewards = iter(score([comparison for comparisons, _ in parsed for comparison in comparisons]))
+        for row, (comparisons, is_single) in zip(batch, parsed, strict=True):
+            values = [value for _ in comparisons for value in next(rewards)]
+            name = "reward" if is_single else "rewards"
+            name = f"minirm_{name}" if name in row.fields else name
+            yield {**row.fields, name: values[0] if is_single else values}
 
 
-def _read_row(row: Row) -> tuple[Comparison, bool]:
-    """Return the prompt and the responses of a record to score, and whether a field for a single response holds it."""
-    fields = {"prompt": None, **row.fields}
-    several = fields.get("responses")
-    texts = {}
-    if "response" in fields:
-        texts = {"response": fields["response"]}
-    elif isinstance(several, list) and several and not isinstance(several[0], dict):
-        texts = {f"responses[{k}]": text for k, text in enumerate(several)}
+def _in_batches(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
+    """Yield rows together: as many as are there, up to `ROWS_AT_ONCE`; None says that the next one is not there yet."""
+    batch: list[Row] = []
+    for row in rows:
+        if row is not None:
+            batch.append(row)
+        if batch and (row is None or len(batch) == ROWS_AT_ONCE):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read_row(row: Row, names: Names) -> tuple[list[Comparison], bool]:
+    """Return the prompts and the responses of a record to score, and whether a field for a single response holds it."""
     try:
-        if not texts:
-            format = recognise_format(fields)
-            if format == "completion":
-                _check_no_other_prompt(fields)
-            return parse_record(fields, format, row.place), format == "completion"
-        _check_no_other_prompt(fields)
-        prompt = fields["prompt"]
-        responses = [parse_response(text, prompt, name) for name, text in texts.items()]
-        return _unjudged(parse_prompt(prompt), responses, row.place), "response" in texts
+        record = Record(row.fields, names)
+        format = recognise(record)
+        return parse_record(record, format, row.place, needs_judgement=False).comparisons, format == "response"
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
-
-
-def _check_no_other_prompt(fields: dict) -> None:
-    """Refuse a response whose prompt seems to stand in a field that would not be read."""
-    for key in OTHER_PROMPTS:
-        if fields["prompt"] is None and fields.get(key):
-            raise field_error(key, fields[key], 'beside a response, a prompt must be named "prompt"')
 
 
 def _parse_sample(sample: str) -> Comparison:
@@ -210,9 +223,9 @@ def _parse_sample(sample: str) -> Comparison:
     return _unjudged(parse_prompt(prompt, "sample"), [parse_response(response, prompt, "sample")])
 
 
-def last_text(output: object) -> object:
-    """Return a completion's text; TRL hands over conversations as lists of messages."""
-    return output[-1].get("content") if isinstance(output, list) and output and isinstance(output[-1], dict) else output
+def completion_text(output: object, field: str) -> object:
+    """Return a completion's text; TRL hands over conversations as lists of messages, of which all are the response."""
+    return render_response(parse_reply(output, field)) if isinstance(output, list) else output
 
 
 def score_comparisons(

@@ -19,7 +19,7 @@ from minirm.data.dialogue import Turn, check_text, parse_prompt, render_dialogue
 from minirm.data.files import Row
 from minirm.data.records import Comparison
 from minirm.errors import InputError, field_error
-from minirm.evaluation.scoring import Advance, Prompt, last_text, score_rows, to_nobody
+from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.tokenizer import Tokenizer
@@ -123,9 +123,9 @@ class ZeroShotScorer:
         rewards = iter(self._answers(questions))
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
-    def score_rows(self, rows: Iterable[Row]) -> Iterator[dict]:
-        """Yield each record with "reward" or "rewards" added; see `RewardScorer.score_rows`."""
-        return score_rows(rows, self.score_comparisons)
+    def score_rows(self, rows: Iterable[Row | None], *, fields: Sequence[str] = ()) -> Iterator[dict]:
+        """Yield each record with "reward" or "rewards" added; see `minirm.evaluation.scoring.RewardScorer.score_rows`."""
+        return score_rows(rows, self.score_comparisons, fields)
 
     def reward_fn(
         self,
@@ -144,7 +144,9 @@ class ZeroShotScorer:
             return self.score(None, samples)
         if prompts is None or outputs is None:
             raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return self.score(list(prompts), [last_text(output) for output in outputs])
+        return self.score(
+            list(prompts), [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
+        )
 
     def _ask(self, prompt: Prompt, response: str, n: int) -> list[int]:
         """Return the question about one response, in tokens."""

@@ -102,6 +102,8 @@ def _by_the_first(work: Callable[[], None]) -> None:
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
     """Say what was cut, merged or dropped, and how many prompts of the files for validation stand in training too."""
+    if prepared.data["unread"]:
+        observer.note(prepared.data["unread"])
     for name, count in prepared.data["counts"].items():
         observer.note(f"{name}: {count:,}")
     if shared := prepared.data["summary"]["shared_prompts"]:

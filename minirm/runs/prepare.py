@@ -14,6 +14,7 @@ import torch
 
 from minirm.config import OF_SINGLES, OF_TIES
 from minirm.config_rules import config_from_json, require, to_json
+from minirm.data.fields import Usage, tell_unread
 from minirm.data.files import find_files
 from minirm.data.records import Comparison, read_comparisons
 from minirm.data.splits import draw_validation, prompt_key
@@ -118,8 +119,8 @@ class Split:
         """Yield the comparisons of "training" or "validation", reading the files anew."""
         if self.config.validation:
             paths = self.config.data if part == "training" else self.config.validation
-            return read_comparisons(paths, format=self.config.format)
-        everything = read_comparisons(self.config.data, format=self.config.format)
+            return read_comparisons(paths, format=self.config.format, fields=self.config.fields)
+        everything = read_comparisons(self.config.data, format=self.config.format, fields=self.config.fields)
         return (c for c in everything if (prompt_key(c) in self.held_out) == (part == "validation"))
 
 
@@ -133,8 +134,10 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     """
     data, seed, files = config.data, config.seed, _digests(config)
     keys: set[bytes] = set()
-    named = _checked(read_comparisons(data.validation, format=data.format), config) if data.validation else None
-    rows = _checked(read_comparisons(data.data, format=data.format), config)
+    usage: dict[str, Usage] = {}
+    how = {"format": data.format, "fields": data.fields, "usage": usage}
+    named = _checked(read_comparisons(data.validation, **how), config) if data.validation else None
+    rows = _checked(read_comparisons(data.data, **how), config)
     summary = describe(_noting_keys(rows, keys), named)
     _check_learnable(config, summary)
     if not data.validation and len(keys) < 2:
@@ -157,7 +160,11 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     (folder / VALIDATION).write_bytes(msgspec.json.encode(validation))
     write_prompts(folder / PROMPTS, (keys - held_out) | (frozenset() if start is None else start.training_prompts))
     digest = None if start is None else start.digest()
-    found = {"summary": dataclasses.asdict(summary), "counts": dict(sorted(counts.items()))}
+    found = {
+        "summary": dataclasses.asdict(summary),
+        "counts": dict(sorted(counts.items())),
+        "unread": tell_unread(usage),
+    }
     write_json(folder / DATA, {**found, "files": files, "start": digest})
     return read_prepared(folder)
 

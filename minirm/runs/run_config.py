@@ -30,6 +30,8 @@ class DataConfig:
     """Percent of the prompts that are kept for validation, above 0 and below 100."""
     format: str | None = None
     """Format of the files by name; None recognises it by content."""
+    fields: tuple[str, ...] = ()
+    """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
     vocab_size: Count | None = None
     """Size of the vocabulary. None: 8192, or fewer if the data gives fewer. A number must be reached exactly."""
     language_model_responses: Literal["preferred", "all"] = "preferred"

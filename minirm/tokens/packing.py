@@ -23,7 +23,8 @@ from torch import Tensor
 
 from minirm.config import PackingConfig
 from minirm.config_rules import require
-from minirm.data.records import Comparison, join_steps
+from minirm.data.dialogue import join_steps
+from minirm.data.records import Comparison
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
 from minirm.tokens.tokenizer import Tokenizer
 
@@ -180,26 +181,26 @@ def fit(
     Args:
         counts: to which is added, by name, what is cut, merged or left out.
         keep_first: cut a prompt after its first token, at which an encoder is read.
-        keep_incomparable: yield also what has nothing left to compare after a cut; a language model can learn it.
+        keep_incomparable: yield also what has nothing left to compare; a language model can learn it.
     """
     for item in encoded:
         longest = max(map(len, item.responses))
-        if len(item.prompt) + longest <= packing.max_tokens:
-            yield item
-            continue
-        if packing.when_longer == "drop":
-            counts["dropped: longer than max_tokens"] += 1
-            continue
-        cut = truncate(item, packing.max_tokens, keep_first=keep_first)
-        counts["cut: prompt from its left"] += len(cut.prompt) < len(item.prompt)
-        counts["cut: response before its end token"] += max(map(len, cut.responses)) < longest
-        merged = merge_twins(cut)
-        if cut.steps is not None and not any(len(steps.ends) for steps in cut.steps) and not keep_incomparable:
-            counts["dropped: no whole step left after the cut"] += 1
-            continue
-        counts["merged: responses identical after the cut"] += len(cut.responses) - len(merged.responses)
-        if len(merged.responses) < len(cut.responses) and len(set(merged.scores)) == 1 and not keep_incomparable:
-            counts["dropped: nothing left to compare after the cut"] += 1
+        if len(item.prompt) + longest > packing.max_tokens:
+            if packing.when_longer == "drop":
+                counts["dropped: longer than max_tokens"] += 1
+                continue
+            length = len(item.prompt)
+            item = truncate(item, packing.max_tokens, keep_first=keep_first)
+            counts["cut: prompt from its left"] += len(item.prompt) < length
+            counts["cut: response before its end token"] += max(map(len, item.responses)) < longest
+            if item.steps is not None and not any(len(steps.ends) for steps in item.steps) and not keep_incomparable:
+                counts["dropped: no whole step left after the cut"] += 1
+                continue
+        merged = merge_twins(item)
+        twins = len(item.responses) - len(merged.responses)
+        counts["merged: responses of the same tokens"] += twins
+        if twins and len(set(merged.scores)) == 1 and not keep_incomparable:
+            counts["dropped: nothing left to compare, responses of the same tokens"] += 1
         else:
             yield merged
 
@@ -211,6 +212,8 @@ def merge_twins(encoded: Encoded) -> Encoded:
     scores: dict[bytes, list[float]] = {}
     for response, score in zip(encoded.responses, encoded.scores, strict=True):
         scores.setdefault(response.tobytes(), []).append(score)
+    if len(scores) == len(encoded.responses):
+        return encoded
     responses = tuple(np.frombuffer(key, dtype=np.int32) for key in scores)
     return replace(encoded, responses=responses, scores=tuple(sum(s) / len(s) for s in scores.values()))
 

@@ -1,0 +1,283 @@
+"""What fields are called: each meaning with its names in the field's sets; and a record that knows what of it was read."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from minirm.data.dialogue import MESSAGE_FIELDS, Reply, Turn, check_text, parse_prompt
+from minirm.errors import InputError, field_error, list_names
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": (
+        *("prompt", "question", "query", "instruction", "problem", "request", "user_prompt", "post", "history"),
+        *("conversations", "conversation", "messages", "dialogue", "dialog", "info"),
+    ),
+    "context": ("context", "document", "passage", "article"),  # stands before a prompt …
+    "input": ("input",),  # … and behind one, or is it
+    "system": ("system", "system_prompt"),
+    "chosen": ("chosen", "chosen_response", "response_chosen", "preferred", "preferred_output", "positive"),
+    "rejected": (
+        *("rejected", "rejected_response", "rejected_messages", "response_rejected", "dispreferred"),
+        *("non_preferred", "non_preferred_output", "negative"),
+    ),
+    "responses": ("responses", "answers", "completions", "candidates", "generations", "outputs", "output", "summaries"),
+    "response": ("response", "completion", "output", "answer", "summary"),
+    "text": ("text", "response", "answer", "completion", "output", "summary", "content", "value"),
+    "score": ("score", "rating", "reward", "pm_score", "overall_score", "helpfulness", "overall"),
+    "rank": ("rank",),
+    "scores": ("scores", "ratings", "rewards"),
+    "ranks": ("ranks", "ranking"),
+    "label": ("label",),  # of one response: whether it is good
+    "choice": (
+        *("better_response_id", "winner", "choice", "best", "preference", "preferred", "better", "chosen", "labels"),
+        "label",
+    ),
+    "strength": ("preference_strength",),
+    "chosen score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
+    "rejected score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
+    **{name: (name,) for name in ("margin", "weight", "probability", "subset", "id")},
+    "unread": (),
+}
+"""Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
+
+LABEL = re.compile(
+    r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|lang|language|worker|"
+    r"batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)"
+)
+"""Names of fields that tell of a record, and are no part of its text."""
+LONG_TEXT = 40
+NOTHING = (None, "", [], {})
+
+
+class Names:
+    """What fields are called: as `--fields` says it of some meanings, else as the field's sets call them."""
+
+    def __init__(self, given: dict[str, tuple[str, ...]] | None = None):
+        self.given = given or {}
+        self.names = {**NAMES, **({"context": (), "input": ()} if "prompt" in self.given else {}), **self.given}
+        self.layouts: dict[tuple[str, ...], tuple[dict[str, str], dict[str, list[str]]]] = {}
+
+    def layout(self, fields: tuple[str, ...]) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """Return the fields by their name in small letters, and those of each meaning; the same for like records."""
+        if fields not in self.layouts:
+            keys = {name.lower(): name for name in fields}
+            if len(keys) < len(fields):
+                raise InputError(f"found keys {list_names(fields)}: two of them differ in the case of letters alone")
+            keys = {low: name for low, name in keys.items() if low not in self.names["unread"]}
+            found = {meaning: [keys[low] for low in names if low in keys] for meaning, names in self.names.items()}
+            if len(self.layouts) == 1000:  # of records that are all unlike
+                self.layouts.clear()
+            self.layouts[fields] = keys, found
+        return self.layouts[fields]
+
+
+def parse_fields(named: Sequence[str]) -> Names:
+    """Return the names that `--fields` gives: "prompt=question"; a prompt may join several: "prompt=title+body"."""
+    given: dict[str, tuple[str, ...]] = {}
+    for item in named:
+        meaning, is_given, names = item.partition("=")
+        if meaning not in NAMES or not is_given or not names:
+            known = ", ".join(sorted(name for name in NAMES if " " not in name))
+            raise InputError(f"fields {item!r}: must be MEANING=FIELD, the meaning one of {known}")
+        if meaning in given and meaning != "unread":
+            raise InputError(f"fields {item!r}: {meaning} is given twice")
+        split = names.lower().split("+") if meaning == "prompt" else [names.lower()]
+        given[meaning] = given.get(meaning, ()) + tuple(split)
+    return Names(given)
+
+
+class Record:
+    """The fields of one record, found by their meaning, in any case of letters."""
+
+    def __init__(self, fields: dict, names: Names, path: str = ""):
+        self.fields, self.names, self.path = fields, names, path
+        self.keys, self.found = names.layout(tuple(fields))
+        self.read: dict[str, str] = {}  # field → the meaning with which it was read
+        self.items: list[Record] = []
+
+    def all(self, meaning: str) -> list[str]:
+        """Return the fields that may mean this, first those that hold something."""
+        found = self.found[meaning]
+        return sorted(found, key=lambda name: self.fields[name] in NOTHING) if len(found) > 1 else found
+
+    def find(self, meaning: str) -> str | None:
+        """Return the field that means this; None if there is none."""
+        found = self.found[meaning]
+        return self.all(meaning)[0] if found else None
+
+    def value(self, meaning: str) -> object:
+        """Return what the field of this meaning holds, without reading it; None if there is none."""
+        name = self.find(meaning)
+        return None if name is None else self.fields[name]
+
+    def take(self, name: str | None, meaning: str) -> object:
+        """Return what a field holds, and note as what it was read."""
+        if name is None:
+            return None
+        self.read[name] = meaning
+        return self.fields[name]
+
+    def item(self, fields: dict, path: str) -> "Record":
+        """Return an object within this record."""
+        self.items.append(Record(fields, self.names, path))
+        return self.items[-1]
+
+    def parts(self) -> Iterator["Record"]:
+        """Yield this record and all objects within it."""
+        yield self
+        for item in self.items:
+            yield from item.parts()
+
+    def unread(self) -> Iterator[tuple[str, object]]:
+        """Yield path and value of all that holds something and was not read."""
+        for name, value in self.fields.items():
+            if self.read.get(name) == "tree":
+                continue
+            if name not in self.read:
+                if value not in NOTHING:
+                    yield self.path + name, value
+                continue
+            if not any(item.path.startswith(f"{self.path}{name}") for item in self.items):
+                messages = value if isinstance(value, list) else [value]
+                pairs = (pair for message in messages if isinstance(message, dict) for pair in message.items())
+                rest = (pair for pair in pairs if pair[0] not in MESSAGE_FIELDS and pair[1] not in NOTHING)
+                yield from ((f"{self.path}{name}[].{key}", part) for key, part in rest)
+        for item in self.items:
+            yield from item.unread()
+
+    def check_given(self) -> None:
+        """Refuse a record in which what `--fields` names was not found."""
+        meanings = {meaning for part in self.parts() for meaning in part.read.values()} if self.names.given else ()
+        for meaning, names in self.names.given.items():
+            if meaning not in meanings and meaning != "unread":
+                asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
+                raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
+
+
+def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, ...], object]:
+    """Return the turns before the responses, and the prompt as it stands in the record.
+
+    Args:
+        record: fields of several names may hold the prompt, or more of it.
+        replies: the responses; one of them may end the dialogue in which the prompt stands.
+    Raises:
+        InputError: two fields hold different prompts.
+    """
+    system, before = record.take(record.find("system"), "system"), _earlier_turns(record)
+    texts = [*_background(record, "context"), *_main_prompt(record, replies), *_background(record, "input")]
+    raw = texts[0] if len(texts) == 1 else "\n\n".join(check_text(text, "prompt") for text in texts)
+    turns = before + (raw if isinstance(raw, tuple) else parse_prompt(raw))
+    if system and turns[:1] != (opening := (Turn("system", check_text(system, "system")),)):
+        if turns and turns[0].role == "system":
+            raise field_error("system", system, "the prompt begins with another system turn: must be given once")
+        turns = opening + turns
+    return turns, raw
+
+
+def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
+    """Return the prompt, text or turns, or nothing; of several that hold one another, the longest."""
+    values: dict[str, object] = {}
+    last = {reply if isinstance(reply, str) else reply[-1].text for reply in replies}
+    for name in record.all("prompt"):
+        value = _unwrapped(record, name)
+        if name in record.read or (name.lower() == "info" and isinstance(value, dict)):
+            continue
+        record.take(name, "prompt")
+        if not isinstance(value, str):
+            value = parse_prompt(value, name)
+            if name.lower() != "prompt" and value and value[-1].role == "assistant" and value[-1].text in last:
+                value = value[:-1]
+        if value:
+            values[name] = value
+    if len(values) < 2 or "prompt" in record.names.given:
+        return list(values.values())
+    turns = {name: parse_prompt(value) if isinstance(value, str) else value for name, value in values.items()}
+    longest = max(turns, key=lambda name: sum(len(turn.text) for turn in turns[name]))
+    for name in turns:
+        if not all(any(turn.text.strip() in other.text for other in turns[longest]) for turn in turns[name]):
+            rule = f'stands beside "{longest}", and is another prompt: --fields prompt={longest} or prompt={name}+{longest}'
+            raise field_error(name, record.fields[name], f"{rule} says what is read")
+    return [values[longest]]
+
+
+def _background(record: Record, meaning: str) -> list[str]:
+    name = record.find(meaning)
+    if name is None or name in record.read or record.fields[name] in NOTHING:
+        return []
+    record.take(name, "prompt")
+    return [_unwrapped(record, name)]
+
+
+def _earlier_turns(record: Record) -> tuple[Turn, ...]:
+    """Return the turns in LlamaFactory's "history": a list of pairs, what the user said and what the assistant did."""
+    name = record.keys.get("history")
+    pairs = record.fields[name] if name else None
+    if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return ()
+    texts = [check_text(text, name) for pair in record.take(name, "prompt") for text in pair]
+    return tuple(Turn("assistant" if i % 2 else "user", text) for i, text in enumerate(texts))
+
+
+def _unwrapped(record: Record, name: str) -> object:
+    """Return text or messages; of an object, what in it is the prompt."""
+    value = record.fields[name]
+    if not isinstance(value, dict) or "messages" in value or "role" in value or "from" in value:
+        return value
+    if value.get("post") or value.get("article"):  # OpenAI's posts, laid out as its authors did
+        labels = (("subreddit", "SUBREDDIT: r/"), ("title", "TITLE: "), ("post", "POST: "), ("article", "ARTICLE: "))
+        item = record.item(value, f"{name}.")
+        parts = [l + check_text(item.take(k, "prompt"), f"{name}.{k}") for k, l in labels if value.get(k) is not None]
+        return "\n\n".join([*parts, "TL;DR:"])
+    for key in ("full_text", "text"):
+        if value.get(key) is not None:
+            return check_text(record.item(value, f"{name}.").take(key, "prompt"), f"{name}.{key}")
+    return value
+
+
+def holds_text(value: object, least: int = 1) -> bool:
+    """Return whether a text of several words and at least so many characters stands anywhere in the value."""
+    if isinstance(value, str):
+        return len(value) >= least and (least == 1 or any(map(str.isspace, value)))
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(holds_text(part, least) for part in parts)
+
+
+@dataclass
+class Usage:
+    """What was read of one file's records, and what was not."""
+
+    records: int = 0
+    read: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Field and meaning → in how many records."""
+    unread: Counter[str] = field(default_factory=Counter)
+    """Field → in how many records it held something, and was not read."""
+    long: dict[str, None] = field(default_factory=dict)
+    """Unread fields that held a long text."""
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Yield field, meaning and number of records as text, what was left unread last."""
+        yield from ((name, meaning, f"{count:,}") for (name, meaning), count in sorted(self.read.items()))
+        yield from ((name, "— (left unread)", f"{count:,}") for name, count in sorted(self.unread.items()))
+
+    def add(self, record: Record) -> None:
+        """Count one record."""
+        self.records += 1
+        read = {(part.path + name, meaning) for part in record.parts() for name, meaning in part.read.items()}
+        self.read.update(read)
+        unread = dict(record.unread())
+        self.unread.update(unread.keys())
+        for name, value in unread.items():
+            if name not in self.long and holds_text(value, LONG_TEXT):
+                self.long[name] = None
+
+
+def tell_unread(usage: dict[str, Usage]) -> str | None:
+    """Return one line that names the unread fields that hold long texts; None if there are none."""
+    counts: Counter[str] = Counter()
+    for file in usage.values():
+        counts.update({name: file.unread[name] for name in file.long})
+    if not counts:
+        return None
+    fields = ", ".join(f'"{name}" ({count:,} records)' for name, count in list(counts.items())[:6])
+    return f"left unread, though long texts stand there: {fields}{', …' * (len(counts) > 6)}; see minirm data"

@@ -1,0 +1,470 @@
+"""The shapes in which the field writes its judgements: which fields a record needs, and how they are read.
+
+Responses keep the record's order; its judgement becomes their scores.
+"""
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from minirm.data.dialogue import Turn, check_text, join_steps, parse_prompt, parse_reply, split_replies
+from minirm.data.fields import NOTHING, Record, read_prompt
+from minirm.errors import InputError, field_error, list_names
+from minirm.tables import Cell
+
+PAIR = (1.0, 0.0)
+TIE, BOTH_BAD = (0.5, 0.5), (0.0, 0.0)
+OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
+
+
+class Steps(NamedTuple):
+    """The steps of a response, each labelled by itself."""
+
+    texts: tuple[str, ...]
+    labels: tuple[float, ...]
+
+
+class Judged(NamedTuple):
+    """Responses to one prompt, and what was said of them."""
+
+    prompt: tuple[Turn, ...]
+    responses: tuple[str, ...]
+    scores: tuple[float, ...] | None  # None: nobody judged them
+    weight: float = 1.0
+    is_rating: bool = False  # of a single response, which belongs beside others to the same prompt
+    steps: Steps | None = None
+
+
+class Shape(NamedTuple):
+    """One way to write a judgement."""
+
+    text: str  # what it holds, for a message
+    needs: tuple[str, ...]
+    """Meanings of the fields without which there is none."""
+    fits: Callable[[Record], bool]
+    read: Callable[[Record], Iterator[Judged] | list[Judged]]
+
+
+# Judgements
+
+
+def number(value: object, field: str) -> float:
+    """Return a finite number."""
+    if isinstance(value, Cell):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise field_error(field, value, "must be a finite number")
+    return float(value)
+
+
+def one_of(best: int, count: int) -> tuple[float, ...]:
+    """Return scores that say which response is best."""
+    return tuple(float(i == best) for i in range(count))
+
+
+def _is_integer(value: object) -> bool:
+    return (
+        isinstance(value, int | float | Cell)
+        and not isinstance(value, bool)
+        and str(value).removesuffix(".0").isdigit()
+    )
+
+
+def _read_choice(record: Record, names: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Return the scores that the name of the best response gives: names[i], a number, "model_a", "tie" …"""
+    for name in record.all("choice"):
+        value, count = record.fields[name], len(names)
+        said = str(value).removesuffix(".0").lower() if isinstance(value, int | float | str) else None
+        if said is None or isinstance(value, bool) or value == "":
+            continue
+        word = re.sub(r"[^a-z]", "", said)
+        if name.lower() == "labels" and names == ("a", "b") and said in ("0", "1"):  # SHP: 1 says that A is better
+            found = one_of(1 - int(said), 2)
+        elif word in ("tie", "draw", "equal", "same"):
+            found = TIE[:1] * count
+        elif word in ("tiebothbad", "bothbad", "neither"):
+            found = BOTH_BAD[:1] * count
+        elif (last := re.split(r"[ _]", said)[-1]) in names:
+            found = one_of(names.index(last), count)
+        else:
+            raise field_error(name, value, f"must be one of {', '.join(names)}, or tie")
+        record.take(name, "choice")
+        return found
+    return None
+
+
+# Shapes
+
+
+def _pair(record: Record) -> list[Judged]:
+    """Two texts, two dialogues, or lists of good and of bad responses."""
+    names = record.find("chosen"), record.find("rejected")
+    if names[0] is None:
+        return _messages_and_rejected(record, names[1])
+    chosen, rejected = (record.take(name, meaning) for name, meaning in zip(names, ("chosen", "rejected"), strict=True))
+    if _is_texts(chosen) or _is_texts(rejected):
+        groups = [[value] if isinstance(value, str) else value for value in (chosen, rejected)]
+        replies = [text for name, group in zip(names, groups, strict=True) for text in _texts(group, name)]
+        scores = (1.0,) * len(groups[0]) + (0.0,) * len(groups[1])
+    else:
+        replies = [parse_reply(value, name) for name, value in zip(names, (chosen, rejected), strict=True)]
+        scores = _pair_scores(record)
+    return [_judged(record, replies, scores)]
+
+
+def _messages_and_rejected(record: Record, rejected: str) -> list[Judged]:
+    """ms-swift: the chosen response ends a dialogue, the rejected one stands in a field of its own."""
+    name = next((name for name in record.all("prompt") if isinstance(record.fields[name], list)), None)
+    if name is None:
+        raise InputError(
+            f'field "chosen": missing: beside "{rejected}" there must be one; found keys {list_names(record.fields)}'
+        )
+    *prompt, chosen = parse_reply(record.take(name, "chosen"), name)
+    other = parse_reply(record.take(rejected, "rejected"), rejected)
+    whole = (*prompt, chosen) if isinstance(other, tuple) and len(other) > 1 else (chosen,)
+    before, _ = read_prompt(record, [])
+    prompt, texts = split_replies((*before, *prompt), [whole, other])
+    return [Judged(prompt, texts, PAIR)]
+
+
+def _pair_scores(record: Record) -> tuple[float, float]:
+    """Return the scores of a pair: those it has, of which the chosen one's must not be lower, or 1 and 0."""
+    names = record.find("chosen score"), record.find("rejected score")
+    if None in names or any(record.fields[name] in NOTHING for name in names):
+        return PAIR
+    high, low = (number(record.take(name, "score"), name) for name in names)
+    if high < low:
+        rule = f"the chosen response has {high:g}: must not be higher; --fields unread={names[0]} unread={names[1]} passes over it"
+        raise field_error(names[1], low, rule)
+    return high, low
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(item, str) for item in value)
+
+
+def _texts(value: object, name: str) -> list[str]:
+    return [check_text(text, f"{name}[{i}]") for i, text in enumerate(_list(value, name))]
+
+
+def _list(value: object, name: str) -> list:
+    if not isinstance(value, list) or not value:
+        raise field_error(name, value, "must be a list with at least one item")
+    return value
+
+
+def _judged(
+    record: Record, replies: list, scores: tuple[float, ...] | None, weight: float = 1.0, is_rating: bool = False
+) -> Judged:
+    prompt, raw = read_prompt(record, replies)
+    try:
+        return Judged(*split_replies(prompt, replies, raw), scores, weight, is_rating)
+    except InputError as error:
+        name = next((name for name, meaning in record.read.items() if meaning == "prompt"), "prompt")
+        raise InputError(f'field "{name}": {error}') from None
+
+
+def _responses(record: Record) -> list[Judged]:
+    """A list of texts, messages, or objects that hold a text and a score or a rank."""
+    name = record.find("responses")
+    values = _list(record.take(name, "responses"), name)
+    items = [record.item(v, f"{name}[].") if isinstance(v, dict) else None for v in values]
+    replies = [_reply(value, item, f"{name}[{i}]") for i, (value, item) in enumerate(zip(values, items, strict=True))]
+    scores = _item_scores(items, name) or _listed_scores(record, len(replies))
+    if scores is None and _is_integer(chosen := record.value("chosen")) and record.find("rejected"):
+        return [_two_of(record, replies, int(float(chosen)))]
+    scores = scores or _read_choice(record, tuple(map(str, range(len(replies)))))
+    if scores is None and name.lower() == "output" and len(replies) > 1:  # LlamaFactory: the best one first
+        scores = tuple(-1.0 - i for i in range(len(replies)))
+    return [_judged(record, replies, scores)]
+
+
+def _reply(value: object, item: Record | None, name: str) -> object:
+    if item is None or "role" in value or "from" in value:
+        for key in ("role", "content", "from", "value"):
+            if item is not None and key in value:
+                item.take(key, "text")
+        return parse_reply([value] if item else value, name)
+    key = item.find("text")
+    if key is None:
+        raise field_error(f"{name}.text", None, "must be text")
+    return parse_reply(item.take(key, "text"), f"{name}.{key}")
+
+
+def _item_scores(items: list[Record | None], name: str) -> tuple[float, ...] | None:
+    """Return the scores that the items hold, or their ranks, of which 1 is the best; None where the first has neither."""
+    if items[0] is None or not all(items):
+        return None
+    first = {meaning: items[0].find(meaning) for meaning in ("score", "rank")}
+    found = {}
+    for meaning in (meaning for meaning, key in first.items() if key is not None):
+        key = first[meaning]
+        numbers = (
+            number(item.take(key, meaning) if key in item.fields else None, f"{name}[{i}].{key}")
+            for i, item in enumerate(items)
+        )
+        found[meaning] = tuple(numbers)
+    if len(found) == 2:
+        ordered = sorted(zip((-score for score in found["score"]), found["rank"], strict=True))
+        if any(before[1] > after[1] for before, after in pairwise(ordered)):
+            raise InputError(
+                f'field "{name}": {first["rank"]} and {first["score"]} contradict each other: 1 is the best rank, and a higher score is better'
+            )
+    return found.get("score") or (tuple(-rank for rank in found["rank"]) if found else None)
+
+
+def _listed_scores(record: Record, count: int) -> tuple[float, ...] | None:
+    for meaning, sign in (("scores", 1.0), ("ranks", -1.0)):
+        name = record.find(meaning)
+        if name is not None and record.fields[name] not in NOTHING:
+            values = _list(record.take(name, meaning), name)
+            if len(values) != count:
+                raise field_error(name, values, f"must be as many as the responses, which are {count}")
+            return tuple(sign * number(value, f"{name}[{i}]") for i, value in enumerate(values))
+    return None
+
+
+def _two_of(record: Record, replies: list, chosen: int) -> Judged:
+    """Two of the responses, named by their numbers; nobody judged the others."""
+    numbers = []
+    for meaning in ("chosen", "rejected"):
+        value = record.take(name := record.find(meaning), meaning)
+        if not _is_integer(value) or not int(float(value)) < len(replies):
+            raise field_error(name, value, f"must be the number of a response, 0 to {len(replies) - 1}")
+        numbers.append(int(float(value)))
+    return _judged(record, [replies[i] for i in numbers], PAIR)
+
+
+COLUMN = re.compile(r"(response|answer|completion|output|summary|human_ref|conversation|text|reply)[_ ]?([0-9]+|[a-z])")
+
+
+def _columns_of(record: Record) -> list[tuple[str, str]]:
+    """Return fields such as response_a and response_b with what they end in, from 0, 1 or a on."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for low, name in record.keys.items():
+        if match := COLUMN.fullmatch(low):
+            groups.setdefault(match[1], []).append((name, match[2]))
+    for group in groups.values():
+        ends = [end for _, end in group]
+        starts = [[str(i + first) for i in range(len(ends))] for first in (0, 1)] + [
+            list("abcdefghijklmnop"[: len(ends)])
+        ]
+        if len(ends) > 1 and sorted(ends) in [sorted(start) for start in starts]:
+            return sorted(group, key=lambda column: (len(column[1]), column[1]))
+    return []
+
+
+def _columns(record: Record) -> list[Judged]:
+    """Responses in fields of their own, and who is the best of them or how good each is."""
+    names, ends = zip(*_columns_of(record), strict=True)
+    one_hot = [record.keys.get(f"winner_model_{end}") for end in ends]
+    values = [record.take(name, "response") for name in names]
+    if None not in one_hot:  # Kaggle's arena: the turns of each side as a list, in JSON
+        values = [_interleaved(record, value, name) for name, value in zip(names, values, strict=True)]
+    replies = [parse_reply(value, name) for name, value in zip(names, values, strict=True)]
+    weight = 1.0
+    if (name := record.find("strength")) and record.fields[name] not in NOTHING:
+        strength = number(record.take(name, "strength"), name)
+        weight, scores = abs(strength) or 1.0, (max(-strength, 0.0), max(strength, 0.0))
+    elif None not in one_hot:
+        scores = tuple(number(record.take(name, "choice"), name) for name in one_hot)
+        record.take(record.keys.get("winner_tie"), "choice")
+    else:
+        scores = _read_choice(record, ends) or _scores_beside(record, ends)
+    return [_judged(record, replies, scores, weight)]
+
+
+def _scores_beside(record: Record, ends: tuple[str, ...]) -> tuple[float, ...] | None:
+    for meaning, sign in (("score", 1.0), ("rank", -1.0)):
+        for base in record.names.names[meaning]:
+            names = [record.keys.get(f"{base}_{end}", record.keys.get(f"{base}{end}")) for end in ends]
+            if None not in names:
+                return tuple(sign * number(record.take(name, meaning), name) for name in names)
+    return None
+
+
+def _interleaved(record: Record, answers: object, name: str) -> object:
+    """Return the messages of a dialogue whose questions and answers stand in two lists."""
+    prompt = record.find("prompt")
+    if prompt is None:
+        return answers
+    lists = []
+    for key, text in ((prompt, record.fields[prompt]), (name, answers)):
+        try:
+            texts = json.loads(text) if isinstance(text, str) else text
+        except ValueError:
+            return answers
+        if not isinstance(texts, list):
+            return answers
+        lists.append(_texts(texts, key))
+    if len(lists[0]) != len(lists[1]):
+        raise field_error(name, lists[1], f'must be as many as the turns of "{prompt}", which are {len(lists[0])}')
+    record.take(prompt, "prompt")
+    turns = [turn for pair in zip(*lists, strict=True) for turn in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def _response(record: Record) -> list[Judged]:
+    """One response: unjudged, or rated for itself, as in HelpSteer (0 to 4) and KTO (true or false)."""
+    name = record.find("response")
+    value = record.take(name, "response")
+    item = (
+        record.item(value, f"{name}.")
+        if isinstance(value, dict) and "role" not in value and "from" not in value
+        else None
+    )
+    reply = parse_reply(value, name) if item is None else _reply(value, item, name)
+    axes = item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
+    return [_rated(record, [reply], _rating(axes or record))]
+
+
+def _rating(record: Record) -> float | None:
+    """Return how good a response is said to be, or None."""
+    for meaning in ("score", "label"):
+        name = record.find(meaning)
+        if name is None or record.fields[name] in NOTHING:
+            continue
+        value = record.take(name, meaning)
+        if meaning == "label":
+            truth = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+            if str(value).lower() not in truth:
+                raise field_error(name, value, "must be true or false, whether the response is good")
+            return truth[str(value).lower()]
+        return number(value, name)
+    return None
+
+
+def _rated(record: Record, replies: list, rating: float | None) -> Judged:
+    scores = (0.0 if rating is None else rating,)
+    return _judged(record, replies, scores, is_rating=rating is not None)
+
+
+def _stepwise(record: Record) -> list[Judged]:
+    """TRL's stepwise supervision: the steps of one response, each labelled true, false or by how probably right it is."""
+    texts, labels = (record.take(record.keys[name], "steps") for name in ("completions", "labels"))
+    if not texts or len(texts) != len(labels):
+        raise field_error("labels", labels, f"must be as many as there are completions, {len(texts)}, and at least one")
+    texts = tuple(check_text(text, f"completions[{i}]") for i, text in enumerate(texts))
+    for i, label in enumerate(labels):
+        if not isinstance(label, bool | int | float) or not 0 <= label <= 1:
+            raise field_error(f"labels[{i}]", label, "must be true or false, or a number from 0 to 1")
+    judged = _judged(record, [parse_reply(join_steps(texts), "completions")], (0.0,))
+    return [judged._replace(steps=Steps(texts, tuple(map(float, labels))))]
+
+
+def _has_steps(record: Record) -> bool:
+    names = [record.keys.get(name) for name in ("completions", "labels")]
+    return None not in names and all(isinstance(record.fields[name], list) for name in names)
+
+
+def _conversation(record: Record) -> list[Judged]:
+    """A dialogue whose last message is the response; nobody judged it, or a label says whether it is good."""
+    name = next(name for name in record.all("prompt") if _holds_messages(record.fields[name]))
+    return [_rated(record, [parse_reply(record.take(name, "conversation"), name)], _rating(record))]
+
+
+def _holds_messages(value: object) -> bool:
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and not first.keys().isdisjoint(("role", "from", "messages"))
+
+
+def _tree(record: Record) -> Iterator[Judged]:
+    """OASST: a comparison wherever the assistant's replies were ranked, 0 the best; one alone is not judged."""
+    nodes = [(record.take(name := record.find("prompt"), "tree"), ())]
+    while nodes:
+        node, before = nodes.pop(0)
+        turns = (*before, parse_prompt([{"role": node.get("role"), "content": node.get("text")}], name)[0])
+        replies = [reply for reply in node.get("replies") or [] if not reply.get("deleted")]
+        if turns[-1].role == "assistant":
+            nodes += [(reply, turns) for reply in replies]
+            continue
+        texts = [check_text(reply.get("text"), f"{name}.replies.text") for reply in replies]
+        ranks = [reply.get("rank") for reply in replies]
+        ranked = [i for i, rank in enumerate(ranks) if rank is not None]
+        if len(ranked) > 1:
+            scores = tuple(-number(ranks[i], f"{name}.replies.rank") for i in ranked)
+            yield Judged(turns, tuple(texts[i] for i in ranked), scores)
+        alone = [text for i, text in enumerate(texts) if len(ranked) < 2 or i not in ranked]
+        yield from (Judged(turns, (text,), (0.0,)) for text in alone)
+        nodes += [(reply, turns) for reply in replies]
+
+
+def _ranking(record: Record) -> list[Judged]:
+    """Columns of responses from the most to the least preferable; empty cells at the end are responses not given."""
+    fields, prompts = record.fields, record.all("prompt")
+    columns = _ranked_columns(record) or [name for name in fields if name not in prompts and name not in OPTIONAL]
+    if any("least" in name for name in columns[:-1]) or any("most" in name for name in columns[1:]):
+        raise InputError(f"columns {list_names(columns)}: must run from the most to the least preferable response")
+    while len(columns) > 2 and not fields[columns[-1]]:
+        record.take(columns.pop(), "response")
+    for name in columns:
+        if not fields[name]:
+            raise field_error(name, fields[name], "is empty, though a ranking needs two responses and no gap")
+    replies = [parse_reply(record.take(name, "response"), name) for name in columns]
+    return [_judged(record, replies, tuple(-1.0 - i for i in range(len(columns))))]
+
+
+def _ranked_columns(record: Record) -> list[str]:
+    return [name for low, name in record.keys.items() if "prefer" in low and "strength" not in low]
+
+
+def _has_candidates(record: Record) -> bool:
+    name, chosen = record.find("responses"), record.value("chosen")
+    if name is None or not isinstance(values := record.fields[name], list):
+        return False
+    if isinstance(chosen, str | list | dict) and not _is_integer(chosen) and record.find("rejected"):
+        return False
+    return name.lower() != "output" or not _holds_messages(values) or "score" in values[0]
+
+
+def _is_tree(record: Record) -> bool:
+    return isinstance(value := record.value("prompt"), dict) and "replies" in value
+
+
+SHAPES: dict[str, Shape] = {
+    "tree": Shape("prompt with replies", ("prompt",), _is_tree, _tree),
+    "stepwise": Shape("completions with labels", ("prompt",), _has_steps, _stepwise),
+    "responses": Shape("responses", ("responses",), _has_candidates, _responses),
+    "pairs": Shape("chosen+rejected", ("rejected",), lambda record: record.find("rejected") is not None, _pair),
+    "columns": Shape("response_a+response_b", (), lambda record: bool(_columns_of(record)), _columns),
+    "response": Shape("prompt+response", ("response",), lambda record: record.find("response") is not None, _response),
+    "conversation": Shape("messages", ("prompt",), lambda r: _holds_messages(r.value("prompt")), _conversation),
+    "ranking": Shape(
+        "columns named like 'most preferable response'", (), lambda r: len(_ranked_columns(r)) > 1, _ranking
+    ),
+    "rewardbench": Shape("subset", ("prompt", "chosen", "rejected", "subset"), lambda record: False, _pair),
+}
+"""A record is recognised as the first shape that it fits, and so never as rewardbench, which is for naming."""
+
+
+def recognise(record: Record) -> str:
+    """Return the name of the first shape that the record fits.
+
+    Raises:
+        InputError: it fits none.
+    """
+    for name, shape in SHAPES.items():
+        if shape.fits(record):
+            return name
+    accepted = ", ".join(shape.text for name, shape in SHAPES.items() if name != "rewardbench")
+    found = list_names(record.fields) or "none"
+    raise InputError(f"found keys {found}: no accepted format: a record holds {accepted}; --fields says what is what")
+
+
+def read_shape(record: Record, format: str) -> Iterator[Judged] | list[Judged]:
+    """Return what a record of a named shape says.
+
+    Raises:
+        InputError: a field is missing or wrong, or a prompt seems to stand in a field that is not read.
+    """
+    shape = SHAPES[format]
+    for meaning in shape.needs:
+        if record.find(meaning) is None:
+            found = list_names(record.fields)
+            raise InputError(f'field "{meaning}": missing: format {format} needs it; found keys {found}')
+    return shape.read(record)

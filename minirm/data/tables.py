@@ -1,0 +1,102 @@
+"""Tables → rows: CSV in text, Parquet and Arrow in columns (extra `data`)."""
+
+import csv
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
+
+from minirm.data.files import LARGEST_RECORD, Row, read_lines
+from minirm.errors import InputError, list_names
+
+DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
+
+
+class Cell(str):
+    """A cell of a table in text, in which a number is text as well, and nothing an empty text."""
+
+    __slots__ = ()
+
+
+def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
+    """Yield the rows of a CSV file as {column: cell}, column names in lower case.
+
+    The delimiter is the one of , | ; tab that splits the header into most columns. With |, the spaces around a cell are
+    layout and fall away; otherwise cells stay as they are.
+    """
+    csv.field_size_limit(LARGEST_RECORD)  # the module's own limit is 131072 characters a cell
+    lines = read_lines(stream, name)
+    first = next((line for line in lines if not line[1].isspace()), None)
+    if first is None:
+        return
+    is_tsv = ".tsv" in name[-8:].lower()
+    delimiter = "\t" if is_tsv else _delimiter_of(first[1], f"{name}:{first[0]}")
+    table = delimiter == "|"
+    rows = _parse_csv(chain([first], lines), name, {"delimiter": delimiter, "skipinitialspace": table})
+    columns = [cell.strip().lower() for cell in next(rows, (0, []))[1]]
+    if repeated := sorted({column for column in columns if columns.count(column) > 1}):
+        raise InputError(f"{name}:{first[0]}: header names {list_names(repeated)} more than once: columns must differ")
+    for number, cells in rows:
+        if len(cells) != len(columns):
+            found, wanted = f"row of {len(cells)} cells", f"the header names {len(columns)}: {list_names(columns)}"
+            raise InputError(f"{name}:{number}: {found}: {wanted}")
+        cells = [Cell(cell.strip(" ") if table else cell) for cell in cells]
+        yield Row(f"{name}:{number}", dict(zip(columns, cells, strict=True)))
+
+
+def _delimiter_of(header: str, place: str) -> str:
+    try:
+        return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
+    except csv.Error as error:
+        raise _broken_csv(place, error) from None
+
+
+def _broken_csv(place: str, error: csv.Error) -> InputError:
+    reason = "a CR alone: lines must end in LF or CRLF" if "new-line" in str(error) else error
+    return InputError(f"{place}: not valid CSV: {reason}")
+
+
+def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row that is not blank, and the number of the line on which it begins."""
+    begins = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal begins
+        for number, text in lines:
+            begins = begins or number
+            yield text
+
+    try:
+        for cells in csv.reader(texts(), strict=True, **dialect):
+            if len(cells) > 1 or "".join(cells).strip():
+                yield begins, cells
+            begins = 0
+    except csv.Error as error:
+        raise _broken_csv(f"{name}:{begins}", error) from None
+
+
+def read_columns(stream: BinaryIO, name: str) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, or of an Arrow file or stream, as the datasets library saves them."""
+    try:
+        import pyarrow
+        from pyarrow import ipc, parquet
+    except ImportError:
+        raise InputError(f"{name}: needs pyarrow: pip install 'minirm[data]'") from None
+    number = 0
+    try:
+        if stream.peek(4).startswith(b"PAR1"):
+            batches = parquet.ParquetFile(stream).iter_batches(batch_size=64)
+        elif stream.peek(6).startswith(b"ARROW1"):
+            file = ipc.open_file(stream)
+            batches = (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            batches = ipc.open_stream(stream)
+        for batch in batches:
+            if batch.nbytes > LARGEST_RECORD * batch.num_rows:
+                raise InputError(f"{name} (record {number + 1}): more than {LARGEST_RECORD:,} bytes: must be smaller")
+            for i in range(batch.num_rows):
+                number += 1
+                yield Row(f"{name} (record {number})", batch.slice(i, 1).to_pylist()[0])
+    except (pyarrow.ArrowException, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from None
