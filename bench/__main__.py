@@ -1,6 +1,7 @@
 """python -m bench NAME …: run one measurement."""
 
 import importlib
+import os
 import sys
 
 NAMES = {
@@ -23,6 +24,7 @@ def main() -> int:
         for known, what in NAMES.items():
             print(f"  {known:13} {what}")
         return 0 if name in ("", "-h", "--help") else 2
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as minirm's command line does
     try:
         return importlib.import_module(f"bench.{name}").main(sys.argv[2:]) or 0
     except ModuleNotFoundError as missing:

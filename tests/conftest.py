@@ -5,6 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see minirm/__main__.py
+
 import pytest
 import torch
 

@@ -110,7 +110,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    from minirm.tables import read_columns, read_csv
+    from minirm.data.tables import read_columns, read_csv
 
     name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
     readers: dict[str, Callable] = {

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from minirm.data.dialogue import Turn, check_text, join_steps, parse_prompt, parse_reply, split_replies
 from minirm.data.fields import NOTHING, Record, read_prompt
+from minirm.data.tables import Cell
 from minirm.errors import InputError, field_error, list_names
-from minirm.tables import Cell
 
 PAIR = (1.0, 0.0)
 TIE, BOTH_BAD = (0.5, 0.5), (0.0, 0.0)
