@@ -251,11 +251,12 @@ class InItsOwnProcess:
 
     Args:
         keeps_memory: whether the process keeps the memory that it frees, as minirm's command line does.
+        threads: how many it computes with; 0: as many as this process.
     """
 
-    def __init__(self, name: str, work: Work, *, keeps_memory: bool) -> None:
+    def __init__(self, name: str, work: Work, *, keeps_memory: bool, threads: int = 0) -> None:
         self.process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        self.process.submit(_make_ready, name, work, torch.get_num_threads(), keeps_memory).result()
+        self.process.submit(_make_ready, name, work, threads or torch.get_num_threads(), keeps_memory).result()
 
     def __call__(self) -> float:
         return self.process.submit(_run).result()

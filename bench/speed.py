@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bench.neighbour import neighbour
 from bench.places import out_folder
 from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
@@ -54,6 +55,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "read": read,
     "strips": strips,
     "recurrent": recurrent,
+    "neighbour": neighbour,
     "scoring": scoring,
     "arithmetic": arithmetic,
     "memory": memory,
