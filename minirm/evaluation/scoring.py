@@ -19,7 +19,7 @@ from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 Prompt = str | Sequence[dict] | None
 OTHER_PROMPTS = ("messages", "instruction", "question", "input", "conversation")
@@ -42,7 +42,7 @@ class LoadedRun:
     """What scoring needs of a run."""
 
     model: RewardModel
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     packing: PackingConfig
     reward_mean: float | None
     reward_std: float | None
@@ -217,7 +217,7 @@ def last_text(output: object) -> object:
 
 def score_comparisons(
     model: RewardModel,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     packing: PackingConfig,
     comparisons: Sequence[Comparison],
     cut: Counter[str] | None = None,

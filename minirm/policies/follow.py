@@ -32,7 +32,7 @@ from minirm.runs.run_folder import (
     read_prompts,
     write_prompts,
 )
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 SAMPLES = "samples.jsonl"
 BEGUN, STATE = "ppo.json", "ppo.safetensors"
@@ -105,7 +105,7 @@ class Follow:
         self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
         self._write(model.state_dict())
 
-    def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
+    def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
         model, tokenizer = load_language_model(self.policy, pick_device())
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there

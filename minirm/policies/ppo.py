@@ -23,7 +23,7 @@ from minirm.policies.sampling import Dialogue, Reward, Sample, sample
 from minirm.runs.resume import tensors_under
 from minirm.shaping import kl_penalty, whiten
 from minirm.tokens.packing import PackedBatch, pack
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
 LARGEST_DIAL = 1e30
@@ -126,7 +126,7 @@ class PPO:
     def __init__(
         self,
         language_model: LanguageModel,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         prompts: Sequence[Dialogue],
         reward: Reward,
         config: PPOConfig,

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from torch import nn
 
 from minirm import disk
 from minirm.config import TrainConfig
-from minirm.config_json import config_from_json, to_json
+from minirm.config_json import config_from_json
 from minirm.disk import alone_in, write_whole
 from minirm.errors import InputError
 from minirm.evaluation import scoring
@@ -35,7 +36,6 @@ from minirm.runs.prepare import Prepared, prepare
 from minirm.runs.resume import restore_progress, save_progress, saved_stage
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, RunConfig
 from minirm.tokens.stream import Stream
-from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
 
@@ -71,6 +71,8 @@ def train_run(
         if not resume and is_writer() and any(folder.iterdir()):
             raise InputError(f"{folder}: is not empty; name another folder, or go on with: minirm resume {folder}")
         start = None if config.start is None else open_start(config.start)
+        for note in () if start is None else start.notes:
+            observer.note(note)
         return _train_run(config, folder, observer, start, resume=resume)
 
 
@@ -240,21 +242,18 @@ def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> N
             "format": run_folder.FORMAT,
             "versions": versions,
             **config.to_json(),
-            "template": to_json(prepared.tokenizer.template),
         },
     )
-    write_whole(folder / run_folder.TOKENIZER, prepared.tokenizer.save)
+    for name, content in prepared.tokenizer.files().items():
+        write_whole(folder / name, partial(Path.write_bytes, data=content))
     disk.write_json(folder / run_folder.DATA, prepared.description())
     run_folder.write_prompts(folder / run_folder.PROMPTS, prepared.training_prompts)
 
 
 def _check_unchanged(prepared: Prepared, folder: Path) -> None:
     """Refuse to go on with other data than the run began with; nothing is touched."""
-    template, prompts = prepared.tokenizer.template, folder / run_folder.PROMPTS
-    tokenizer = Tokenizer.load(folder / run_folder.TOKENIZER, template)
-    same = {
-        run_folder.CONFIG: disk.read_json(folder / run_folder.CONFIG).get("template") == to_json(template),
-        run_folder.TOKENIZER: tokenizer.bpe.to_str() == prepared.tokenizer.bpe.to_str(),
+    prompts, files = folder / run_folder.PROMPTS, prepared.tokenizer.files()
+    same = {name: (folder / name).is_file() and (folder / name).read_bytes() == files[name] for name in files} | {
         run_folder.PROMPTS: np.array_equal(run_folder.read_prompts(prompts), prepared.training_prompts),
         run_folder.DATA: disk.read_json(folder / run_folder.DATA) == prepared.description(),
     }

@@ -18,6 +18,7 @@ from minirm.errors import InputError, name_paths
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 from minirm.runs.run_folder import Start, prompt_array
 from minirm.tokens.packing import Encoded, fit, tokenize
+from minirm.tokens.pretrained import AnyTokenizer
 from minirm.tokens.stream import TokenStore, preferred
 from minirm.tokens.tokenizer import Tokenizer
 
@@ -29,7 +30,7 @@ KEPT = ("cut", "merged", MERGED)
 class Prepared:
     """A run's data, split and encoded."""
 
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     summary: DataSummary
     counts: Counter[str]
     """What was cut, merged or dropped, by part and reason."""
@@ -124,7 +125,7 @@ def _validation_comparisons(config: RunConfig, split: Split) -> list[Comparison]
 
 
 def _encode(
-    config: RunConfig, split: Split, part: str, tokenizer: Tokenizer, folder: Path, counts: Counter[str]
+    config: RunConfig, split: Split, part: str, tokenizer: AnyTokenizer, folder: Path, counts: Counter[str]
 ) -> dict[str, TokenStore]:
     """Write one part's store for each stage, and add to `counts` what was cut, merged or dropped."""
     stores = {}
@@ -133,7 +134,7 @@ def _encode(
         rows = split.rows(part)
         if stage == REWARD:
             rows = usable(rows, found, keep_ties=config.reward.loss == "rao_kupper")
-        encoded = tokenize(rows, tokenizer)
+        encoded = tokenize(rows, tokenizer, by_assistant=stage == LANGUAGE_MODEL and config.only_assistant)
         if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
             encoded = _as_texts(config, encoded)
         how = {"keep_first": config.model.bidirectional, "keep_incomparable": stage == LANGUAGE_MODEL}

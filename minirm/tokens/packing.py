@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,10 +24,18 @@ from minirm.config import PackingConfig
 from minirm.config_rules import require
 from minirm.data.records import Comparison
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.tokenizer import Pieces
 
 TOKENIZE_AT_ONCE = 256
 """Comparisons handed to the tokenizer together."""
+
+
+class ComparisonTokenizer(Protocol):
+    """What tokenizes comparisons: minirm's own `Tokenizer`, or a pretrained folder's."""
+
+    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Pieces]:
+        """Yield each comparison in tokens; see `Pieces`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,22 @@ class PackedBatch:
         return replace(self, layout=self.layout.mapped(change), **changed)
 
 
-def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Yield comparisons in tokens, read a few ahead; of a prompt, what an assistant wrote is `learned`."""
+def tokenize(
+    comparisons: Iterable[Comparison], tokenizer: ComparisonTokenizer, *, by_assistant: bool = False
+) -> Iterator[Encoded]:
+    """Yield comparisons in tokens, read a few ahead.
+
+    Args:
+        by_assistant: of a prompt, what an assistant wrote is `learned`; it may take time to find that out.
+    """
     comparisons = iter(comparisons)
     while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
-        prompts = tokenizer.encode_dialogues([comparison.prompt for comparison in batch])
-        responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
-        for comparison, (prompt, by_assistant) in zip(batch, prompts, strict=True):
-            prompt, learned = np.array(prompt, dtype=np.int32), np.array(by_assistant, dtype=bool)
-            texts = tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses)))
+        encoded = tokenizer.encode_comparisons(batch, by_assistant=by_assistant)
+        for comparison, (prompt, responses, learned, ending) in zip(batch, encoded, strict=True):
+            texts = tuple(np.array(ids, dtype=np.int32) for ids in responses)
             dials = (comparison.margin, comparison.weight, comparison.probability)
-            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending)
+            prompt, learned = np.array(prompt, dtype=np.int32), np.array(learned, dtype=bool)
+            yield Encoded(prompt, texts, comparison.scores, *dials, learned, ending)
 
 
 def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
