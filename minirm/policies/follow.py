@@ -24,13 +24,13 @@ from minirm.runs.run_folder import (
     DATA,
     METRICS,
     PROMPTS,
-    TOKENIZER,
     WEIGHTS,
     load_language_model,
     model_digest,
     prompt_array,
     read_prompts,
     write_prompts,
+    write_tokenizer,
 )
 from minirm.tokens.pretrained import AnyTokenizer
 
@@ -108,6 +108,7 @@ class Follow:
     def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
         model, tokenizer = load_language_model(self.policy, pick_device())
+        self.tokenizer = tokenizer
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there
         self.known = prompt_set(read_prompts(self.policy / PROMPTS))
         try:
@@ -158,8 +159,9 @@ class Follow:
 
     def _write(self, weights: dict) -> None:
         write_json(self.out / BEGUN, self._begun_with)
-        for name in (CONFIG, TOKENIZER, DATA):
+        for name in (CONFIG, DATA):
             shutil.copy(self.policy / name, self.out / name)
+        write_tokenizer(self.out, self.tokenizer)
         here = (Comparison(prompt, ("",), (0.0,)) for prompt in self.prompts)
         keys = self.known | {prompt_key(one) for one in here if has_prompt(one)}
         write_prompts(self.out / PROMPTS, prompt_array(keys))

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,7 @@ from torch import nn
 from minirm import disk
 from minirm.config import TrainConfig
 from minirm.config_json import config_from_json
-from minirm.disk import alone_in, write_whole
+from minirm.disk import alone_in
 from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.figures import Evaluation, Surprise
@@ -244,8 +243,7 @@ def _write_description(config: RunConfig, prepared: Prepared, folder: Path) -> N
             **config.to_json(),
         },
     )
-    for name, content in prepared.tokenizer.files().items():
-        write_whole(folder / name, partial(Path.write_bytes, data=content))
+    run_folder.write_tokenizer(folder, prepared.tokenizer)
     disk.write_json(folder / run_folder.DATA, prepared.description())
     run_folder.write_prompts(folder / run_folder.PROMPTS, prepared.training_prompts)
 

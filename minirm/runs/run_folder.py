@@ -17,6 +17,7 @@ import hashlib
 import io
 import math
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,12 @@ def check_tokenizer(tokenizer: AnyTokenizer, model: ModelConfig, folder: Path) -
     if tokenizer.largest_id >= model.vocab_size:
         known = f"the model knows {model.vocab_size} tokens, 0 to {model.vocab_size - 1}"
         raise InputError(f"{folder}: its tokenizer holds token id {tokenizer.largest_id}: {known}")
+
+
+def write_tokenizer(folder: Path, tokenizer: AnyTokenizer) -> None:
+    """Write what `open_tokenizer` needs, each file whole or not at all."""
+    for name, content in tokenizer.files().items():
+        write_whole(folder / name, partial(Path.write_bytes, data=content))
 
 
 def read_description(folder: Path) -> dict:
