@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from minirm.hub.chat_template import derive_template
+from minirm.tokens.template import OWN, Template
 from safetensors.torch import load_file, save_file
 
 import minirm
@@ -16,12 +18,10 @@ from minirm.cli.main import main
 from minirm.data.dialogue import Turn
 from minirm.errors import InputError
 from minirm.hub import build_language_model, build_reward_model, export_run, read_model, read_start
-from minirm.hub.chat_template import derive_template
 from minirm.hub.families import FAMILIES, FIXED, read_config
 from minirm.hub.writing import rename
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, PackedBatch, pack
-from minirm.tokens.template import OWN, Template
 from minirm.tokens.tokenizer import Tokenizer
 from tests.conftest import QUICK, write_lines
 

@@ -89,9 +89,11 @@ class RewardScorer:
     def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
         """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
         grouped: dict[tuple[Turn, ...], list[str]] = {}
+        sources: dict[tuple[Turn, ...], str] = {}  # of each prompt, where it was read first
         for comparison in comparisons:
             grouped.setdefault(comparison.prompt, []).extend(comparison.responses)
-        merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
+            sources.setdefault(comparison.prompt, comparison.source)
+        merged = [_unjudged(prompt, texts, sources[prompt]) for prompt, texts in grouped.items()]
         run = self.run
         scored = score_comparisons(run.model, run.tokenizer, run.packing, merged, self.cut, self.advance)
         if not all(math.isfinite(reward) for values in scored for reward in values):

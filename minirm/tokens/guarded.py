@@ -17,10 +17,12 @@ except ImportError:  # Windows, which has no fork either
 
 MEGABYTES = 512
 """What the child may take beyond what this process holds when the child begins."""
+PATIENCE = 10
+"""Where others take the processor: the child has this many times its seconds by the clock."""
 
 
 class Guarded:
-    """Calls a function in a forked child, which is ended when it takes too long and begun anew when it is gone.
+    """Calls a function in a forked child, which ends when it takes too much and is begun anew when it is gone.
 
     Args:
         work: picklable argument → picklable result; it must start no threads, for the child has but one.
@@ -36,8 +38,10 @@ class Guarded:
     def __call__(self, argument: object, seconds: float) -> object:
         """Return what the function returns for an argument.
 
+        Args:
+            seconds: how much of a processor's time it may take.
         Raises:
-            InputError: it takes longer than `seconds`, more memory than there is for it, or ends the process.
+            InputError: it takes more, or more memory than there is for it, or fails in another way.
         """
         if not hasattr(os, "fork"):
             return self.work(argument)
@@ -45,13 +49,14 @@ class Guarded:
             try:
                 if self._line is None or self._owner != os.getpid():
                     self._begin()
-                self._line.send(argument)
-                if self._line.poll(seconds):
+                self._line.send((argument, seconds))
+                if self._line.poll(PATIENCE * seconds):
                     return self._line.recv()
-                raise InputError(f"{self.place}: takes more than {seconds:.0f} seconds")
+                raise EOFError
             except (EOFError, OSError):
                 self.close()
-                raise InputError(f"{self.place}: fails, or takes more than {MEGABYTES} MB") from None
+                limits = f"more than {seconds:.0f} seconds or {MEGABYTES} MB"
+                raise InputError(f"{self.place}: takes {limits}, or ends in another way") from None
             except BaseException:  # Ctrl-C among them: what the child says next would answer nobody's question
                 self.close()
                 raise
@@ -68,12 +73,19 @@ class Guarded:
             try:
                 _limit(its)
                 while True:
-                    its.send(self.work(its.recv()))
+                    self._answer(its)
             finally:
                 os._exit(1)  # the end of this process is not the end of the one that it was copied from
         its.close()
         self._line, self._owner = ours, os.getpid()
         self._end = weakref.finalize(self, _kill, child, ours, self._owner)
+
+    def _answer(self, line: Connection) -> None:
+        argument, seconds = line.recv()
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process, whatever it is at
+        answer = self.work(argument)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        line.send(answer)
 
 
 def _limit(line: Connection) -> None:

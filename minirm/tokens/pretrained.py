@@ -30,7 +30,9 @@ FILES += ("added_tokens.json", "chat_template.jinja", "chat_template.json", CONF
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 PROBE = "⁂"
 """A response like nobody's: what its dialogue and another one begin with in common is no part of the other response."""
-SECONDS, SECONDS_PER_DIALOGUE = 5.0, 0.02
+LONGEST, LONGER = 100_000, 20
+"""Characters that a template may write of its own, and for each that it is given."""
+SECONDS_TO_OPEN, SECONDS_TO_RENDER, SECONDS_PER_DIALOGUE = 6.0, 3.0, 0.02
 SAMPLE = [string.printable, "a" * 64 + "!", " " * 64 + ".", "1" * 64 + ",", "Größe, 日本, \U0001f600."]
 """Texts that a tokenizer is tried on."""
 DIALOGUE = """{{%- set before = {before} -%}}{{{{- {start} -}}}}{{%- for message in messages -%}}
@@ -70,9 +72,9 @@ class PretrainedTokenizer:
         there = [folder / name for name in sorted(names) if (folder / name).is_file()]
         self._files = {f"{FOLDER}/{path.name}": path.read_bytes() for path in there}
         self._guarded = Guarded(self._render, f"{folder}: its chat template")
-        Guarded(self._tokens, f"{folder}: its tokenizer")(SAMPLE, SECONDS)
         self.ending = self._find_ending()
-        self.end_id = self.theirs.eos_token_id if self.theirs.eos_token_id in self.ending else self.ending[0]
+        eos = self.theirs.eos_token_id
+        self.end_id = eos if eos in self.ending or not self.ending else self.ending[0]
 
     def files(self) -> dict[str, bytes]:
         """Return what a run's folder must hold to give the same tokenizer: names and contents of files."""
@@ -134,16 +136,20 @@ class PretrainedTokenizer:
         dialogues = [([*_messages(one.prompt), _message("assistant", text)], False) for one, text in answers]
         rendered = zip(answers, self._render_all(dialogues), strict=True)
         for ids in self._tokens([_right(said, f"{_place(one)}{self.folder}") for (one, _), said in rendered]):
-            while len(ids) > 1 and ids[-1] == self.unread:
-                ids.pop()
-            yield ids
+            yield self._cut(ids)
+
+    def _cut(self, ids: Ids) -> Ids:
+        """Return a sequence up to the token at which its reward is read."""
+        last = len(ids)
+        while last > 1 and ids[last - 1] == self.unread:
+            last -= 1
+        return ids[:last]
 
     def _encode_pairs(self, comparison: Comparison) -> Pieces:
         """Return a comparison as an encoder reads it: the first text's tokens have type 0, the second's type 1."""
         turns = comparison.prompt
         text = turns[0].text if len(turns) == 1 and turns[0].role == "user" else render_dialogue(turns)
-        with naming(f"{_place(comparison)}{self.folder}: its tokenizer"):
-            pairs = self.theirs([text] * len(comparison.responses), list(comparison.responses))
+        pairs = self._pairs(text, comparison.responses)
         types = pairs.get("token_type_ids") or [[0]]
         first = types[0].count(0)
         prompt, responses = pairs["input_ids"][0][:first], [ids[first:] for ids in pairs["input_ids"]]
@@ -151,21 +157,30 @@ class PretrainedTokenizer:
             raise InputError(f"{self.folder}: its tokenizer does not mark the second of two texts by token type 1")
         return prompt, responses, [True] * first, self._length_of_end(responses)
 
+    def _pairs(self, text: str, responses: Sequence[str]) -> dict[str, list[Ids]]:
+        with naming(f"{self.folder}: its tokenizer"):
+            return self.theirs([text] * len(responses), list(responses))
+
     def _length_of_end(self, responses: list[Ids]) -> int:
         """Return how many tokens end all responses as the template or the tokenizer ends one, at least 1."""
         return max(1, min(_common(ids[::-1], self.ending[::-1]) for ids in responses))
 
     def _find_ending(self) -> Ids:
         """Return the tokens with which every response ends."""
-        asked = (Turn("user", "Why?"),)
-        for prompt in (asked, (), (Turn("system", "Be brief."), *asked)):
-            with contextlib.suppress(InputError):  # a template may ask for a system's turn, or for none
-                samples = [Comparison(prompt, (text,), (0.0,)) for text in ("(1)", "No")]
-                self.ending: Ids = []
-                (_, (first,), *_), (_, (second,), *_) = self.encode_comparisons(samples)
-                return first[-max(1, _common(first[::-1], second[::-1])) :]
-        next(self.encode_comparisons([Comparison(asked, ("No",), (0.0,))]))  # says why
-        raise InputError(f"{self.folder}: its chat template refuses every dialogue")
+        asked, answers = (Turn("user", "Why?"),), ("(1)", "No")
+        if self.bidirectional:
+            first, second = (self._pairs("Why?", [text])["input_ids"][0] for text in answers)
+            return first[len(first) - _common(first[::-1], second[::-1]) :]
+        prompts = (asked, (), (Turn("system", "Be brief."), *asked))  # a template may ask for a system's turn, or none
+        said = self._render_all(
+            [([*_messages(p), _message("assistant", text)], False) for p in prompts for text in answers]
+        )
+        pairs = list(zip(said[::2], said[1::2], strict=True))
+        written = next((pair for pair in pairs if ValueError not in map(type, pair)), pairs[0])
+        first, second = map(self._cut, self._tokens([_right(one, self.folder) for one in written]))
+        if not first:
+            raise InputError(f"{self.folder}: its chat template and its tokenizer write no token")
+        return first[len(first) - _common(first[::-1], second[::-1]) :]
 
     def _written(self, turns: Sequence[Turn], prompt: Ids) -> list[bool]:
         """Return which tokens of a prompt an assistant wrote, its turns' ends among them."""
@@ -189,16 +204,18 @@ class PretrainedTokenizer:
         """Return each dialogue as the template writes it, or what it says against it."""
         if not dialogues:
             return []
-        return self._guarded(dialogues, SECONDS + SECONDS_PER_DIALOGUE * len(dialogues))
+        return self._guarded(dialogues, SECONDS_TO_RENDER + SECONDS_PER_DIALOGUE * len(dialogues))
 
     def _render(self, dialogues: list[tuple[Messages, bool]]) -> list[str | ValueError]:
         return [self._render_one(messages, opens) for messages, opens in dialogues]
 
     def _render_one(self, messages: Messages, opens: bool) -> str | ValueError:
         try:
-            return self.theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens)
+            text = self.theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens)
         except Exception as error:  # a foreign program may fail in any way
             return ValueError(_first_line(error))
+        most = LONGEST + LONGER * sum(len(message["content"]) for message in messages)
+        return text if len(text) <= most else ValueError(f"it writes {len(text)} characters: must be at most {most}")
 
     def _plain_template(self, config: dict) -> str:
         """Return a template that writes a dialogue as text, with the tokenizer's own start and end."""
@@ -243,13 +260,25 @@ def _open(folder: Path) -> object:
         from transformers import AutoTokenizer, logging
     except ImportError:
         raise InputError(f"{folder}: a pretrained folder needs transformers: pip install minirm[hf]") from None
+
+    def open_it(texts: list[str]) -> object:
+        """Return the tokenizer, or what it says against its files or the texts."""
+        try:
+            with naming(f"{folder}: its tokenizer"):
+                theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                return theirs if not texts else theirs(texts) and None
+        except InputError as error:
+            return error
+
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with naming(f"{folder}: its tokenizer"):
-            theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        refused = Guarded(open_it, f"{folder}: its tokenizer")(SAMPLE, SECONDS_TO_OPEN)
+        theirs = refused or open_it([])
     finally:
         logging.set_verbosity(before)
+    if isinstance(theirs, InputError):
+        raise theirs
     own_files = {FILE, *type(theirs).vocab_files_names.values()} - {"tokenizer_config.json"}
     if not any((folder / name).is_file() for name in own_files):  # transformers makes an empty one up
         raise InputError(f"{folder / FILE}: missing: a pretrained folder has its tokenizer in it")
@@ -277,7 +306,7 @@ def _first_line(error: BaseException) -> str:
 
 def _right(said: str | ValueError, place: object) -> str:
     if isinstance(said, ValueError):
-        raise InputError(f"{place}: its chat template refuses this dialogue: {said}")
+        raise InputError(f"{place}: its chat template does not write this dialogue ({said})")
     return said
 
 
