@@ -2,17 +2,23 @@
 
 import json
 import re
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import minirm
+from minirm.cli.main import main
 from minirm.config import PackingConfig
 from minirm.data.dialogue import Turn
 from minirm.data.records import Comparison
 from minirm.errors import InputError
+from minirm.hub import export_run
+from minirm.hub.load import load_zero_shot
 from minirm.tokens.packing import fit, tokenize
 from minirm.tokens.pretrained import PretrainedTokenizer
 
@@ -170,8 +176,6 @@ def bert_folder(folder: Path, **options: object) -> Path:
 
 @pytest.mark.parametrize("options", [{}, {"do_lower_case": False}])
 def test_an_encoder_reads_a_pair_of_texts_as_transformers_does(tmp_path, options):
-    import torch
-
     folder = bert_folder(tmp_path / "f", **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -233,6 +237,123 @@ def test_what_an_assistant_wrote_in_a_prompt_is_marked_with_its_end(tmp_path):
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert theirs.decode(item.prompt[item.learned]) == DIALOGUES[1][1] + "<|im_end|>\n"
     assert encoded(folder, DIALOGUES, "Paris").learned.all()
+
+
+# Runs that begin with a pretrained folder
+
+
+def train(folder: Path, data: Path, start: Path, *options: str) -> Path:
+    sizes = ["--max-tokens", "64", "--comparisons-per-batch", "8"]
+    arguments = ["train", "--data", str(data), "--from", str(start), "--out", str(folder), *sizes, *options]
+    assert main(arguments) == 0
+    return folder
+
+
+STARTS = {
+    "a classifier whose pad is its end": ("LlamaForSequenceClassification", "</s>", made.TEMPLATES["Mistral"]),
+    "a classifier": ("LlamaForSequenceClassification", "<pad>", made.TEMPLATES["Qwen 3"]),
+    "a language model without pad and template": ("LlamaForCausalLM", None, None),
+    "a language model whose pad is its end": ("LlamaForCausalLM", "</s>", made.TEMPLATES["Zephyr"]),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_run_from_a_pretrained_folder_needs_no_other_and_is_exported_with_the_same_rewards(
+    tmp_path, pairs_file, name
+):
+    kind, pad, template = STARTS[name]
+    start = made.save(tmp_path / "start", made.byte_level(), template, pad=pad, kind=kind)
+    run = train(tmp_path / "run", pairs_file, start, "--reward.epochs", "0.5")
+    shutil.rmtree(start)
+    prompt, answers = messages(("user", "Question 3?")), ["Gladly, here is answer 3.", "No", ""]
+    rewards = minirm.load(run).score(prompt, answers)
+    assert len(set(rewards)) == 3
+    export_run(run, tmp_path / "out")
+    dialogues = [[*prompt, {"role": "assistant", "content": answer}] for answer in answers]
+    assert made.their_rewards(tmp_path / "out", dialogues) == pytest.approx(rewards, abs=CLOSE)
+    assert minirm.load(tmp_path / "out").score(prompt, answers) == pytest.approx(rewards, abs=CLOSE)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = [tokenizer.apply_chat_template(dialogue)["input_ids"] for dialogue in dialogues]
+    together = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert model(**together).logits[:, 0].tolist() == pytest.approx(rewards, abs=CLOSE)
+
+
+def test_a_language_model_learns_from_a_pretrained_folder_and_is_asked_and_trained_on(tmp_path, pairs_file):
+    start = made.save(tmp_path / "start", made.byte_level(), made.TEMPLATES["ChatML"], kind="LlamaForCausalLM")
+    tuned = train(tmp_path / "lm", pairs_file, start, "--stage", "lm", "--language-model.epochs", "0.5")
+    rewards = [load_zero_shot(folder, "Is {response} good?").score(None, ["A pear."]) for folder in (start, tuned)]
+    assert all(0 < reward < 1 for (reward,) in rewards) and rewards[0] != rewards[1]
+    reward_run = train(tmp_path / "run", pairs_file, tuned, "--reward.epochs", "0.5")
+    assert minirm.load(reward_run).run.tokenizer.files() == PretrainedTokenizer(start).files()
+
+
+def test_a_resumed_run_notices_another_tokenizer(tmp_path, pairs_file, refused):
+    start = made.save(tmp_path / "start", made.byte_level(), made.TEMPLATES["ChatML"])
+    run = train(tmp_path / "run", pairs_file, start, "--reward.epochs", "0.5")
+    (start / "chat_template.jinja").write_text(made.TEMPLATES["Zephyr"])
+    (run / "metrics.json").unlink()
+    assert "tokenizer/chat_template.jinja" in refused("resume", run)
+
+
+# Heads and adapters beside the weights
+
+
+def test_a_trained_head_in_a_file_of_its_own_is_named(tmp_path, pairs_file, capsys):
+    start = made.save(tmp_path / "start", made.byte_level(), made.TEMPLATES["ChatML"], kind="LlamaForCausalLM")
+    save_file({"v_head.summary.weight": torch.ones(1, 32)}, start / "value_head.safetensors")
+    said = f"{start / 'value_head.safetensors'}: holds a trained head ('v_head.summary.weight'), which is "
+    with pytest.raises(InputError, match=re.escape(said)):
+        minirm.load(start)
+    train(tmp_path / "run", pairs_file, start, "--reward.epochs", "0.5")
+    printed = "".join(capsys.readouterr())
+    assert "holds a trained head ('v_head.summary.weight'), which is not taken" in " ".join(printed.split())
+
+
+def adapter(folder: Path, base: Path, *, saved: list[str] | None) -> torch.nn.Module:
+    """Write a trained LoRA of a folder's model, and return the model with it."""
+    peft = pytest.importorskip("peft")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "up_proj"], modules_to_save=saved)
+    adapted = peft.get_peft_model(model, config)
+    torch.manual_seed(1)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("kind", ["LlamaForSequenceClassification", "LlamaForCausalLM"])
+def test_an_adapter_is_merged_into_the_base_that_it_names(tmp_path, kind, pairs_file):
+    base = made.save(tmp_path / "base", made.byte_level(), made.TEMPLATES["ChatML"], kind=kind)
+    adapted = adapter(tmp_path / "adapter", base, saved=None)  # of a classifier, peft saves the head by itself
+    dialogues = [messages(("user", "Why?"), ("assistant", text)) for text in ANSWERS]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    encoded = [tokenizer.apply_chat_template(one, return_tensors="pt")["input_ids"] for one in dialogues]
+    with torch.no_grad():
+        expected = [adapted(ids).logits[0, 0].item() for ids in encoded]
+    assert minirm.load(tmp_path / "adapter").score("Why?", ANSWERS) == pytest.approx(expected, abs=CLOSE)
+    run = train(tmp_path / "run", pairs_file, tmp_path / "adapter", "--reward.epochs", "0.5")
+    assert (run / "tokenizer" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+
+
+def test_an_adapter_that_cannot_be_merged_is_named(tmp_path):
+    base = made.save(tmp_path / "base", made.byte_level(), made.TEMPLATES["ChatML"], kind="LlamaForCausalLM")
+    folder = tmp_path / "adapter"
+    adapter(folder, base, saved=None)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "score" not in n}, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"neither the adapter nor .* holds 'score.weight'"):
+        minirm.load(folder)
+    change_json(folder / "adapter_config.json", lambda value: value.update(base_model_name_or_path="x/y"))
+    with pytest.raises(InputError, match=r"adapter_config.json: field .* 'x/y': an adapter must be merged"):
+        minirm.load(folder)
+    for path in base.iterdir():  # an adapter beside weights is not passed over either
+        shutil.copy(path, folder)
+    with pytest.raises(InputError, match=r"adapter_config.json: field .* 'x/y': an adapter must be merged"):
+        minirm.load(folder)
 
 
 # Foreign programs
