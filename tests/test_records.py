@@ -39,7 +39,7 @@ ROWS = {
     "openai_summaries.jsonl": 3,
     "plain_pairs.jsonl": 3,
     "ranking.csv": 20,
-    "rewardbench_2.jsonl": 3,
+    "rewardbench_2.jsonl": 4,
 } | dict.fromkeys(SAME_SIX, 6)
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
