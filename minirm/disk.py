@@ -185,10 +185,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         OSError: the disk is full, or refuses otherwise; the library has an error of its own for that.
     """
     path.touch()
-    mode = path.stat().st_mode  # the library's own would let nobody else read it
+    mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata)
-        path.chmod(mode)
+        path.chmod(mode)  # the library puts a file of its own there, which nobody else may read
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -40,9 +40,9 @@ from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, be
 from minirm.config import ModelConfig, TrainConfig
 from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
+from minirm.hub.writing import JINJA
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack
-from minirm.tokens.template import OWN
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import RewardObjective
 from minirm.worlds.grammar import World, WorldConfig
@@ -455,7 +455,7 @@ def test_a_pretrained_checkpoint_takes_part_with_its_own_tokenizer(tmp_path):
     config = transformers.GPT2Config(vocab_size=tokenizer.vocab_size, **sizes)
     transformers.GPT2Model(config).save_pretrained(folder)
     tokenizer.save(folder / "tokenizer.json")
-    (folder / "chat_template.jinja").write_text(OWN.to_jinja())
+    (folder / "chat_template.jinja").write_text(JINJA)
     contestant = load_pretrained(str(folder))
     assert find_contestant(contestant.name) == contestant
     cell = small_cell(contestant.name, file=fingerprint(contestant))

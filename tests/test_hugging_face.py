@@ -1,27 +1,25 @@
 """Checkpoints of transformers come in, and runs go out, with the same hidden states, logits, rewards and gradients."""
 
-import dataclasses
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as TheirTokenizer
 
 import minirm
 from minirm.cli.main import main
 from minirm.data.dialogue import Turn
+from minirm.data.records import Comparison
 from minirm.errors import InputError
 from minirm.hub import build_language_model, build_reward_model, export_run, read_model, read_start
-from minirm.hub.chat_template import derive_template
 from minirm.hub.families import FAMILIES, FIXED, read_config
-from minirm.hub.writing import rename
+from minirm.hub.writing import JINJA, rename
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, PackedBatch, pack
-from minirm.tokens.template import OWN, Template
 from minirm.tokens.tokenizer import Tokenizer
 from tests.conftest import QUICK, sealed, write_lines
 
@@ -30,6 +28,7 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 VOCABULARY = 300
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "##s", "?", ".", "on", "[", "]", "sep"]
 PROMPT, FIRST, SECOND = (np.arange(a, b, dtype=np.int32) for a, b in ((5, 17), (30, 60), (100, 104)))
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 LLAMA_3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -89,10 +88,16 @@ def save(tmp_path, tokenizer):
     """Save a model of transformers beside a tokenizer, and return the folder."""
 
     def into(model, **options: object) -> Path:
-        model.save_pretrained(tmp_path / "theirs", **options)
-        tokenizer.save(tmp_path / "theirs" / "tokenizer.json")
-        (tmp_path / "theirs" / "chat_template.jinja").write_text(OWN.to_jinja())
-        return tmp_path / "theirs"
+        folder = tmp_path / "theirs"
+        model.save_pretrained(folder, **options)
+        if model.config.model_type == "bert":
+            transformers.BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
+            return folder
+        plain = TheirTokenizer.from_str(tokenizer.bpe.to_str())
+        theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|end|>", pad_token="<|pad|>")
+        theirs.chat_template = JINJA
+        theirs.save_pretrained(folder)
+        return folder
 
     return into
 
@@ -185,22 +190,6 @@ def test_norms_under_their_names_of_2018_are_read(save):
     assert all(torch.equal(read[name], expected[name]) for name in expected)
 
 
-def test_a_bert_without_a_chat_template_reads_a_pair_as_transformers_writes_it(save, tmp_path):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "sat", "##s", "?", ".", "on", "[", "]", "sep"]
-    theirs = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
-    model = classifier(CONFIGS["bert"])
-    folder = save(model)
-    (folder / "chat_template.jinja").unlink()
-    theirs.save_pretrained(folder)
-    ours = read_model(folder).tokenizer
-    (prompt,), (response,) = ours.encode_prompts([[Turn("user", "The cats?")]]), ours.encode_responses(["Sat on."])
-    assert prompt + response == theirs("The cats?", "Sat on.")["input_ids"]
-    assert not {2, 3} & set(ours.encode(["[SEP] [CLS]"])[0])
-    with torch.no_grad():
-        expected = model(**theirs("The cats?", "Sat on.", return_tensors="pt")).logits[0, 0].item()
-    assert minirm.load(folder).score("The cats?", ["Sat on."]) == pytest.approx([expected], abs=1e-5)
-
-
 def test_shards_give_what_one_file_gives(save):
     theirs = classifier(CONFIGS["gpt2"])
     whole = read_model(save(theirs)).weights
@@ -243,8 +232,8 @@ def test_a_foreign_reward_model_scores_and_evaluates(save, pairs_file, capsys):
     theirs = classifier(CONFIGS["gpt2"])
     folder = save(theirs)
     assert main(["score", str(folder), "--prompt", "the cat", "--response", "sat"]) == 0
-    ids = read_model(folder).tokenizer
-    tokens = [*ids.encode_prompts([[Turn("user", "the cat")]])[0], *ids.encode_responses(["sat"])[0]]
+    said = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    tokens = transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(said)["input_ids"]
     expected = theirs(torch.tensor([tokens])).logits[0, 0].item()
     assert float(capsys.readouterr().out) == pytest.approx(expected, abs=1e-5)
     assert main(["eval", str(folder), "--data", str(pairs_file)]) == 0
@@ -256,8 +245,9 @@ def test_a_foreign_reward_model_reads_as_far_as_its_positions_reach(save):
     folder = save(theirs)
     scorer = minirm.load(folder)
     prompt, responses = "the dog ran, " * 300, ["the cat sat on the mat, " * 50, "sat"]
-    [start] = scorer.run.tokenizer.encode_prompts([[Turn("user", prompt)]])
-    sequences = [[*start, *response] for response in scorer.run.tokenizer.encode_responses(responses)]
+    comparison = Comparison((Turn("user", prompt),), tuple(responses), (0.0, 0.0))
+    [pieces] = scorer.run.tokenizer.encode_comparisons([comparison])
+    sequences = [[*pieces[0], *response] for response in pieces[1]]
     assert min(map(len, sequences)) > 1024
     with torch.no_grad():
         expected = [theirs(torch.tensor([tokens])).logits[0, 0].item() for tokens in sequences]
@@ -305,6 +295,11 @@ def index(**weight_map: object):
     return write
 
 
+def change_config(folder: Path, **fields: object) -> None:
+    values = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(values))
+
+
 def nan(weights: dict) -> None:
     weights["score.weight"][0, 3] = torch.nan
 
@@ -317,7 +312,7 @@ BROKEN = {
     ),
     "wrong shape": (
         lambda f: change_weights(f, lambda w: w.update({"score.weight": torch.ones(2, 16)})),
-        "tensor 'score.weight' has shape (2, 16), by config.json it must be (1, 16)",
+        "'score.weight' has 2 labels ('LABEL_0'): a reward model must have one",
     ),
     "wrong type": (
         lambda f: change_weights(f, lambda w: w.update({"score.weight": torch.ones(1, 16, dtype=torch.int8)})),
@@ -346,19 +341,15 @@ BROKEN = {
         'field "weight_map": an empty object: must be an object of tensors and their files',
     ),
     "broken JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: not readable as JSON"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json: missing"),
-    "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: not a tokenizer file"),
-    "chat template": (
-        lambda f: (f / "chat_template.jinja").write_text("{{ messages[0]['content'] }}"),
-        "its chat template does not just put turns one behind another (it leaves out a turn of role 'assistant')",
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "its tokenizer: "),
+    "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{}"), "its tokenizer: "),
+    "several labels": (
+        lambda f: change_weights(f, lambda w: w.update({"score.weight": torch.ones(5, 16)})),
+        "model.safetensors: 'score.weight' has 5 labels ('LABEL_0'): a reward model must have one",
     ),
-    "chat template is not UTF-8": (
-        lambda f: (f / "chat_template.jinja").write_bytes(b"{{ 1 }}\xff"),
-        "chat_template.jinja: byte 8 is not UTF-8",
-    ),
-    "no such chat template": (
-        lambda f: (f / "chat_template.jinja").write_text("{% if %}"),
-        "its chat template does not just put turns one behind another (",
+    "width beyond the file": (
+        lambda f: change_config(f, n_embd=100_000, n_head=1),
+        "tensor 'transformer.wte.weight' has shape (300, 16), by config.json it must be (300, 100000)",
     ),
 }
 
@@ -400,8 +391,7 @@ def test_a_bad_checkpoint_gives_one_clear_line(save, refused, name):
 )
 def test_a_configuration_that_minirm_does_not_compute_is_refused(save, refused, fields, message):
     folder = save(classifier(CONFIGS["gpt2"]))
-    values = json.loads((folder / "config.json").read_text()) | fields
-    (folder / "config.json").write_text(json.dumps(values))
+    change_config(folder, **fields)
     assert message in refused("score", folder, "--response", "x")
 
 
@@ -440,114 +430,6 @@ def test_every_field_that_transformers_writes_is_in_a_table(config):
     family = FAMILIES[config.model_type]
     assert read_config(config.to_dict(), family).style == family.style
     assert not FIXED.keys() & family.fixed.keys()
-
-
-# Templates
-
-
-LLAMA_3_CHAT = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
-    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
-    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-CHATS = {
-    "llama 3": LLAMA_3_CHAT,
-    "chatml": (
-        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are kind.<|im_end|>\n{% endif %}"
-        "{% for message in messages %}"
-        "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    ),
-    "instruct": (
-        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
-        "{{ ' ' + message['content'] + eos_token }}{% else %}"
-        "{{ raise_exception('no such role') }}{% endif %}{% endfor %}"
-    ),
-    "own": OWN.to_jinja(),
-}
-NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
-
-
-def chat_tokenizer():
-    """Return a tokenizer of transformers with everybody's special tokens."""
-    trained = Tokenizer.train(["the cat sat on the mat [INST] user assistant system"]).bpe
-    ends = ["<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"]
-    trained.add_special_tokens(ends)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=trained, clean_up_tokenization_spaces=False, **NAMES)
-
-
-@pytest.mark.parametrize("name", CHATS)
-def test_a_chat_template_is_written_token_for_token_as_transformers_writes_it(name):
-    theirs = chat_tokenizer()
-    ours = Tokenizer(theirs.backend_tokenizer, derive_template(CHATS[name], NAMES))
-    theirs = chat_tokenizer()  # ours reads special tokens in texts as ordinary characters
-    dialogues = [
-        [Turn("user", "Is 2 + 2 = 4?"), Turn("assistant", "It is.")],
-        [Turn("user", " the cat "), Turn("assistant", "sat\n\non"), Turn("user", "the"), Turn("assistant", "mat.")],
-        [Turn("system", "the cat"), Turn("user", "sat"), Turn("assistant", "")],
-    ]
-    for turns in dialogues[: 2 if name == "instruct" else 3]:
-        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-        whole = theirs.apply_chat_template(messages, chat_template=CHATS[name], tokenize=False)
-        assert ours.template.render(turns) == whole
-        (prompt,), (response,) = ours.encode_prompts([turns[:-1]]), ours.encode_responses([turns[-1].text])
-        assert prompt + response == theirs(whole, add_special_tokens=False)["input_ids"]
-        assert ours.end_id in response
-
-
-@pytest.mark.parametrize("name", CHATS)
-def test_a_template_that_is_exported_comes_back(name):
-    template = derive_template(CHATS[name], NAMES)
-    assert derive_template(template.to_jinja(), {}) == template
-
-
-def test_a_template_that_trims_one_role_alone_is_refused():
-    trims_assistant = (
-        "{% for message in messages %}<|im_start|>{{ message['role'] }}:{% if message['role'] == 'assistant' %}"
-        "{{ message['content'] | trim }}{% else %}{{ message['content'] }}{% endif %}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
-    )
-    with pytest.raises(InputError, match="stays with some roles and goes with others"):
-        derive_template(trims_assistant, NAMES)
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("{{ 1 // 0 }}", "integer division or modulo by zero"),
-        ("{{ 2.0 ** 9999 }}", "(34, "),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth exceeded"),
-        ("{{ 'a' * 10 ** 18 }}", "MemoryError"),
-        ("{{ '{x}'.format() }}", "'x'"),
-        ("{{ '%(x)s' % messages[0] }}", "'x'"),
-    ],
-)
-def test_a_template_that_fails_in_whatever_way_is_refused_in_one_line(source, said):
-    with pytest.raises(InputError, match="does not just put turns one behind another") as caught:
-        derive_template(source, NAMES)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_role_that_the_template_lacks_is_refused():
-    ours = Tokenizer(chat_tokenizer().backend_tokenizer, derive_template(CHATS["instruct"], NAMES))
-    with pytest.raises(
-        InputError, match="a turn of role 'system': the chat template of this tokenizer has no such turns"
-    ):
-        ours.encode_prompts([[Turn("system", "x")]])
-
-
-def test_gpt2_without_a_chat_template_writes_the_dialogue_as_text(save, tokenizer):
-    folder = save(classifier(CONFIGS["gpt2"]))
-    (folder / "chat_template.jinja").unlink()
-    ours = read_model(folder).tokenizer
-    (prompt,) = ours.encode_prompts([[Turn("user", "the cat"), Turn("assistant", "sat"), Turn("user", "on")]])
-    (response,) = ours.encode_responses(["the mat"])
-    end = tokenizer.end_id  # by config.json's eos_token_id
-    before, behind = tokenizer.encode(["\n\nHuman: the cat\n\nAssistant: sat", "\n\nHuman: on\n\nAssistant:"])
-    assert prompt == [*before, end, *behind]
-    assert response == [*tokenizer.encode([" the mat"])[0], end]
 
 
 # Out
@@ -615,12 +497,12 @@ def test_an_exported_run_gives_the_same_rewards_and_comes_back_the_same(run, req
     expected = our_rewards(folder)
     for side in ("left", "right"):
         assert their_rewards(tmp_path / "out", side) == pytest.approx(expected, abs=1e-5)
-    assert our_rewards(tmp_path / "out") == expected
+    assert our_rewards(tmp_path / "out") == pytest.approx(expected, abs=1e-5)
     imported, original = read_model(tmp_path / "out"), minirm.load(folder).run
     weights = original.model.state_dict()
     assert imported.weights.keys() == weights.keys()
     assert all(torch.equal(imported.weights[name], tensor) for name, tensor in weights.items())
-    assert imported.tokenizer.template == original.tokenizer.template
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mode == (tmp_path / "out" / "config.json").stat().st_mode
 
 
 def test_an_exported_encoder_gives_the_same_rewards_and_comes_back_the_same(pairs_file, tmp_path):
@@ -680,25 +562,13 @@ def test_an_exported_folder_says_what_the_model_is(trained, tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path / "out").num_labels == 1
 
 
-def test_a_model_whose_tokenizer_has_no_pad_token_gets_one_that_is_not_its_end(trained, tmp_path):
-    """As a run from GPT-2's own checkpoint: its only special token is <|endoftext|>."""
-    folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
-    config = json.loads((folder / "config.json").read_text())
-    size = config["model"]["vocab_size"]
-    spare = Tokenizer.load(folder / "tokenizer.json").bpe
-    text = spare.to_str().replace("<|pad|>", "<|nothing|>").replace("<|end|>", "<|endoftext|>")
-    (folder / "tokenizer.json").write_text(text)
-    template = Template(user=("\n\nHuman: ", ""), assistant=("\n\nAssistant: ", "<|endoftext|>"))
-    config["template"] = dataclasses.asdict(template)
-    (folder / "config.json").write_text(json.dumps(config))
-    export_run(folder, tmp_path / "out")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert (tokenizer.pad_token, tokenizer.pad_token_id, tokenizer.eos_token) == ("<|pad|>", size, "<|endoftext|>")
-    assert their_rewards(tmp_path / "out") == pytest.approx(our_rewards(folder), abs=1e-5)
-    imported = read_model(tmp_path / "out")
-    assert imported.tokenizer.template == template
-    assert not imported.weights["backbone.embedding.weight"][size:].any()
+def test_names_from_the_data_are_no_html_in_the_card(broken, tmp_path):
+    values = json.loads((broken / "data.json").read_text())
+    values["summary"]["subsets"] = {"<script>alert(1)</script> | `x`\n# head": 3}
+    (broken / "data.json").write_text(json.dumps(values))
+    export_run(broken, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\`x\\` # head: 3" in card and "<script>" not in card
 
 
 def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):

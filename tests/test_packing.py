@@ -14,7 +14,6 @@ from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, fit, merge_twins, pack, tokenize, truncate
-from minirm.tokens.template import Template
 from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 from tests.strategies import ARCHITECTURES, encoded_batches, randomised
@@ -89,22 +88,15 @@ def test_a_cut_keeps_the_opening_token_and_the_end_and_fits_as_tightly_as_it_can
         assert len(short) == min(len(whole), max_tokens - 1)
 
 
-CHAT = Template(user=("<|user|>", "<|end|>\n"), assistant=("<|assistant|>", "<|end|>\n"))
-"""ChatML's shape: a line break behind the end token."""
-
-
 def test_an_ending_of_several_tokens_is_never_cut():
-    tokenizer = Tokenizer(Tokenizer.train(["some text of several words"]).bpe, CHAT)
-    [item] = tokenize([Comparison((Turn("user", "text"),), ("some " * 20, "words"), (1.0, 0.0))], tokenizer)
-    whole, ending = item.responses[0].tolist(), [tokenizer.end_id, *tokenizer.encode(["\n"])[0]]
-    assert item.ending == len(ending) == 2
+    item = replace(example([1, 2, 3], list(range(20)), [4, 5]), ending=2)
     for keep_first in (False, True):
         cut = truncate(item, 10, keep_first=keep_first)
         assert len(cut.prompt) + max(map(len, cut.responses)) == 10
-        assert cut.responses[0].tolist() == [*whole[: 7 - keep_first], *ending]
+        assert cut.responses[0].tolist() == [*item.responses[0][: 7 - keep_first], *item.responses[0][-2:]]
         assert cut.responses[1].tolist() == item.responses[1].tolist()
     [kept], _ = fitted(item, max_tokens=10)
-    assert kept.responses[0][-2:].tolist() == ending
+    assert kept.responses[0][-2:].tolist() == item.responses[0][-2:].tolist()
 
 
 def test_a_limit_without_room_for_the_ending_is_refused():

@@ -43,7 +43,7 @@ ROWS = {
     "openai_summaries.jsonl": 3,
     "plain_pairs.jsonl": 3,
     "ranking.csv": 20,
-    "rewardbench_2.jsonl": 3,
+    "rewardbench_2.jsonl": 4,
     "arena.jsonl": 4,
     "arena_kaggle.csv": 3,
     "columns.json": 2,

@@ -28,7 +28,6 @@ from minirm.policies.sampling import sample
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
-from minirm.tokens.template import OWN, as_dialogue
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.films import praise
 from tests.conftest import last_state, sealed, write_lines
@@ -87,9 +86,8 @@ def test_best_of_n_is_the_best_of_the_same_draws():
         assert one.response == mine[int(np.argmax(one.rewards))]
 
 
-@pytest.mark.parametrize("template", [OWN, as_dialogue("", "<|end|>")], ids=["own", "with a space before a response"])
-def test_what_is_scored_is_what_was_written_token_for_token(monkeypatch, template):
-    tokenizer = Tokenizer(Tokenizer.train(["fine film"] * 9).bpe, template)
+def test_what_is_scored_is_what_was_written_token_for_token(monkeypatch):
+    tokenizer = Tokenizer.train(["fine film"] * 9)
     written = [ids[:-1] for ids in tokenizer.encode_responses(["fine film", "film", " fine", ""])]
     monkeypatch.setattr(LanguageModel, "generate", lambda *_, **__: written)
     drawn = sample(a_model(), tokenizer, PROMPTS[:1] * 4, max_new_tokens=99, seed=0)

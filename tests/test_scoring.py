@@ -17,8 +17,6 @@ from minirm.evaluation import scoring
 from minirm.evaluation.evaluate import as_table
 from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
 from minirm.tokens.packing import pack, tokenize, truncate
-from minirm.tokens.template import Template
-from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 
 WORDS = ["gladly", "here", "is", "answer", "no", "go", "away", "question", "seven", "?", ",", "."]
@@ -99,16 +97,6 @@ def test_a_long_response_beside_it_does_not_cut_the_prompt_of_a_short_one(scorer
 def test_a_prompt_beyond_the_limit_is_cut_from_its_left(scorer):
     prompt, response = "question " * 500 + "seven?", "Gladly."
     assert scorer.score("answer " * 300 + prompt, [response]) == pytest.approx(scorer.score(prompt, [response]), **SAME)
-
-
-def test_a_cut_response_keeps_the_whole_ending_of_its_template(scorer, monkeypatch):
-    template = Template(user=("<|user|>", "<|end|>\n"), assistant=("<|assistant|>", "<|end|>\n"))
-    tokenizer, packed = Tokenizer(scorer.run.tokenizer.bpe, template), []
-    monkeypatch.setattr(scoring, "pack", lambda batch, **how: packed.append(batch) or pack(batch, **how))
-    other = RewardScorer(dataclasses.replace(scorer.run, tokenizer=tokenizer))
-    other.score("Question seven?", ["go away " * 200, "No."])
-    [endings] = {tuple(r[-2:].tolist()) for batch in packed for item in batch for r in item.responses}
-    assert endings == (tokenizer.end_id, *tokenizer.encode(["\n"])[0])
 
 
 def test_what_is_cut_is_counted_for_each_response(trained):

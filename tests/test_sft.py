@@ -104,7 +104,7 @@ def part(tensors: dict, prefix: str) -> dict:
 
 
 def test_what_assistants_wrote_is_marked_token_by_token():
-    [(ids, by_assistant)] = BARE.encode_dialogues([DIALOGUE.prompt])
+    [(ids, _, by_assistant, _)] = BARE.encode_comparisons([DIALOGUE])
     expected = []
     for role, text in DIALOGUE.prompt:
         letters = len(text.encode())

@@ -80,7 +80,7 @@ def test_saved_and_loaded_it_encodes_alike(tmp_path_factory, text):
 def test_it_goes_to_another_process_whole():
     copy, response = pickle.loads(pickle.dumps(TOKENIZER)), f"the cat {END}"
     assert copy.encode_responses([response]) == TOKENIZER.encode_responses([response])
-    assert copy.template == TOKENIZER.template
+    assert copy.files() == TOKENIZER.files()
 
 
 def test_training_twice_on_the_same_texts_gives_the_same_file(tmp_path):

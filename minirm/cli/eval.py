@@ -15,7 +15,7 @@ from minirm.data.records import read_comparisons
 from minirm.data.survey import usable
 from minirm.errors import InputError, name_paths
 from minirm.evaluation.page import check_evaluation_folder, write_evaluation
-from minirm.evaluation.rewardbench import write_results
+from minirm.evaluation.rewardbench import check_ties, score_subsets, write_results
 from minirm.hub.load import load
 
 
@@ -49,6 +49,8 @@ class Eval:
             tell(f"minirm: {unread}")
         if not comparisons:
             raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
+        if self.format == "rewardbench":
+            check_ties(comparisons)
         responses = sum(len(comparison.responses) for comparison in comparisons)
         with counting("scoring", 2 * responses) as scorer.advance:  # twice: also behind other prompts
             rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
@@ -59,6 +61,9 @@ class Eval:
                 write_results(self.out, comparisons, rewards, model=str(self.run_folder))
         console = new_console()
         print_evaluation(console, evaluation, name_paths(self.data))
+        if self.format == "rewardbench":
+            scores = [f"{name} {score:.3f}" for name, score in score_subsets(comparisons, rewards).items()]
+            console.print(f"RewardBench's own scores: {', '.join(scores)}", soft_wrap=True, markup=False)
         if self.out is not None:
             console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
         return 0

@@ -30,7 +30,7 @@ from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 Prompt = str | Sequence[dict] | None
 ROWS_AT_ONCE = 256
@@ -51,7 +51,7 @@ class LoadedRun:
     """What scoring needs of a run."""
 
     model: RewardModel
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     packing: PackingConfig
     reward_mean: float | None
     reward_std: float | None
@@ -98,9 +98,11 @@ class RewardScorer:
     def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
         """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
         grouped: dict[tuple[Turn, ...], list[str]] = {}
+        sources: dict[tuple[Turn, ...], str] = {}  # of each prompt, where it was read first
         for comparison in comparisons:
             grouped.setdefault(comparison.prompt, []).extend(comparison.responses)
-        merged = [_unjudged(prompt, texts) for prompt, texts in grouped.items()]
+            sources.setdefault(comparison.prompt, comparison.source)
+        merged = [_unjudged(prompt, texts, sources[prompt]) for prompt, texts in grouped.items()]
         run = self.run
         scored = score_comparisons(run.model, run.tokenizer, run.packing, merged, self.cut, self.advance)
         if not all(math.isfinite(reward) for values in scored for reward in values):
@@ -230,7 +232,7 @@ def completion_text(output: object, field: str) -> object:
 
 def score_comparisons(
     model: RewardModel,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     packing: PackingConfig,
     comparisons: Sequence[Comparison],
     cut: Counter[str] | None = None,

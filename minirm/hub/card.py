@@ -1,5 +1,7 @@
 """The model card of an exported run: what it was trained on, what it is worth, and what to mind."""
 
+import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from minirm.errors import InputError, field_error
 from minirm.evaluation.figures import Estimate
 from minirm.evaluation.scoring import LoadedRun
 from minirm.runs.run_folder import CONFIG, DATA, METRICS
+from minirm.tokens.tokenizer import END, Tokenizer
 
 MEASURES = {
     "accuracy": ("accuracy", "pairs in the right order"),
@@ -58,7 +61,7 @@ On the validation part: {pairs} pairs of {prompts} prompts, 95% intervals by boo
 - Only differences between rewards of responses to the same prompt were learned. Their level means nothing; on the
   validation part their mean was {mean:.3f} and their standard deviation {std:.3f}.
 - {read}
-- A text that spells a special token is read as that token here. minirm itself reads such a text as ordinary characters.
+- A text that spells a special token is read as that token here.{spelled}
 - Nothing longer than {longest} tokens was seen in training; a longer prompt was cut from its left.
 - Pad on the right. {left}
 - What the table shows of length and of prompts swapped is how far accuracy may come from something else than quality.
@@ -71,12 +74,12 @@ OF_ENCODER = """inputs = tokenizer(["the prompt …"], ["the response …"], ret
 reward = model(**inputs).logits[0, 0]"""
 
 READ_AT_END = (
-    "The reward is read at the end token {end!r}, which the chat template writes. A text without it gets another "
-    "number."
+    "The reward is read at the end of {end!r}, which is written behind a response. A text without it gets "
+    "another number."
 )
 READ_AT_START = (
-    "Prompt and response are two texts to the tokenizer, which gives them different token types. The chat template "
-    "writes them as one, whose rewards are others."
+    "Prompt and response are two texts to the tokenizer, which gives them different token types: there is no chat "
+    "template."
 )
 PAD_LEFT = {
     "gpt2": "On the left, `position_ids` must be given as well, counted from the first token that is no pad.",
@@ -94,7 +97,8 @@ def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> 
     validation = _field(run_folder / METRICS, "validation", dict)
     data = _field(run_folder / DATA, "summary", dict) | _field(run_folder / DATA, "counts", dict)
     config = run.model.config
-    end = run.tokenizer.template.assistant[1]
+    is_own = isinstance(run.tokenizer, Tokenizer)
+    end = END if is_own else run.tokenizer.theirs.decode(run.tokenizer.ending)
     text = CARD.format(
         name=name,
         version=_field(run_folder / CONFIG, "versions.minirm", str),
@@ -107,6 +111,7 @@ def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> 
         std=run.reward_std,
         usage=OF_ENCODER if config.bidirectional else OF_DECODER,
         read=READ_AT_START if config.bidirectional else READ_AT_END.format(end=end),
+        spelled=" minirm itself reads such a text as ordinary characters." if is_own else "",
         longest=run.packing.max_tokens,
         left=PAD_LEFT[config.style],
     )
@@ -140,7 +145,12 @@ def _describe(summary: dict) -> Iterator[str]:
         if isinstance(value, dict):
             value = ", ".join(f"{key}: {_amount(count)}" for key, count in value.items()) or "none"
         if value is not None:
-            yield f"- {name.replace('_', ' ')}: {value}"
+            yield f"- {_plain(name.replace('_', ' '))}: {_plain(str(value))}"
+
+
+def _plain(text: str) -> str:
+    """Return a text of the data's own as Markdown that shows it: on one line, without HTML."""
+    return re.sub(r"[\\`*_\[\]|]", r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
 def _amount(count: object) -> str:

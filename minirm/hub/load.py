@@ -27,6 +27,8 @@ def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:
 def _load_checkpoint(folder: Path, device: str) -> LoadedRun:
     imported = hub.read_model(folder)
     if not imported.has_head:
+        if imported.notes:
+            raise InputError(imported.notes[0].replace("not taken", "no part of a classifier of transformers"))
         raise InputError(f"{folder}: is a language model, without a head for rewards; train one: minirm train --from")
     model = hub.build_reward_model(imported).to(device).eval()
     packing = PackingConfig(max_tokens=model.config.max_positions, share_prompt=not model.config.bidirectional)

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from minirm.config import ModelConfig
 from minirm.disk import read_json
-from minirm.errors import InputError, field_error
-from minirm.hub.chat_template import read_tokenizer
+from minirm.errors import InputError, field_error, list_names
+from minirm.hub import adapters
 from minirm.hub.families import FAMILIES, Family, part_rows, read_config
-from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest
+from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest, heads_beside
 from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
-from minirm.runs.run_folder import CONFIG, TOKENIZER, Start
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.runs.run_folder import CONFIG, Start, check_tokenizer
+from minirm.tokens.pretrained import PretrainedTokenizer
 
 DRAWN = ("head.", "offset", "pooler.")
 """What a reward model made of a language model draws anew, unless the file has it."""
@@ -32,7 +32,9 @@ class Imported:
     weights: dict[str, Tensor]
     """As `RewardModel` and `LanguageModel` name them: "backbone.…"; "head.weight" (BERT: "offset", "pooler.…") if it
     was a classifier, and "unembedding.weight" if it was a language model with an untied head. float32, on the CPU."""
-    tokenizer: Tokenizer
+    tokenizer: PretrainedTokenizer
+    notes: tuple[str, ...] = ()
+    """What lies in the folder and is not taken."""
 
     @property
     def has_head(self) -> bool:
@@ -41,7 +43,9 @@ class Imported:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint in Hugging Face's layout, and not a run of minirm."""
+    """Return whether a folder is a checkpoint or an adapter in Hugging Face's layout, and not a run of minirm."""
+    if (folder / adapters.SETTINGS).is_file():
+        return True
     return (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG)
 
 
@@ -52,9 +56,10 @@ class Checkpoint(Start):
     def digest(self) -> str:
         """Return what tells its weights from any other."""
         digest = hashlib.blake2b(digest_size=16)
-        for path in sorted({entry.path for entry in TensorFiles(self.folder).entries.values()}):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        with adapters.merged(self.folder) as folder:
+            for path in sorted({entry.path for entry in TensorFiles(folder).entries.values()}):
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
 
     def take_over(self, model: nn.Module) -> None:
@@ -72,9 +77,11 @@ def read_start(folder: Path) -> Start:
     """
     if not is_checkpoint(folder):
         return run_folder.read_start(folder)
-    files = TensorFiles(folder)
-    config, _, architecture = _read_description(folder)
-    return Checkpoint(folder, _with_head(config, files, architecture), _read_tokenizer(folder, config), frozenset())
+    with adapters.merged(folder) as whole:
+        files = TensorFiles(whole)
+        config, _, architecture = _read_description(whole)
+        config, notes = _with_head(config, files, architecture), tuple(heads_beside(files))
+        return Checkpoint(folder, config, _read_tokenizer(whole, config), frozenset(), notes)
 
 
 def read_model(folder: str | Path) -> Imported:
@@ -89,18 +96,18 @@ def read_model(folder: str | Path) -> Imported:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file, not a' if folder.exists() else 'no such'} folder")
-    config, family, architecture = _read_description(folder)
-    files = TensorFiles(folder)
-    config = _with_head(config, files, architecture)
-    tokenizer = _read_tokenizer(folder, config)
-    return Imported(config, _read_weights(files, config, family, architecture), tokenizer)
+    with adapters.merged(folder) as whole:
+        config, family, architecture = _read_description(whole)
+        files = TensorFiles(whole)
+        config = _with_head(config, files, architecture)
+        tokenizer = _read_tokenizer(whole, config)
+        weights = _read_weights(files, config, family, architecture)
+        return Imported(config, weights, tokenizer, tuple(heads_beside(files)))
 
 
-def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    tokenizer = read_tokenizer(folder, bidirectional=config.bidirectional)
-    if tokenizer.largest_id >= config.vocab_size:
-        known = f"the model knows {config.vocab_size} tokens, 0 to {config.vocab_size - 1}"
-        raise InputError(f"{folder / TOKENIZER}: holds token id {tokenizer.largest_id}: {known}")
+def _read_tokenizer(folder: Path, config: ModelConfig) -> PretrainedTokenizer:
+    tokenizer = PretrainedTokenizer(folder, bidirectional=config.bidirectional)
+    check_tokenizer(tokenizer, config, folder)
     return tokenizer
 
 
@@ -131,6 +138,11 @@ def _read_weights(files: TensorFiles, config: ModelConfig, family: Family, archi
     found = set(filter(family.is_read, files.entries))
     bare = not any(name.startswith(family.prefix) for name in found)  # the backbone was saved alone
     is_classifier = family.heads["head.weight"] in found or architecture.endswith("ForSequenceClassification")
+    head = files.entries.get(family.heads["head.weight"])
+    if is_classifier and head is not None and head.shape[:1] != (1,):
+        names = read_json(files.path.parent / CONFIG).get("id2label")
+        named = f" ({list_names(names.values())})" if isinstance(names, dict) else ""
+        raise InputError(f"{head.path}: {head.name!r} has {head.shape[0]} labels{named}: a reward model must have one")
     shapes = _shapes(config)
     names = {ours: family.names(ours, bare=bare) for ours in shapes}
     for ours in [ours for ours in names if ours.startswith(DRAWN) and not is_classifier]:

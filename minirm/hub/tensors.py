@@ -1,5 +1,6 @@
 """The tensors of a checkpoint's safetensors files, read one at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from minirm.errors import InputError, list_names, shorten
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F32", "F16", "BF16")
+HEADS = ("v_head", "value_head", "reward_head", "score", "classifier")
+"""What the tensors of a reward model's head are called, or a file of them."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -44,6 +47,16 @@ class TensorFiles:
         # A file opened once for all its tensors would keep every page that was touched.
         with safe_open(self.entries[name].path, framework="pt") as file:
             return file.get_tensor(self.entries[name].name)
+
+
+def heads_beside(files: TensorFiles) -> Iterator[str]:
+    """Yield what to say of each file beside the weights that holds a trained head, which transformers passes over."""
+    read, folder = {entry.path for entry in files.entries.values()}, files.path.parent
+    for path in sorted(folder.iterdir()):
+        names = [entry.name for entry in _read_header(path)] if path.suffix == ".safetensors" else [path.stem]
+        heads = [name for name in names if any(word in name for word in HEADS)]
+        if heads and path not in read and path.suffix in (".safetensors", *PICKLES):
+            yield f"{path}: holds a trained head ({list_names(heads)}), which is not taken"
 
 
 def _modern(name: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Reward, sample
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Best:
 
 def best_of_n(
     language_model: LanguageModel,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[Dialogue],
     reward: Reward,
     *,

@@ -26,14 +26,14 @@ from minirm.runs.run_folder import (
     DATA,
     METRICS,
     PROMPTS,
-    TOKENIZER,
     WEIGHTS,
     load_language_model,
     model_digest,
     read_prompts,
     write_prompts,
+    write_tokenizer,
 )
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 SAMPLES = "samples.jsonl"
 SECONDS_BETWEEN_SAVES = 30
@@ -103,9 +103,10 @@ class Follow:
             self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
             self._finish(job, model.state_dict())
 
-    def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
+    def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
         model, tokenizer = load_language_model(self.policy, pick_device())
+        self.tokenizer = tokenizer
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there
         self.known = prompt_set(read_prompts(self.policy / PROMPTS))
         try:
@@ -129,8 +130,9 @@ class Follow:
 
     def _finish(self, job: Job, weights: dict) -> None:
         job.begin()  # so that a part of the end is known for what it is
-        for name in (CONFIG, TOKENIZER, DATA):
+        for name in (CONFIG, DATA):
             shutil.copyfile(self.policy / name, self.out / name)
+        write_tokenizer(self.out, self.tokenizer)
         here = (Comparison(prompt, ("",), (0.0,)) for prompt in self.prompts)
         write_prompts(self.out / PROMPTS, self.known | {prompt_key(one) for one in here if has_prompt(one)})
         write_tensors(self.out / WEIGHTS, weights)

@@ -26,7 +26,7 @@ from minirm.policies.sampling import Dialogue, Reward, Sample, sample
 from minirm.runs.state import State, check_moments
 from minirm.shaping import kl_penalty, whiten
 from minirm.tokens.packing import PackedBatch, pack
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -118,7 +118,7 @@ class PPO:
     def __init__(
         self,
         language_model: LanguageModel,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         prompts: Sequence[Dialogue],
         reward: Reward,
         config: PPOConfig,

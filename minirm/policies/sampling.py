@@ -8,7 +8,7 @@ import numpy as np
 from minirm.data.dialogue import Turn
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 Dialogue = tuple[Turn, ...]
 Reward = Callable[[Sequence[Dialogue], Sequence[str]], list[float]]
@@ -27,7 +27,7 @@ class Sample:
 
 def sample(
     language_model: LanguageModel,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[Dialogue],
     *,
     max_new_tokens: int,
@@ -51,6 +51,5 @@ def sample(
         chosen = ids if len(ids) == max_new_tokens else [*ids, tokenizer.end_id]
         learned = np.zeros(len(prompt_ids), dtype=bool)
         tokens = Encoded(np.array(prompt_ids, np.int32), (np.array(chosen, np.int32),), (0.0,), learned=learned)
-        response = tokenizer.decode(ids).removeprefix(tokenizer.template.lead)  # `encode_responses` puts it there
-        samples.append(Sample(prompt, response, tokens))
+        samples.append(Sample(prompt, tokenizer.decode(ids), tokens))
     return samples

@@ -22,7 +22,7 @@ from minirm.errors import InputError, field_error
 from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import AnyTokenizer
 
 YES, NO = " yes", " no"
 """The two answers, unless others are given."""
@@ -211,7 +211,7 @@ class _Model(Protocol):
 class _Own:
     """minirm's own: a question is computed once for both answers."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: AnyTokenizer) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_tokens = model.config.max_positions
 

@@ -60,6 +60,8 @@ def train_run(
         InputError: the data, the folder or a loss is not as it must be.
     """
     start = None if config.start is None else open_start(config.start)
+    for note in () if start is None else start.notes:
+        observer.note(note)
     if config.lora is not None:
         with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
             add_adapters(RewardModel(config.model).backbone, config.lora)
@@ -235,6 +237,7 @@ def _finish(
     disk.write_tensors(folder / run_folder.WEIGHTS, model.state_dict())
     for name in run_folder.DESCRIPTION:
         disk.write_whole(folder / name, lambda path, name=name: shutil.copyfile(job.begun / name, path))
+    run_folder.write_tokenizer(folder, prepared.tokenizer)
     observer.end()
     if isinstance(model, LanguageModel):
         found = Surprise(loss, math.exp(loss))

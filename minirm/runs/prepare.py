@@ -28,13 +28,14 @@ from minirm.runs.run_folder import (
     DATA,
     FORMAT,
     PROMPTS,
-    TOKENIZER,
     Start,
     read_model_config,
     read_prompts,
     write_prompts,
+    write_tokenizer,
 )
 from minirm.tokens.packing import Encoded, fit, labels_of, tokenize
+from minirm.tokens.pretrained import AnyTokenizer
 from minirm.tokens.stream import TokenStore, preferred
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import broken_rule
@@ -53,7 +54,7 @@ class Prepared:
 
     config: RunConfig
     """With the model's true vocabulary."""
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     data: dict
     """What data.json holds: a summary of the files and their digests, and what was cut, merged or dropped."""
     training_prompts: np.ndarray  # (prompts, 16) uint8
@@ -154,9 +155,8 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     vocab_size = tokenizer.vocab_size if start is None else start.model.vocab_size
     config = replace(config, model=replace(config.model, vocab_size=vocab_size))
     versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
-    template = {"template": to_json(tokenizer.template)}
-    write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **to_json(config), **template})
-    tokenizer.save(folder / TOKENIZER)
+    write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **to_json(config)})
+    write_tokenizer(folder, tokenizer)
     (folder / VALIDATION).write_bytes(msgspec.json.encode(validation))
     write_prompts(folder / PROMPTS, (keys - held_out) | (frozenset() if start is None else start.training_prompts))
     digest = None if start is None else start.digest()
@@ -207,7 +207,7 @@ def _validation_comparisons(config: RunConfig, split: Split) -> list[Comparison]
 
 
 def _encode(
-    config: RunConfig, split: Split, part: str, tokenizer: Tokenizer, folder: Path, counts: Counter[str]
+    config: RunConfig, split: Split, part: str, tokenizer: AnyTokenizer, folder: Path, counts: Counter[str]
 ) -> None:
     """Write one split's store for each stage, and add to `counts` what was cut, merged or dropped."""
     for stage in config.stages:
@@ -215,7 +215,7 @@ def _encode(
         rows = split.rows(part)
         if stage == REWARD:
             rows = _usable(rows, found, config)
-        encoded = tokenize(rows, tokenizer)
+        encoded = tokenize(rows, tokenizer, by_assistant=stage == LANGUAGE_MODEL and config.only_assistant)
         if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
             encoded = _as_texts(config, encoded)
         how = {"keep_first": config.model.bidirectional, "keep_incomparable": stage == LANGUAGE_MODEL}

@@ -1,8 +1,8 @@
 """A run on disk: safetensors and JSON, each file written whole or not at all, never pickle.
 
 run/
-  config.json            the format's version, and every configuration: model, packing, data, stages, and the template
-  tokenizer.json
+  config.json            the format's version, and every configuration: model, packing, data, stages
+  tokenizer.json         minirm's own; or tokenizer/, the files of the pretrained folder from which it was trained
   model.safetensors      weights of the best evaluation
   data.json              what was read, the digests of the files, and what was dropped and why
   training_prompts.bin   128-bit keys of the prompts trained on, so that evaluation can name those it meets again
@@ -21,6 +21,7 @@ Until it is finished, there are instead, beside log.jsonl and tensorboard/,
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -41,13 +42,12 @@ from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs.checksums import check_sealed
 from minirm.runs.claim import BEGUN, is_finished
-from minirm.tokens.template import Template
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.pretrained import FOLDER, AnyTokenizer, open_tokenizer
 
 FORMAT = 2
-TOKENIZER, WEIGHTS = "tokenizer.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 DATA, PROMPTS = "data.json", "training_prompts.bin"
-DESCRIPTION = (CONFIG, TOKENIZER, DATA, PROMPTS)
+DESCRIPTION = (CONFIG, DATA, PROMPTS)
 M = TypeVar("M", RewardModel, LanguageModel)
 
 
@@ -69,8 +69,10 @@ class Start:
 
     folder: Path
     model: ModelConfig
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     training_prompts: frozenset[bytes]
+    notes: tuple[str, ...] = ()
+    """What lies in the folder and is not taken."""
 
     def digest(self) -> str:
         """Return what tells its weights from any other."""
@@ -122,7 +124,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
     return LoadedRun(model.to(device).eval(), tokenizer, packing, spread.mean, spread.std, prompts)
 
 
-def load_language_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, Tokenizer]:
+def load_language_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[LanguageModel, AnyTokenizer]:
     """Return the language model that `minirm train --stage lm` left, and its tokenizer.
 
     Raises:
@@ -144,15 +146,25 @@ def _read_weights(kind: type[M], config: ModelConfig, path: Path) -> M:
     return model
 
 
-def read_model_config(folder: Path, config: dict) -> tuple[ModelConfig, Tokenizer]:
+def read_model_config(folder: Path, config: dict) -> tuple[ModelConfig, AnyTokenizer]:
     """Return a run's model configuration and its tokenizer, which fit one another."""
     model = config_from_json(ModelConfig, config.get("model"), f"{folder / CONFIG}: model")
-    template = config_from_json(Template, config.get("template"), f"{folder / CONFIG}: template")
-    tokenizer = Tokenizer.load(folder / TOKENIZER, template)
+    tokenizer = open_tokenizer(folder, bidirectional=model.bidirectional)
+    check_tokenizer(tokenizer, model, folder)
+    return model, tokenizer
+
+
+def check_tokenizer(tokenizer: AnyTokenizer, model: ModelConfig, folder: Path) -> None:
+    """Refuse a tokenizer that may return tokens for which the model has no embedding."""
     if tokenizer.largest_id >= model.vocab_size:
         known = f"the model knows {model.vocab_size} tokens, 0 to {model.vocab_size - 1}"
-        raise InputError(f"{folder / TOKENIZER}: holds token id {tokenizer.largest_id}: {known}")
-    return model, tokenizer
+        raise InputError(f"{folder}: its tokenizer holds token id {tokenizer.largest_id}: {known}")
+
+
+def write_tokenizer(folder: Path, tokenizer: AnyTokenizer) -> None:
+    """Write what `open_tokenizer` needs, each file whole or not at all."""
+    for name, content in tokenizer.files().items():
+        write_whole(folder / name, partial(Path.write_bytes, data=content))
 
 
 def read_description(folder: Path) -> dict:
@@ -183,9 +195,10 @@ def check_is_folder(folder: Path) -> None:
 
 
 def model_digest(folder: Path) -> str:
-    """Return what tells the model in a folder from any other: of its configuration, tokenizer, template and weights."""
+    """Return what tells the model in a folder from any other: of its configuration, tokenizer and weights."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.glob("*") if path.suffix in (".json", ".jinja", ".safetensors")):
+    paths = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".jinja", ".safetensors"))
+    for path in [*paths, *sorted((folder / FOLDER).glob("*"))]:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()

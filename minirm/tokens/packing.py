@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from minirm.config_rules import require
 from minirm.data.dialogue import join_steps
 from minirm.data.records import Comparison
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.tokenizer import Pieces
 
 TOKENIZE_AT_ONCE = 256
 """Comparisons handed to the tokenizer together."""
@@ -37,6 +37,14 @@ class Steps(NamedTuple):
 
     ends: np.ndarray  # (S,) int64, the last token of each step, counted within the response; of the last step: of all
     labels: np.ndarray  # (S,) float64 in [0, 1]: 1 right, 0 wrong
+
+
+class ComparisonTokenizer(Protocol):
+    """What tokenizes comparisons: minirm's own `Tokenizer`, or a pretrained folder's."""
+
+    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Pieces]:
+        """Yield each comparison in tokens; see `Pieces`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -115,28 +123,38 @@ class PackedBatch:
         return replace(self, layout=self.layout.mapped(change), **changed)
 
 
-def tokenize(comparisons: Iterable[Comparison], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Yield comparisons in tokens, read a few ahead; of a prompt, what an assistant wrote is `learned`."""
+def tokenize(
+    comparisons: Iterable[Comparison], tokenizer: ComparisonTokenizer, *, by_assistant: bool = False
+) -> Iterator[Encoded]:
+    """Yield comparisons in tokens, read a few ahead.
+
+    Args:
+        by_assistant: of a prompt, what an assistant wrote is `learned`; it may take time to find that out.
+    """
     comparisons = iter(comparisons)
     while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
-        prompts = tokenizer.encode_dialogues([comparison.prompt for comparison in batch])
-        responses = iter(tokenizer.encode_responses([text for comparison in batch for text in comparison.responses]))
-        for comparison, (prompt, by_assistant) in zip(batch, prompts, strict=True):
-            prompt, learned = np.array(prompt, dtype=np.int32), np.array(by_assistant, dtype=bool)
-            texts = tuple(np.array(ids, dtype=np.int32) for ids in islice(responses, len(comparison.responses)))
+        encoded = tokenizer.encode_comparisons(batch, by_assistant=by_assistant)
+        for comparison, (prompt, responses, learned, ending) in zip(batch, encoded, strict=True):
+            texts = tuple(np.array(ids, dtype=np.int32) for ids in responses)
             dials = (comparison.margin, comparison.weight, comparison.probability)
-            steps = _find_steps(comparison, texts, tokenizer)
-            yield Encoded(prompt, texts, comparison.scores, *dials, learned, tokenizer.ending, steps)
+            prompt, learned = np.array(prompt, dtype=np.int32), np.array(learned, dtype=bool)
+            steps = None if comparison.steps is None else _find_steps(comparison, len(prompt), texts, tokenizer)
+            yield Encoded(prompt, texts, comparison.scores, *dials, learned, ending, steps)
 
 
-def _find_steps(comparison: Comparison, texts: Sequence[np.ndarray], tokenizer: Tokenizer) -> tuple[Steps, ...] | None:
+def _find_steps(
+    comparison: Comparison, prompt: int, texts: Sequence[np.ndarray], tokenizer: ComparisonTokenizer
+) -> tuple[Steps, ...]:
     """Return where steps end: as many tokens on as the text up to there has, the last one where the response ends."""
-    if comparison.steps is None:
-        return None
     found = []
     for ids, steps, labels in zip(texts, comparison.steps, comparison.step_labels, strict=True):
-        begun = tokenizer.encode_responses([join_steps(steps[:n]) for n in range(1, len(steps))])
-        ends = [min(max(len(part) - tokenizer.ending, 1), len(ids)) - 1 for part in begun]
+        begun = [
+            replace(comparison, responses=(join_steps(steps[:n]),), scores=(0.0,), steps=None, step_labels=None)
+            for n in range(1, len(steps))
+        ]
+        pieces = tokenizer.encode_comparisons(begun, by_assistant=False)
+        lengths = [len(before) + len(response) - ending - prompt for before, [response], _, ending in pieces]
+        ends = [min(max(length, 1), len(ids)) - 1 for length in lengths]
         found.append(Steps(np.array([*ends, len(ids) - 1]), np.array(labels, dtype=float)))
     return tuple(found)
 

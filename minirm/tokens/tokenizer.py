@@ -1,20 +1,23 @@
-"""Byte-level BPE: text → token ids, and the one way in which a prompt and a response are written as tokens."""
+"""Byte-level BPE: text → token ids, and the one way in which a prompt and a response are written as tokens.
 
-import re
+<|system|> text <|user|> text <|assistant|> text <|end|> … <|assistant|>  |  text <|end|>
+the prompt: a token opens each turn, and <|end|> ends the assistant's        the response
+"""
+
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
 from minirm.config_rules import require
-from minirm.data.records import Turn
+from minirm.data.dialogue import Turn
+from minirm.data.records import Comparison
 from minirm.errors import InputError
-from minirm.tokens.template import OWN, Template
 
+FILE = "tokenizer.json"
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
 SPECIAL = (PAD, END, *(f"<|{role}|>" for role in ROLES))
@@ -36,37 +39,36 @@ def read_bpe(path: Path) -> BPETokenizer:
         raise InputError(f"{path}: no such file")
     try:
         return BPETokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics with what is not even that
         raise InputError(f"{path}: not a tokenizer file ({str(error).splitlines()[0]})") from None
 
 
-Piece = tuple[int | str, bool]
-"""A special token's id, or text; and whether an assistant wrote it."""
+Ids = list[int]
+Pieces = tuple[Ids, list[Ids], list[bool], int]
+"""A comparison in tokens: its prompt; its responses; which of the prompt's tokens an assistant wrote; how many tokens
+end each response."""
 
 
 class Tokenizer:
-    """A tokenizer that reads no special token out of a text: its template puts them in.
+    """A tokenizer that reads no special token out of a text: one opens each turn, one ends each of the assistant's.
 
     A text that spells "<|end|>" is encoded as those seven characters; it can't end its own response.
     """
 
-    def __init__(self, bpe: BPETokenizer, template: Template = OWN) -> None:
+    bidirectional = False
+
+    def __init__(self, bpe: BPETokenizer) -> None:
         self.bpe = bpe
         self.bpe.encode_special_tokens = True  # special tokens inside a text are ordinary characters
-        self.template = template
-        self.special = {token.content: i for i, token in bpe.get_added_tokens_decoder().items() if token.special}
-        self._pieces = cache(self._split)
-        ends = [piece for piece, _ in self._pieces(template.assistant[1]) if isinstance(piece, int)]
-        if not ends:
-            raise InputError(f"the template ends a response with {template.assistant[1]!r}: must hold a special token")
-        self.end_id = ends[0]
-        [empty] = self.encode_responses([""])
-        self.ending = len(empty) - empty.index(self.end_id)  # tokens, the end token and all after it
-        self.pad_id = bpe.token_to_id(PAD)
+        self.special = {token: bpe.token_to_id(token) for token in SPECIAL}
+        self.pad_id, self.end_id = self.special[PAD], self.special[END]
+        self.opens = {role: self.special[f"<|{role}|>"] for role in ROLES}
 
     def __reduce__(self) -> tuple:
-        """Go to another process by what makes it; the cache stays behind."""
-        return Tokenizer, (self.bpe, self.template)
+        """Go to another process by what makes it."""
+        return Tokenizer, (self.bpe,)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
@@ -103,24 +105,25 @@ class Tokenizer:
         return cls(bpe)
 
     @classmethod
-    def load(cls, path: Path, template: Template = OWN) -> "Tokenizer":
+    def load(cls, path: Path) -> "Tokenizer":
         """Return the tokenizer in a file of the `tokenizers` library.
 
         Raises:
-            InputError: the file is missing, is not a tokenizer, or lacks a special token of the template.
+            InputError: the file is missing, is not a tokenizer, or lacks a special token.
         """
         bpe = read_bpe(path)
-        for token in SPECIAL if template == OWN else ():
+        for token in SPECIAL:
             if bpe.token_to_id(token) is None:
                 raise InputError(f"{path}: special token {token!r} is missing from its vocabulary")
-        try:
-            return cls(bpe, template)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return cls(bpe)
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as one JSON file, in the format of the `tokenizers` library."""
-        path.write_text(self.bpe.to_str(pretty=True), encoding="utf-8")
+        path.write_bytes(self.files()[FILE])
+
+    def files(self) -> dict[str, bytes]:
+        """Return what a folder must hold to give the same tokenizer: names and contents of files."""
+        return {FILE: self.bpe.to_str(pretty=True).encode()}
 
     @property
     def vocab_size(self) -> int:
@@ -136,66 +139,43 @@ class Tokenizer:
         """Return the token ids of each text, without any special token."""
         return [encoding.ids for encoding in self.bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_alone(self, text: str) -> list[int]:
-        """Return a text's token ids outside of any dialogue, with the special tokens of the tokenizer's own file.
-
-        A Llama's puts its start token before every text, as transformers does with the same file; minirm's puts none.
-        """
-        return self.bpe.encode(text).ids
+    def encode_alone(self, text: str) -> Ids:
+        """Return a text's token ids outside of any dialogue."""
+        return self.encode([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids; special tokens are left out."""
         return self.bpe.decode(list(ids), skip_special_tokens=True)
 
-    def encode_prompts(self, prompts: Sequence[Sequence[Turn]]) -> list[list[int]]:
-        """Return each prompt as the template writes it, up to what opens the response.
+    def encode_prompts(self, prompts: Sequence[Sequence[Turn]]) -> list[Ids]:
+        """Return each prompt as its turns, and the token that opens the response.
 
         An empty prompt is that opening alone, so no prompt is without tokens.
         """
-        return [ids for ids, _ in self.encode_dialogues(prompts)]
+        return [ids for ids, _ in self._encode_prompts(prompts)]
 
-    def encode_dialogues(self, prompts: Sequence[Sequence[Turn]]) -> list[tuple[list[int], list[bool]]]:
-        """Return the tokens of each prompt, and which of them an assistant wrote: its texts and what ends them."""
-        return self._encode_pieces([[*self._write(prompt), *self._pieces(self.template.opening)] for prompt in prompts])
+    def encode_responses(self, responses: Sequence[str]) -> list[Ids]:
+        """Return the tokens of each response and its end."""
+        return [[*ids, self.end_id] for ids in self.encode(responses)]
 
-    def encode_responses(self, responses: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each response and what ends it."""
-        lead, end = self.template.lead, self._pieces(self.template.assistant[1], True)
-        written = [[(lead + self.template.text(text), True), *end] for text in responses]
-        return [ids for ids, _ in self._encode_pieces(written)]
+    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool = True) -> Iterator[Pieces]:
+        """Yield each comparison's prompt and responses in tokens; whether asked or not, who wrote the prompt's."""
+        responses = iter(self.encode_responses([text for one in comparisons for text in one.responses]))
+        prompts = self._encode_prompts([one.prompt for one in comparisons])
+        for one, (prompt, learned) in zip(comparisons, prompts, strict=True):
+            yield prompt, list(islice(responses, len(one.responses))), learned, 1
 
-    def _write(self, prompt: Sequence[Turn]) -> list[Piece]:
-        pieces = [*self._pieces(self.template.begins(prompt))]
-        for role, text in prompt:
-            before, after = self.template.around(role)
-            bare, is_written = before.rstrip(" "), role == "assistant"
-            text = before[len(bare) :] + self.template.text(text)
-            pieces += [*self._pieces(bare), (text, is_written), *self._pieces(after, is_written)]
-        return pieces
-
-    def _split(self, text: str, is_written: bool = False) -> list[Piece]:
-        """Split a text of the template at its special tokens."""
-        names = sorted(self.special, key=len, reverse=True)
-        parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
-        return [(self.special.get(part, part), is_written) for part in parts if part]
-
-    def _encode_pieces(self, rows: list[list[Piece]]) -> list[tuple[list[int], list[bool]]]:
-        """Return ids, and by whom: texts that adjoin are tokenised as one, as they would be in a whole dialogue."""
-        joined = [list(_join_texts(row)) for row in rows]
-        texts = iter(self.encode([piece for row in joined for piece, _ in row if isinstance(piece, str)]))
-        encoded = []
-        for row in joined:
-            parts = [(next(texts) if isinstance(piece, str) else [piece], is_written) for piece, is_written in row]
-            encoded.append(([i for ids, _ in parts for i in ids], [written for ids, written in parts for _ in ids]))
-        return encoded
-
-
-def _join_texts(pieces: list[Piece]) -> Iterator[Piece]:
-    for (kind, is_written), run in groupby(pieces, lambda piece: (type(piece[0]), piece[1])):
-        if kind is str:
-            yield "".join(text for text, _ in run), is_written
-        else:
-            yield from run
+    def _encode_prompts(self, prompts: Sequence[Sequence[Turn]]) -> Iterator[tuple[Ids, list[bool]]]:
+        texts = iter(self.encode([turn.text for prompt in prompts for turn in prompt]))
+        for prompt in prompts:
+            ids: Ids = []
+            learned: list[bool] = []
+            for turn in prompt:
+                is_written = turn.role == "assistant"
+                text = next(texts) + [self.end_id] * is_written
+                ids += [self.opens[turn.role], *text]
+                learned += [False, *[is_written] * len(text)]
+            yield [*ids, self.opens["assistant"]], [*learned, False]
 
 
 def _hear_signals(work: Callable[[], object]) -> None:
