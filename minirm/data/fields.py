@@ -41,6 +41,11 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
 
+JUDGEMENTS = (
+    *("score", "rank", "scores", "ranks", "label", "choice", "strength", "chosen score", "rejected score"),
+    *("margin", "weight", "probability"),
+)
+"""What says how good a response is, and what only training asks for."""
 LABEL = re.compile(
     r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|lang|language|worker|"
     r"batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)"
@@ -53,9 +58,11 @@ NOTHING = (None, "", [], {})
 class Names:
     """What fields are called: as `--fields` says it of some meanings, else as the field's sets call them."""
 
-    def __init__(self, given: dict[str, tuple[str, ...]] | None = None):
-        self.given = given or {}
-        self.names = {**NAMES, **({"context": (), "input": ()} if "prompt" in self.given else {}), **self.given}
+    def __init__(self, given: dict[str, tuple[str, ...]] | None = None, *, ignore_judgements: bool = False):
+        self.given, self.ignore_judgements = given or {}, ignore_judgements
+        ignored = JUDGEMENTS if ignore_judgements else ()
+        joined = ("context", "input") if "prompt" in self.given else ()
+        self.names = {**NAMES, **self.given, **dict.fromkeys((*joined, *ignored), ())}
         self.layouts: dict[tuple[str, ...], tuple[dict[str, str], dict[str, list[str]]]] = {}
 
     def layout(self, fields: tuple[str, ...]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -72,7 +79,7 @@ class Names:
         return self.layouts[fields]
 
 
-def parse_fields(named: Sequence[str]) -> Names:
+def parse_fields(named: Sequence[str], *, ignore_judgements: bool = False) -> Names:
     """Return the names that `--fields` gives: "prompt=question"; a prompt may join several: "prompt=title+body"."""
     given: dict[str, tuple[str, ...]] = {}
     for item in named:
@@ -84,7 +91,7 @@ def parse_fields(named: Sequence[str]) -> Names:
             raise InputError(f"fields {item!r}: {meaning} is given twice")
         split = names.lower().split("+") if meaning == "prompt" else [names.lower()]
         given[meaning] = given.get(meaning, ()) + tuple(split)
-    return Names(given)
+    return Names(given, ignore_judgements=ignore_judgements)
 
 
 class Record:
@@ -150,7 +157,7 @@ class Record:
         """Refuse a record in which what `--fields` names was not found."""
         meanings = {meaning for part in self.parts() for meaning in part.read.values()} if self.names.given else ()
         for meaning, names in self.names.given.items():
-            if meaning not in meanings and meaning != "unread":
+            if meaning not in meanings and self.names.names[meaning] and meaning != "unread":
                 asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
 

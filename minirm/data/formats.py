@@ -176,6 +176,8 @@ def _responses(record: Record) -> list[Judged]:
     items = [record.item(v, f"{name}[].") if isinstance(v, dict) else None for v in values]
     replies = [_reply(value, item, f"{name}[{i}]") for i, (value, item) in enumerate(zip(values, items, strict=True))]
     scores = _item_scores(items, name) or _listed_scores(record, len(replies))
+    if record.names.ignore_judgements:
+        return [_judged(record, replies, None)]
     if scores is None and _is_integer(chosen := record.value("chosen")) and record.find("rejected"):
         return [_two_of(record, replies, int(float(chosen)))]
     scores = scores or _read_choice(record, tuple(map(str, range(len(replies)))))

@@ -165,21 +165,20 @@ def _is_texts(column: object) -> bool:
     return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
 
 
-def parse_record(record: Record, format: str, place: str = "", *, needs_judgement: bool = True) -> Parsed:
+def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     """Return the comparisons that a record of the named format holds, mostly one.
 
     Args:
         record: see `formats.py` for what it may look like.
         format: a key of `SHAPES`.
         place: where it stands, for messages.
-        needs_judgement: refuse responses of which nobody says how good they are.
     """
     dials = _dials(record)
     comparisons, is_rating = [], False
     for prompt, responses, scores, weight, is_rating, steps in read_shape(record, format):
         if len(responses) > MOST_RESPONSES:
             raise InputError(f"{len(responses)} responses to one prompt: must be at most {MOST_RESPONSES}")
-        if scores is None and needs_judgement:
+        if scores is None and not record.names.ignore_judgements:
             rule = "nothing says which response is better: a score, a rank or a choice"
             raise InputError(f"found keys {list_names(record.fields)}: {rule} must stand beside them")
         if dials["probability"] < 1 and len(responses) != 2:

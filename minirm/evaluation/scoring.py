@@ -182,7 +182,7 @@ def score_rows(
     rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]], fields: Sequence[str] = ()
 ) -> Iterator[dict]:
     """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
-    names = parse_fields(fields)
+    names = parse_fields(fields, ignore_judgements=True)
     for batch in _in_batches(rows):
         parsed = [_read_row(row, names) for row in batch]
         rewards = iter(score([comparison for comparisons, _ in parsed for comparison in comparisons]))
@@ -211,7 +211,7 @@ def _read_row(row: Row, names: Names) -> tuple[list[Comparison], bool]:
     try:
         record = Record(row.fields, names)
         format = recognise(record)
-        return parse_record(record, format, row.place, needs_judgement=False).comparisons, format == "response"
+        return parse_record(record, format, row.place).comparisons, format == "response"
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
 
