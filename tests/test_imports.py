@@ -11,9 +11,20 @@ PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
     ["errors", "memory"],
-    ["disk", "config_json", "config_rules"],
-    ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
-    ["run_config", "records", "layout", "films", "pictures", "report", "template"],
+    ["disk", "config_json", "config_rules", "losses", "vectors"],
+    [
+        "config",
+        "dialogue",
+        "files",
+        "links",
+        "listwise",
+        "ratings",
+        "calibration",
+        "intervals",
+        "shaping",
+        "evaluation",
+    ],
+    ["metrics", "run_config", "records", "layout", "films", "pictures", "report", "template"],
     ["strips"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
     ["recurrence", "lora", "pairs"],
