@@ -9,7 +9,7 @@ NAMES = {
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
     "checkpoints": "time and memory of importing a GPT-2 of 124 million parameters",
     "gpu": "the checks and the comparison that need a GPU",
-    "losses": "time and memory of the losses, against loops and against TRL's formula",
+    "losses": "time and memory of the losses, their atlas, and how often intervals hold the truth",
     "lora": "memory and time of low-rank adapters, against full training",
     "preferences": "real preferences, against what needs no neural network",
     "recipes": "the documents' recipes, each ending in its own table",

@@ -3,6 +3,8 @@
     python -m bench losses                 about two minutes
     python -m bench losses --quick         small sizes and few rounds, to see that it runs
     python -m bench losses --device cuda
+    python -m bench losses --atlas         the picture of all losses and their slopes alone
+    python -m bench losses --coverage      how often intervals hold the truth; about ten minutes
 
 The others are: the one line that TRL has for a pair (K = 2), a Python loop over pairs, a loop over pairs of places for
 the whole batch at once, a broadcast over (B, K, K) without care for what the backward pass keeps, and a Python loop
@@ -27,6 +29,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bench import coverage
+from bench.atlas import atlas
 from bench.memory import peak_bytes
 from bench.places import out_folder
 from bench.timing import Spread, interleaved, machine, ratio, spread
@@ -217,7 +221,7 @@ def markdown(rows: list[Row], aims: list[str], facts: dict, command: str) -> str
     lines += ["in a round, with its quartiles, above 1 where minirm is faster; memory is the most allocated at once."]
     lines += [""]
     lines += [f"- {sentence}" for sentence in aims]
-    lines += ["", "![time and memory](losses.png)", ""]
+    lines += ["", "![time and memory](losses.png)", "", "![each loss and its slope](losses-atlas.png)", ""]
     lines += ["| B | K | dtype | | time | × | peak memory |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         memory = "–" if row.peak_bytes is None else as_size(row.peak_bytes)
@@ -272,9 +276,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
+    parser.add_argument("--atlas", action="store_true", help="draw the atlas of losses and measure nothing")
+    parser.add_argument("--coverage", action="store_true", help="simulate how often intervals hold the truth instead")
     parser.add_argument("--out", type=Path, help="bench/results; with --quick a new folder for temporary files")
     options = parser.parse_args(argv)
     out = out_folder(options.out, whole=not options.quick)
+    command = " ".join(["python -m bench losses", *argv])
+    if options.coverage:
+        return coverage.main(out, command, **({"draws": 20, "resamples": 100} if options.quick else {}))
+    out.mkdir(parents=True, exist_ok=True)
+    atlas().savefig(out / "losses-atlas.png", dpi=110)
+    if options.atlas:
+        return None
     if options.device == "cpu":
         torch.set_num_threads(1)
     facts, rows = machine(), []
@@ -285,9 +298,8 @@ def main(argv: list[str]) -> None:
     aims = [*targets(rows), bootstrap_sentence(rounds)]
     print(*aims, sep="\n")
     name = "losses" if options.device == "cpu" else f"losses_{options.device}"
-    out.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m bench losses", *argv])
     record = {"command": command, "machine": facts, "targets": aims, "rows": [asdict(row) for row in rows]}
     (out / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    (out / f"{name}.md").write_text(markdown(rows, aims, facts, command).replace("losses.png", f"{name}.png"))
+    (out / f"{name}.md").write_text(markdown(rows, aims, facts, command).replace("(losses.png", f"({name}.png"))
     picture(rows, B=64).savefig(out / f"{name}.png", dpi=150)
+    return None

@@ -2,8 +2,8 @@
 
     python -m tests.check_loss my_file.py:my_loss
 
-A loss of pairs takes (chosen, rejected), each (B,); one of lists (rewards, scores, mask), each (B, K); both return
-(B,) losses. What must hold ends the command with status 1 where it doesn't; what may be meant otherwise is said.
+A loss of pairs takes (chosen, rejected), each (B,); one of lists takes (rewards, scores, mask), each (B, K); both
+return (B,) losses. What must hold ends the command with status 1 where it doesn't; what may be meant otherwise is said.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ Sample = tuple[Tensor, ...]
 
 
 def sample(of_lists: bool, dtype: torch.dtype = torch.float64) -> Sample:
-    """Return inputs: four pairs, or four rows of five responses with ties, padding, a tied row, a single response."""
+    """Return four pairs, or four rows of five responses with ties, padding, a tied row and a single response."""
     generator = torch.Generator().manual_seed(0)
     if not of_lists:
         return tuple(torch.randn(4, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
@@ -42,7 +42,7 @@ def gradients(loss: Loss, inputs: Sample) -> tuple[Tensor, ...]:
 
 
 def alike(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> bool:
-    return torch.allclose(found, expected.to(found.dtype), rtol=tolerance, atol=tolerance, equal_nan=True)
+    return torch.allclose(found.double(), expected.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def gives_one_loss_for_each(loss: Loss, inputs: Sample) -> bool:
@@ -124,7 +124,7 @@ MUST = {
     is_finite_at_ten_thousand: "log(sigmoid(x)) is −∞ for large −x: write softplus(−x), and no exp of a reward",
     computes_in_float32_or_better: "bfloat16 rounds 256.7 to 257: begin with rewards.float()",
     is_one_graph: "torch.compile(fullgraph=True) fails or differs: no .item(), no branch on a value",
-    looks_at_no_value_to_know_a_shape: "a shape depends on values (boolean indexing, nonzero): a GPU waits for the host",
+    looks_at_no_value_to_know_a_shape: "a shape depends on values (boolean indexing, nonzero), or a value is asked for",
     ignores_what_is_behind_the_mask: "NaN in padding reaches value or gradient: masked_fill before any arithmetic",
     ignores_the_order_of_responses: "the same responses in another order have another loss",
 }
@@ -132,7 +132,7 @@ MAY = {
     ignores_a_shift_of_all_rewards: "a loss of comparisons leaves the level of rewards free; one of ratings fixes it",
     pushes_the_better_up_and_the_worse_down: "a step against the gradient should part the two; is a sign turned?",
     uses_only_the_order_of_scores: "the size of scores counts",
-    is_that_of_minirm: "it differs from bradley_terry_loss (pairs) or all_pairs_loss (lists), as yours may",
+    is_that_of_minirm: "it is another than bradley_terry_loss (pairs) or all_pairs_loss (lists)",
 }
 OF_LISTS = {ignores_what_is_behind_the_mask, ignores_the_order_of_responses, uses_only_the_order_of_scores}
 

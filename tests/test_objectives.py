@@ -1,6 +1,7 @@
 """From rewards to the number that a step minimises: labels, margins, weights, hits."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minirm.config import TrainConfig
+from minirm import links, listwise, ratings
+from minirm.config import KNOWN_BY, OF_DIFFERENCES, OF_TIES, ModelConfig, PackingConfig, TrainConfig
 from minirm.data.records import Comparison
+from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
-from minirm.losses import bradley_terry_loss, centering_penalty
-from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.losses import bradley_terry_loss, centering_penalty, davidson_loss, rao_kupper_loss
+from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import Encoded, PackedBatch, Steps, fit, pack, tokenize, truncate
+from minirm.tokens.tokenizer import Tokenizer
 from minirm.training import objectives
-from minirm.training.objectives import LanguageModelObjective, RewardObjective, count_hits, preference_losses
+from minirm.training.objectives import LOSSES, LanguageModelObjective, RewardObjective, count_hits, preference_losses
 
 TOKEN = np.zeros(1, dtype=np.int32)
 
@@ -96,18 +101,161 @@ def test_rao_kupper_is_the_mean_over_all_pairs_with_ties_as_an_outcome(scores, t
         assert found.item() == pytest.approx(sum(losses) / max(len(losses), 1), abs=1e-9)
 
 
-@pytest.mark.parametrize("loss", ["all_pairs", "plackett_luce", "rao_kupper"])
+COMPARING = [loss for loss in LOSSES if loss != "step"]
+
+
+@pytest.mark.parametrize("loss", COMPARING)
 def test_nan_behind_the_mask_reaches_neither_loss_nor_gradient(loss):
     batch = batch_of((2, 1, 0), (1, 0), (0,), (1, 1))
     found = {}
     for behind in (0.0, math.nan):
         rewards = some_rewards(batch, behind_mask=behind).requires_grad_()
-        config = TrainConfig(loss=loss, centering=0.1, label_smoothing=0.1 if loss == "all_pairs" else 0.0)
+        config = TrainConfig(loss=loss, centering=0.1, label_smoothing=0.1 if loss in OF_DIFFERENCES else 0.0)
         outcome = RewardObjective(config)(lambda _, given=rewards: given, batch)
         [gradient] = torch.autograd.grad(outcome.loss, rewards)
         found[behind] = (outcome.loss.item(), outcome.hits.item(), gradient.tolist())
     assert found[0.0] == list(found.values())[1]
     assert all(math.isfinite(value) for row in found[0.0][2] for value in row)
+
+
+PAIR_LOSSES = {
+    "all_pairs": bradley_terry_loss,
+    "probit": links.probit_loss,
+    "hinge": links.hinge_loss,
+    "squared": links.squared_loss,
+    "noise_corrected": links.noise_corrected_loss,
+}
+
+
+@pytest.mark.parametrize("loss", OF_DIFFERENCES)
+def test_every_loss_of_differences_honours_margin_soft_label_and_noise(loss):
+    """Of three responses the mean over the pairs that differ, by hand; smoothing mixes, the corrected loss unmixes."""
+    batch = batch_of((2, 0, 0), margin=0.5)
+    rewards = some_rewards(batch)
+    pairs = rewards[0, [0, 0]], rewards[0, [1, 2]]
+    config = TrainConfig(loss=loss, label_smoothing=0.2)
+    noise = {"noise": 0.2} if loss == "noise_corrected" else {"probability": 0.8}
+    expected = PAIR_LOSSES[loss](*pairs, margin=0.5, **noise).mean()
+    torch.testing.assert_close(preference_losses(rewards, batch, config)[0], expected, rtol=1e-6, atol=1e-6)
+    soft = batch_of((0, 1), probability=0.3)
+    rewards = some_rewards(soft)
+    dials = {"noise": 0.0} if loss == "noise_corrected" else {}
+    expected = PAIR_LOSSES[loss](rewards[:, 1], rewards[:, 0], probability=0.3, **dials)
+    found = preference_losses(rewards, soft, TrainConfig(loss=loss))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("probability", "outcome"), [(1.0, 1), (0.5, 0), (0.0, -1)])
+def test_a_label_of_one_half_is_a_tie_and_one_of_0_the_reverse_for_losses_that_know_ties(probability, outcome):
+    batch = batch_of((1, 0), probability=probability)
+    rewards = some_rewards(batch)
+    pair = rewards[:, 0], rewards[:, 1], torch.tensor([outcome])
+    found = {loss: preference_losses(rewards, batch, TrainConfig(loss=loss, tie_width=0.7)) for loss in OF_TIES}
+    torch.testing.assert_close(found["rao_kupper"], rao_kupper_loss(*pair, tie_width=0.7))
+    torch.testing.assert_close(found["davidson"], davidson_loss(*pair, tie_weight=math.expm1(0.7)))
+    thresholds = 0.7 * torch.tensor([1.0, 3.0, 5.0, 7.0])
+    torch.testing.assert_close(found["graded_preference"], ratings.graded_preference_loss(*pair, thresholds=thresholds))
+
+
+def test_the_size_of_scores_is_what_ratings_grades_and_listnet_learn():
+    batch = batch_of((4, 1, 0))
+    rewards, scores = some_rewards(batch), batch.ratings
+    assert scores.tolist() == [[4, 1, 0]] and batch.scores.tolist() == [[2, 1, 0]]
+    mask, thresholds = batch.mask, torch.tensor([-3.0, -1.0, 1.0, 3.0])
+    first, second = rewards[0, [0, 0, 1]], rewards[0, [1, 2, 2]]
+    graded = ratings.graded_preference_loss(first, second, torch.tensor([3, 4, 1]), thresholds=thresholds + 4)
+    expected = {
+        "rating": ratings.rating_loss(rewards, scores, mask),
+        "ordinal": ratings.ordinal_loss(rewards, scores, mask, thresholds=thresholds),
+        "graded_preference": graded.mean()[None],
+        "listnet": listwise.listnet_loss(rewards, scores, mask),
+        "lambdarank": listwise.lambdarank_loss(rewards, batch.scores, mask),
+    }
+    for loss, value in expected.items():
+        torch.testing.assert_close(preference_losses(rewards, batch, TrainConfig(loss=loss)), value)
+
+
+def test_scores_that_float32_takes_for_one_stay_apart_for_losses_of_order():
+    batch = batch_of((2**24 + 1, 2**24))
+    assert batch.scores.tolist() == [[1, 0]] and (batch.ratings[0, 0] - batch.ratings[0, 1]).item() == 1
+
+
+@pytest.mark.parametrize("loss", COMPARING)
+def test_what_a_loss_cannot_use_is_refused_in_python_too(loss):
+    def refused(batch: PackedBatch) -> str:
+        with pytest.raises(InputError) as caught:
+            preference_losses(some_rewards(batch), batch, TrainConfig(loss=loss))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    if loss not in OF_DIFFERENCES:
+        assert f"loss={loss}: margin must be 0" in refused(batch_of((1, 0), margin=0.5))
+        assert f"loss={loss}: probability must be" in refused(batch_of((1, 0), probability=0.9))
+        with pytest.raises(InputError, match=f"label_smoothing=0.1 must be 0.0 for loss={loss}"):
+            TrainConfig(loss=loss, label_smoothing=0.1)
+    if loss in KNOWN_BY["levels"]:
+        for scores in ((5, 0), (0.5, 0), (-1, 0)):
+            assert "scores must be whole numbers from 0 to 4 (levels=5)" in refused(batch_of(scores))
+    assert "labels of steps must not be there" in refused(pack([a_stepped_one()]))
+    with pytest.raises(InputError, match="loss=step: labels of steps must be there"):
+        preference_losses(torch.zeros(1, 2), batch_of((1, 0)), TrainConfig(loss="step"))
+
+
+def a_stepped_one(labels: tuple[float, ...] = (1.0, 0.0, 1.0)) -> Encoded:
+    response = np.arange(6, dtype=np.int32)
+    return Encoded(TOKEN, (response,), (0.0,), steps=(Steps(np.array([1, 3, 5]), np.array(labels)),))
+
+
+def test_steps_are_read_at_their_last_tokens_by_the_fused_read():
+    """The rewards of a response in three steps are those of its three beginnings, each alone."""
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=16, layers=2, width=16, heads=2, max_positions=16)
+    for backbone in ("transformer", "gru", "torch_decoder"):
+        model = RewardModel(replace(config, backbone=backbone)).double().eval()
+        other = Encoded(
+            TOKEN + 7, (np.array([3, 2], dtype=np.int32),), (0.0,), steps=(Steps(np.array([1]), np.ones(1)),)
+        )
+        for share_prompt in (True, False):
+            batch = pack([a_stepped_one(), other], share_prompt=share_prompt)
+            assert batch.mask.tolist() == [[True] * 3, [True, False, False]]
+            assert batch.ratings.tolist() == [[1, 0, 1], [1, 0, 0]]
+            rewards = model(batch)
+            for step, end in enumerate((1, 3, 5)):
+                alone = pack([Encoded(TOKEN, (np.arange(end + 1, dtype=np.int32),), (0.0,))])
+                torch.testing.assert_close(rewards[0, step], model(alone)[0, 0])
+
+
+def test_hits_of_steps_are_rewards_of_the_sign_that_the_label_asks_for():
+    batch = pack([a_stepped_one((1.0, 0.0, 0.5)), a_stepped_one((1.0, 1.0, 0.0))])
+    rewards = torch.tensor([[2.0, 3.0, 1.0], [0.0, 1.0, -4.0]])  # right, wrong, unsaid; half, right, right
+    config = TrainConfig(loss="step")
+    outcome = RewardObjective(config)(lambda _: rewards, batch)
+    assert (outcome.hits.item(), outcome.cases.item()) == (3.5, 5)
+    expected = ratings.step_loss(rewards, batch.ratings, batch.mask).sum()
+    torch.testing.assert_close(outcome.loss, expected)
+    assert RewardObjective(config).total_weight(batch).item() == 2
+
+
+def test_a_text_in_steps_is_read_where_the_text_of_each_ends():
+    """As many tokens on as that beginning has alone; the last step at the end token, where scoring reads as well."""
+    steps = ("First add them.", "Then halve it.", "Done.")
+    tokenizer = Tokenizer.train(["\n".join(steps)] * 3)
+    one = Comparison((), ("\n".join(steps),), (0.0,), steps=(steps,), step_labels=((1.0, 0.0, 1.0),))
+    [encoded] = tokenize([one], tokenizer)
+    [found], [ids] = encoded.steps, encoded.responses
+    texts = [tokenizer.decode(ids[: end + 1]) for end in found.ends]
+    assert texts == ["First add them.", "First add them.\nThen halve it.", "\n".join(steps)]
+    assert found.ends[-1] == len(ids) - 1 and found.labels.tolist() == [1, 0, 1]
+
+
+def test_a_step_that_is_cut_has_no_label_any_more():
+    cut = truncate(a_stepped_one(), 5)  # one token of prompt, three and the end of the response
+    assert cut.responses[0].tolist() == [0, 1, 2, 5]
+    assert cut.steps[0].ends.tolist() == [1] and cut.steps[0].labels.tolist() == [1]
+    counts = Counter()
+    late = replace(a_stepped_one(), steps=(Steps(np.array([5]), np.ones(1)),))
+    assert list(fit([late], PackingConfig(max_tokens=5), counts)) == []
+    assert counts["dropped: no whole step left after the cut"] == 1
 
 
 def test_blocks_change_no_loss(monkeypatch):

@@ -1,17 +1,21 @@
 """Whether a backbone keeps the protocol's promises, and in words what is missing where it does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from minirm.models.backbones import Backbone
 from torch import Tensor, nn
 
 from bench.architectures.contestants import Build
-from minirm.config import ModelConfig
+from minirm.config import ModelConfig, TrainConfig
 from minirm.models.protocol import Backbone
+from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import lay_out
-from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.packing import Encoded, PackedBatch, Steps, pack
+from minirm.training.objectives import LOSSES, preference_losses
 
 CONFIG = ModelConfig(vocab_size=23, layers=2, width=16, heads=2, max_positions=64)
 TOLERANCE = 1e-8
@@ -43,6 +47,7 @@ def check(build: Build) -> list[Finding]:
         ("every parameter and every token gets a gradient", True, _gradients),
         ("a token sees nothing of what follows it", False, _causal),
         ("its state is all that a continuation needs", False, _state),
+        ("every loss of the library trains it", False, _losses),
     ]
     torch.manual_seed(0)
     batch = _batch(np.random.default_rng(0))
@@ -157,6 +162,22 @@ def _state(backbone: Backbone, batch: list[Encoded]) -> str:
     continued, _ = backbone(tokens, layout, only_reads=True, past=state)
     apart = _distance(continued, _run(backbone, pack(batch), only_reads=True))
     return "" if apart < TOLERANCE else f"a continuation differs by {apart:.2g} from reading everything at once"
+
+
+def _losses(backbone: Backbone, batch: list[Encoded]) -> str:
+    model = RewardModel(CONFIG, backbone).double()
+    ends = [[np.unique([0, len(r) - 1]) for r in item.responses] for item in batch]
+    of_each = (tuple(Steps(end, np.ones(len(end))) for end in ends_of_one) for ends_of_one in ends)
+    steps = [replace(item, steps=steps_of_one) for item, steps_of_one in zip(batch, of_each, strict=True)]
+    for name in LOSSES:
+        packed = pack(steps if name == "step" else batch)
+        model.zero_grad()
+        losses = preference_losses(model(packed), packed, TrainConfig(loss=name))
+        losses.sum().backward()
+        gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
+        if not all(x.isfinite().all() for x in (losses, *gradients)) or not any(g.any() for g in gradients):
+            return f"under loss={name} its loss is {losses.tolist()}, or its gradient 0 or not finite"
+    return ""
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

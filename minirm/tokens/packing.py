@@ -261,15 +261,8 @@ def pack(
     if labels.steps and (bidirectional or any(encoded.steps is None for encoded in batch)):
         raise ValueError("steps must be labelled in every comparison of a batch or in none, and not for an encoder")
     pieces, parents, learned = _segments(batch, share_prompt)
-    responses = [segment for segment, parent in enumerate(parents) if parent >= 0]
     lengths = [len(piece) for piece in pieces]
-    reads, before_end = responses, None
-    if labels.steps:
-        ends = [steps.ends for encoded in batch for steps in encoded.steps]
-        reads = np.repeat(responses, [len(of_one) for of_one in ends]).tolist()
-        before_end = [
-            lengths[s] - 1 - end for s, of_one in zip(responses, ends, strict=True) for end in of_one.tolist()
-        ]
+    reads, before_end = _reads(batch, lengths, parents, labels.steps)
     rectangular = (lengths[::2], lengths[1::2])
     layout = lay_out_rows(*rectangular) if bidirectional else lay_out(lengths, parents, reads, before_end=before_end)
     scores, ratings, mask = _judgements(batch, labels.steps)
@@ -290,6 +283,20 @@ def pack(
         labels=labels,
         rows=tuple(range(len(batch)) if rows is None else map(int, rows)),
     )
+
+
+def _reads(
+    batch: Sequence[Encoded], lengths: list[int], parents: list[int], by_step: bool
+) -> tuple[list[int], list[int] | None]:
+    """Return the segment of each read, and how far before its end it is read: at the end, or at that of each step."""
+    responses = [segment for segment, parent in enumerate(parents) if parent >= 0]
+    if not by_step:
+        return responses, None
+    ends = [steps.ends.tolist() for encoded in batch for steps in encoded.steps]
+    reads = [segment for segment, of_one in zip(responses, ends, strict=True) for _ in of_one]
+    return reads, [
+        lengths[segment] - 1 - end for segment, of_one in zip(responses, ends, strict=True) for end in of_one
+    ]
 
 
 def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
