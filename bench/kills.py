@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
         ends, operations, seconds = kill(Path(home), options.trials, options.seed)
     text = f"""# Runs that were killed
 
-`python -m bench kills --trials {options.trials} --seed {options.seed}`: little runs of {seconds:.1f} s, one half of them
-killed by SIGKILL at a random moment, the other before one of the {operations} file operations in the
+`python -m bench kills --trials {options.trials} --seed {options.seed}`: little runs of {seconds:.1f} s, one half
+of them killed by SIGKILL at a random moment, the other before one of the {operations} file operations in the
 run's folder; every third one twice; and then gone on with.
 
 | how the run ended | random moments | file operations |

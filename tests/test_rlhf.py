@@ -28,6 +28,7 @@ from minirm.policies.sampling import sample
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
+from minirm.runs.state import State
 from minirm.tokens.template import OWN, as_dialogue
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.films import praise
@@ -227,7 +228,8 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
     whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two), next(two)]
-    resumed.restore({name: tensor.clone() for name, tensor in left.state().items()})
+    tensors, progress = left.state()
+    resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
     assert begun + list(resumed.run()) == expected
     for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
