@@ -240,7 +240,8 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
 def test_on_cuda_a_policy_learns_and_goes_on(backbone):
     left, resumed = (PPO(a_model(backbone).to("cuda"), BARE, PROMPTS, vowels, QUICK) for _ in range(2))
     next(left.run())
-    resumed.restore({name: tensor.cpu() for name, tensor in left.state().items()})
+    tensors, progress = left.state()
+    resumed.restore(State({name: tensor.cpu() for name, tensor in tensors.items()}, progress, Path("state")))
     assert next(resumed.run()).iteration == 2
     best = best_of_n(resumed.policy.language_model, BARE, PROMPTS, vowels, n=2, max_new_tokens=4)
     assert len(best) == len(PROMPTS) and {p.device.type for p in resumed.policy.parameters()} == {"cuda"}

@@ -83,8 +83,8 @@ def is_finished(folder: Path) -> bool:
 def _is_begun(folder: Path, asked: dict) -> bool:
     """Return whether this very job has begun here; refuse a folder that is neither begun so nor free."""
     begun = folder / BEGUN
-    if is_finished(folder):
-        _clear(folder)  # where the end itself was cut short
+    if is_finished(folder) and (begun / ASKED).is_file():
+        _clear(folder)  # the end itself was cut short
     if not begun.is_dir():
         left = list(folder.glob(f".{BEGUN}.*"))  # by a process that was killed before the job had begun
         disk.check_free(folder, besides=(disk.LOCK, *(path.name for path in left)))
@@ -116,5 +116,5 @@ def _change(name: str, before: object, now: dict) -> str:
 
 
 def _clear(folder: Path) -> None:
-    for name in (BEGUN, STATES):
+    for name in (STATES, BEGUN):
         shutil.rmtree(folder / name, ignore_errors=True)
