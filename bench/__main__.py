@@ -7,6 +7,8 @@ import sys
 NAMES = {
     "architectures": "which architecture makes a better reward model, and at what price",
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
+    "damage": "flipped bits and cut files in a run's folder: is every one noticed?",
+    "kills": "runs that are killed and gone on with: do they end as the uninterrupted one?",
     "checkpoints": "time and memory of importing a GPT-2 of 124 million parameters",
     "gpu": "the checks and the comparison that need a GPU",
     "losses": "time and memory of the losses, their atlas, and how often intervals hold the truth",

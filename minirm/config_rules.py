@@ -1,6 +1,7 @@
 """Configurations are dataclasses whose annotations say what a value may be: held against them from Python and JSON."""
 
 import dataclasses
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,7 @@ def check(config: object) -> None:
 
 def to_json(config: object) -> dict:
     """Return a dataclass as plain JSON types."""
-    return msgspec.json.decode(msgspec.json.encode(config, enc_hook=str))
+    return json.loads(json.dumps(msgspec.to_builtins(config, enc_hook=str)))
 
 
 def config_from_json(kind: type[C], values: object, place: str) -> C:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -121,6 +121,16 @@ def alone_in(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # not empty
             for path in new:
                 path.rmdir()
+
+
+def check_free(folder: Path, besides: Collection[str] = (LOCK,)) -> None:
+    """Refuse a folder that holds anything, besides files of these names.
+
+    Raises:
+        InputError: it does.
+    """
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - set(besides):
+        raise InputError(f"{folder}: is not empty; name another folder")
 
 
 def check_folder(folder: Path) -> None:

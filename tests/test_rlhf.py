@@ -28,6 +28,7 @@ from minirm.policies.sampling import sample
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
+from minirm.runs.state import State
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.films import praise
 from tests.conftest import last_state, sealed, write_lines
@@ -225,7 +226,8 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
     whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two), next(two)]
-    resumed.restore({name: tensor.clone() for name, tensor in left.state().items()})
+    tensors, progress = left.state()
+    resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
     assert begun + list(resumed.run()) == expected
     for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -236,7 +238,8 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
 def test_on_cuda_a_policy_learns_and_goes_on(backbone):
     left, resumed = (PPO(a_model(backbone).to("cuda"), BARE, PROMPTS, vowels, QUICK) for _ in range(2))
     next(left.run())
-    resumed.restore({name: tensor.cpu() for name, tensor in left.state().items()})
+    tensors, progress = left.state()
+    resumed.restore(State({name: tensor.cpu() for name, tensor in tensors.items()}, progress, Path("state")))
     assert next(resumed.run()).iteration == 2
     best = best_of_n(resumed.policy.language_model, BARE, PROMPTS, vowels, n=2, max_new_tokens=4)
     assert len(best) == len(PROMPTS) and {p.device.type for p in resumed.policy.parameters()} == {"cuda"}

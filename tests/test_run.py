@@ -389,6 +389,16 @@ def test_what_nobody_judged_is_not_taken_for_a_score_of_0(tmp_path):
     assert "rows without a judgement" in refusal(a_config(file, loss="rating"), tmp_path / "run")
 
 
+def test_what_a_run_keeps_of_its_validation_split_comes_back_as_it_was(tmp_path):
+    odd = {"id": [10**30, "\ud800", None], "margin": 0.1 + 0.2, "weight": 3, "subset": "größe"}
+    rows = [{**row, **odd} for row in kind_and_rude(8)]
+    file = write_lines(tmp_path / "pairs.jsonl", rows)
+    prepared = prepare(a_config(file), tmp_path / "work")
+    kept = {one.source: one for one in prepared.validation}
+    read = [one for one in read_comparisons([file]) if one.source in kept]
+    assert len(read) == 2 and all(one == kept[one.source] for one in read)
+
+
 def test_ties_stay_in_the_validation_part_of_a_loss_that_learns_from_them(tmp_path):
     rows = [
         {"prompt": f"Q{n}", "responses": [{"text": "a", "score": 1}, {"text": "b", "score": n % 2}]} for n in range(40)
@@ -423,7 +433,9 @@ def test_weights_are_on_disk_before_anything_can_go_wrong_with_their_evaluation(
 
 
 def test_a_folder_that_is_not_empty_is_refused(file, whole, tmp_path):
-    (tmp_path / "config.json").write_text("of someone else")
+    for name in ("config.json", "checksums.txt", "states/mine"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of someone else")
     for folder in (whole, tmp_path):
         before = contents(folder)
         with pytest.raises(InputError, match=f"^{folder}: is not empty; name another folder$"):

@@ -213,7 +213,7 @@ def test_a_reward_model_starts_from_the_language_models_weights_and_tokenizer(tu
     read_start(tuned).take_over(model)
     weights = load_file(tuned / run_folder.WEIGHTS)
     assert all(torch.equal(t, weights[f"backbone.{name}"]) for name, t in model.backbone.state_dict().items())
-    assert (tmp_path / "run" / "tokenizer.json").read_bytes() == (tuned / "tokenizer.json").read_bytes()
+    assert (tmp_path / "run" / "begun" / "tokenizer.json").read_bytes() == (tuned / "tokenizer.json").read_bytes()
     moved = part(load_file(last_state(tmp_path / "run")), "model.backbone.")
     largest_step = 0.01 * 1.3  # Adam's first is the learning rate, and some weight decays
     assert all((t - weights[f"backbone.{name}"]).abs().max() <= largest_step for name, t in moved.items())

@@ -16,6 +16,7 @@ from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
+from minirm.config_rules import to_json
 from minirm.data.dialogue import Turn
 from minirm.data.records import Comparison, read_comparisons
 from minirm.data.splits import prompt_key
@@ -24,7 +25,7 @@ from minirm.disk import write_whole
 from minirm.evaluation.pairs import Rewards
 from minirm.hub.load import load
 from minirm.metrics import Interval
-from minirm.runs import run_folder
+from minirm.runs.claim import is_finished
 from minirm.runs.job import train_run
 from minirm.runs.run_config import RunConfig
 
@@ -49,10 +50,10 @@ class Setting:
 
     def trained(self, config: RunConfig, name: str) -> Path:
         """Return the folder of a finished run; what an earlier call left unfinished goes on."""
-        folder = self.cache / f"{name}-{_digest(config.to_json(), torch.__version__)}"
-        if not (folder / run_folder.METRICS).is_file():
+        folder = self.cache / f"{name}-{_digest(to_json(config), torch.__version__)}"
+        if not is_finished(folder):
             print(f"{name}:", flush=True)
-            train_run(config, folder, Teller(), resume=(folder / run_folder.CONFIG).is_file())
+            train_run(config, folder, Teller())
         return folder
 
     def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from minirm.config import ModelConfig
 from minirm.data.dialogue import Turn
 from minirm.data.records import Comparison
-from minirm.disk import save_tensors, write_folder_whole, write_json
+from minirm.disk import check_free, save_tensors, write_folder_whole, write_json
 from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun
 from minirm.hub.card import write_card
@@ -48,8 +48,7 @@ def export_run(run_folder: str | Path, out: str | Path) -> None:
         InputError: the run can't be read, transformers has no class for its backbone, or `out` is not empty.
     """
     run_folder, out = Path(run_folder), Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty; name another folder")
+    check_free(out)
     run = load_run(run_folder)
     config = run.model.config
     family = next((family for family in FAMILIES.values() if family.style == config.style), None)

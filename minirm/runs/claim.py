@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from minirm import disk
-from minirm.errors import InputError, shorten
+from minirm.errors import InputError
 from minirm.runs.checksums import CHECKSUMS, check_sealed, seal
 from minirm.runs.state import State, read_state, save_state
 
@@ -83,13 +83,12 @@ def is_finished(folder: Path) -> bool:
 def _is_begun(folder: Path, asked: dict) -> bool:
     """Return whether this very job has begun here; refuse a folder that is neither begun so nor free."""
     begun = folder / BEGUN
-    if is_finished(folder):
-        _clear(folder)  # where the end itself was cut short
+    if is_finished(folder) and (begun / ASKED).is_file():
+        _clear(folder)  # the end itself was cut short
     if not begun.is_dir():
-        left = [path for path in folder.iterdir() if path.name.startswith(f".{BEGUN}.")]
-        if any(path.name != disk.LOCK and path not in left for path in folder.iterdir()):
-            raise InputError(f"{folder}: is not empty; name another folder")
-        for path in left:  # of a process that was killed before the job had begun
+        left = list(folder.glob(f".{BEGUN}.*"))  # by a process that was killed before the job had begun
+        disk.check_free(folder, besides=(disk.LOCK, *(path.name for path in left)))
+        for path in left:
             shutil.rmtree(path)
         return False
     check_sealed(begun)
@@ -113,10 +112,9 @@ def _change(name: str, before: object, now: dict) -> str:
     if name.endswith(DIGEST):
         what = name.removesuffix(DIGEST)
         return f"what {what}={now.get(what)} holds changed since this run began: begin anew in another folder"
-    before, after = (value if isinstance(value, list) else shorten(value) for value in (before, now.get(name)))
-    return f"was begun with {name}={before}, not {name}={after}"
+    return f"was begun with {name}={before}, not {name}={now.get(name)}"
 
 
 def _clear(folder: Path) -> None:
-    for name in (BEGUN, STATES):
+    for name in (STATES, BEGUN):
         shutil.rmtree(folder / name, ignore_errors=True)

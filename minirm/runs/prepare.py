@@ -67,7 +67,7 @@ def read_prepared(folder: Path) -> Prepared:
     """Return what `prepare` wrote into a folder."""
     config = config_in(folder / CONFIG)
     _, tokenizer = read_model_config(folder, read_json(folder / CONFIG))
-    validation = msgspec.json.decode((folder / VALIDATION).read_bytes(), type=list[Comparison])
+    validation = msgspec.convert(read_json(folder / VALIDATION)["comparisons"], list[Comparison])
     stores = {path.name: TokenStore(path) for path in sorted((folder / STORES).iterdir())}
     data, prompts = read_json(folder / DATA), read_prompts(folder / PROMPTS)
     return Prepared(config, tokenizer, data, prompts, validation, stores)
@@ -157,7 +157,7 @@ def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prep
     versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
     write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **to_json(config)})
     write_tokenizer(folder, tokenizer)
-    (folder / VALIDATION).write_bytes(msgspec.json.encode(validation))
+    write_json(folder / VALIDATION, {"comparisons": [dataclasses.asdict(one) for one in validation]})
     write_prompts(folder / PROMPTS, (keys - held_out) | (frozenset() if start is None else start.training_prompts))
     digest = None if start is None else start.digest()
     found = {

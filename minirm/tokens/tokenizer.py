@@ -190,7 +190,6 @@ def _hear_signals(work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.1)
+    thread.join()
     for error in failed:
         raise error
