@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from minirm.models.backbones import Backbone
 from torch import Tensor, nn
 
 from bench.architectures.contestants import Build
