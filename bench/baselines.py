@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 

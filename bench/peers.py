@@ -29,7 +29,7 @@ from transformers import (
 from bench.gpt2 import gpt2_config
 from bench.texts import longest, sequences
 from minirm.config import ModelConfig, TrainConfig
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded
 from minirm.tokens.tokenizer import END, PAD, Tokenizer

@@ -25,11 +25,12 @@ from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_fo
 from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
-from minirm.data.files import read_rows
-from minirm.data.records import Comparison, read_comparisons, to_json
+from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
-from minirm.data.survey import usable
 from minirm.evaluation.pairs import pair_table
+from minirm.files.reading import read_rows
+from minirm.files.records import read_comparisons, to_json
+from minirm.files.survey import usable
 from minirm.hub.load import load
 from minirm.metrics import bootstrap_interval, paired_interval
 from minirm.runs.job import train_run

@@ -22,7 +22,7 @@ from bench.speed_setup import HH, TOLERANCE, Settings
 from bench.texts import Corpus, made_of_noise, sequences
 from bench.timing import interleaved, ratio, spread
 from minirm.config import PackingConfig
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.scoring import score_comparisons, score_encoded
 from minirm.models.reward_model import RewardModel

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minirm.data.records import Comparison, read_comparisons
-from minirm.data.survey import usable
+from minirm.data.comparison import Comparison
+from minirm.files.records import read_comparisons
+from minirm.files.survey import usable
 from minirm.tokens.packing import Encoded, tokenize
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.grammar import World, WorldConfig

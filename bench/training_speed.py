@@ -44,7 +44,8 @@ from bench.texts import made_of_noise, sequences
 from bench.timing import Spread, interleaved, ratio, spread
 from minirm.cli.memory import keep_freed_memory
 from minirm.config import ModelConfig
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison
+from minirm.files.records import read_comparisons
 from minirm.tokens.packing import tokenize
 
 # ── Training ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -38,7 +38,7 @@ from bench.architectures.heads import EachHeadsObjective
 from bench.architectures.rows import rows_of_paths
 from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, digest, disjoint_pairs
 from minirm.config import ModelConfig, TrainConfig
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.hub.writing import JINJA
 from minirm.models.reward_model import RewardModel

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from minirm.cli.main import main
 from minirm.cli.watcher import Watcher
-from minirm.disk import write_tensors
+from minirm.files.disk import write_tensors
 from tests.conftest import QUICK, STAGES, kind_and_rude, last_state, sealed, write_lines
 
 GOOD = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
@@ -527,7 +527,7 @@ def no_room_for_weights(monkeypatch):
     def save_file(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("minirm.disk.save_file", save_file)
+    monkeypatch.setattr("minirm.files.disk.save_file", save_file)
 
 
 def test_weights_that_find_no_room_are_refused_by_their_name(tmp_path, no_room_for_weights):

@@ -14,9 +14,10 @@ from bench.baselines import (
     group_folds,
     length_rewards,
 )
-from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
+from minirm.files.records import read_comparisons
 
 HARMLESS = Path(__file__).parents[2] / "shared" / "data" / "hh-harmless" / "pairs.jsonl.gz"
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from minirm import disk
 from minirm.config import PackingConfig
-from minirm.data.records import read_comparisons
 from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.files import disk
+from minirm.files.records import read_comparisons
 from minirm.hub.load import load
 from minirm.losses import all_pairs_loss, bradley_terry_loss
 from minirm.runs import run_folder

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirm.data.dialogue import (
-    Turn,
+from minirm.data.comparison import Turn
+from minirm.errors import InputError
+from minirm.files.dialogue import (
     parse_dialogue,
     parse_prompt,
     parse_response,
@@ -13,7 +14,6 @@ from minirm.data.dialogue import (
     split_dialogues,
     split_turns,
 )
-from minirm.errors import InputError
 
 GREETING = (Turn("user", "Hi"), Turn("assistant", "Hello!"), Turn("user", "A riddle?"))
 PIECES = ("\n\nHuman: ", "\n\nAssistant: ", "\n\nHuman:", "\n\nAssistant:", "Human: ", "\n", " ", "yes", "é", "")

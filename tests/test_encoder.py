@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from minirm.cli.main import main
 from minirm.cli.watcher import Watcher
 from minirm.config import LoraConfig, ModelConfig
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.hub.load import load
 from minirm.models.attention import segment_attention
 from minirm.models.lora import add_adapters, merge

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import as_table, evaluate, pair_table

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minirm.data.dialogue import Turn
-from minirm.data.fields import NAMES, Usage, tell_unread
-from minirm.data.records import MOST_RESPONSES, read_comparisons
+from minirm.data.comparison import Turn
 from minirm.errors import InputError
+from minirm.files.fields import NAMES, Usage, tell_unread
+from minirm.files.records import MOST_RESPONSES, read_comparisons
 
 DATA = Path(__file__).parent.parent / "data"
 ASK = (Turn("user", "Why is it so?"),)

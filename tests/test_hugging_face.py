@@ -12,8 +12,7 @@ from tokenizers import Tokenizer as TheirTokenizer
 
 import minirm
 from minirm.cli.main import main
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.hub import build_language_model, build_reward_model, export_run, read_model, read_start
 from minirm.hub.families import FAMILIES, FIXED, read_config

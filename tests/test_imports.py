@@ -11,7 +11,7 @@ import pytest
 
 HOME = Path(__file__).parent.parent
 CORE = ("data", "tokens", "models/kernels", "models", "training")
-SHELL = ("evaluation", "runs", "worlds", "policies", "hub", "cli")
+SHELL = ("files", "evaluation", "runs", "worlds", "policies", "hub", "cli")
 FLOORS = ("", *CORE, *SHELL)
 """Folders from the ground up; "" is the files at the top of the package."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minirm import links, listwise, ratings
 from minirm.config import KNOWN_BY, OF_DIFFERENCES, OF_TIES, ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 from minirm.losses import bradley_terry_loss, centering_penalty, davidson_loss, rao_kupper_loss

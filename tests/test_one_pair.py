@@ -18,7 +18,8 @@ import torch
 
 import minirm
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.data.comparison import Comparison, Turn
+from minirm.files.records import read_comparisons
 from minirm.models.kernels.strips import StripAttention
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import fit, pack, tokenize

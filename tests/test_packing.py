@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, fit, merge_twins, pack, tokenize, truncate

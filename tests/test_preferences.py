@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.preferences import around_shared_response, who_wrote
-from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.data.comparison import Comparison, Turn
+from minirm.files.records import read_comparisons
 
 
 def a_pair(prompt: str, better: str, worse: str) -> Comparison:

@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 import minirm
 from minirm.cli.main import main
 from minirm.config import PackingConfig
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.hub import export_run
 from minirm.hub.load import load_zero_shot

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minirm.data.dialogue import Turn
-from minirm.data.formats import SHAPES
-from minirm.data.records import Comparison, read_comparisons, to_json
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
+from minirm.files.records import read_comparisons, to_json
+from minirm.files.shapes import SHAPES
 from tests.conftest import write_lines
 
 DATA = Path(__file__).parent.parent / "data"

@@ -8,9 +8,10 @@ import pytest
 
 import minirm
 from minirm.cli.main import main
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.rewardbench import check_ties, write_results
+from minirm.files.records import read_comparisons
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from minirm.cli.main import main
 from minirm.cli.watcher import Stopper
 from minirm.config import ModelConfig
-from minirm.data.dialogue import Turn
-from minirm.data.records import read_comparisons
+from minirm.data.comparison import Turn
 from minirm.data.splits import prompt_key
-from minirm.disk import write_tensors
 from minirm.errors import InputError
+from minirm.files.disk import write_tensors
+from minirm.files.records import read_comparisons
 from minirm.models.language_model import LanguageModel
 from minirm.policies import follow, ppo
 from minirm.policies.best_of_n import best_of_n

@@ -11,13 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from minirm.cli.watcher import Stopper
 from minirm.config import LoraConfig, PackingConfig, TrainConfig, sized
-from minirm.data.records import Comparison, Turn, read_comparisons
+from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
-from minirm.disk import alone_in
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import as_table, evaluate
 from minirm.evaluation.figures import Fit
 from minirm.evaluation.scoring import RewardScorer
+from minirm.files.disk import alone_in
+from minirm.files.records import read_comparisons
 from minirm.hub.load import load
 from minirm.runs import job as run
 from minirm.runs.job import prepare, train_run

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minirm
-from minirm.data.files import Row
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.evaluate import as_table
 from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
+from minirm.files.lines import Row
 from minirm.tokens.packing import pack, tokenize, truncate
 from tests.oracles import rewards_one_by_one
 

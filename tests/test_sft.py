@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import minirm
-from minirm import disk
 from minirm.cli.main import main
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation.figures import Surprise
+from minirm.files import disk
+from minirm.files.records import read_comparisons
 from minirm.hub.load import load
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel

@@ -2,8 +2,7 @@
 
 import pytest
 
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import draw_validation, prompt_key
 
 

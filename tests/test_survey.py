@@ -4,9 +4,8 @@ from collections import Counter
 
 import pytest
 
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
-from minirm.data.survey import IDENTICAL, MERGED, SINGLE, TIED, Lengths, describe, usable
+from minirm.data.comparison import Comparison, Turn
+from minirm.files.survey import IDENTICAL, MERGED, SINGLE, TIED, Lengths, describe, usable
 
 ASK, OTHER = (Turn("user", "Why?"),), (Turn("user", "How?"),)
 PAIR = Comparison(ASK, ("Because.", "No."), (1.0, 0.0))

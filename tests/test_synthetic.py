@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirm.data.records import Turn
+from minirm.data.comparison import Turn
 from minirm.errors import InputError
 from minirm.worlds.films import Asked, Film, Said, read_prompt, read_response
 from minirm.worlds.grammar import WEIGHTS, World, WorldConfig, attributes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirm.data.dialogue import Turn
+from minirm.data.comparison import Turn
 from minirm.errors import InputError
 from minirm.tokens.tokenizer import END, ROLES, SMALLEST, SPECIAL, Tokenizer
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minirm.cli.main import main
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.hub.load import load
 from minirm.models import torch_decoder

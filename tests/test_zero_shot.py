@@ -25,7 +25,7 @@ from transformers import (
 import minirm
 from minirm.cli.main import main
 from minirm.config import ModelConfig
-from minirm.data.dialogue import Turn
+from minirm.data.comparison import Turn
 from minirm.errors import InputError
 from minirm.hub import build_language_model, read_model
 from minirm.hub.load import load_zero_shot

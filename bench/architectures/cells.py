@@ -20,10 +20,10 @@ from bench.architectures.heads import ManyHeads
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import Comparison
-from minirm.disk import write_whole
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.scoring import score_comparisons
+from minirm.files.disk import write_whole
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import fit, tokenize

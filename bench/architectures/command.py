@@ -30,8 +30,8 @@ from bench.architectures.subjects import Sources, disjoint_pairs
 from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import ModelConfig
-from minirm.disk import write_whole
 from minirm.errors import InputError
+from minirm.files.disk import write_whole
 from minirm.tokens.packing import Encoded, tokenize, truncate
 
 SAMPLE, SAMPLE_BATCH = 32, 4

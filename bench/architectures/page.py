@@ -25,8 +25,8 @@ from bench.architectures.plan import tuned_on
 from bench.architectures.study import Study, figure_in
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
 from bench.timing import Spread
-from minirm.disk import write_whole
 from minirm.evaluation.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
+from minirm.files.disk import write_whole
 
 TITLE = "Which architecture makes a better reward model"
 FIGURES = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)

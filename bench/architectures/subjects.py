@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from bench.baselines import first_user_turn, group_folds
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison
 from minirm.data.splits import draw_validation, prompt_key
-from minirm.data.survey import usable
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 from minirm.evaluation.scoring import swap_prompts
+from minirm.files.records import read_comparisons
+from minirm.files.survey import usable
 from minirm.worlds.films import read_prompt
 from minirm.worlds.grammar import Judged, World, WorldConfig
 

@@ -17,12 +17,12 @@ from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from bench.preferences import Teller
 from minirm.config_rules import to_json
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
-from minirm.data.survey import usable
-from minirm.disk import write_whole
 from minirm.evaluation.pairs import Rewards
+from minirm.files.disk import write_whole
+from minirm.files.records import read_comparisons
+from minirm.files.survey import usable
 from minirm.hub.load import load
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished

@@ -28,7 +28,7 @@ from bench.recipes.common import (
 )
 from bench.recipes.pictures import series
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.data.dialogue import Turn
+from minirm.data.comparison import Turn
 from minirm.metrics import Interval
 from minirm.policies.ppo import PPO, PPOConfig
 from minirm.policies.sampling import Dialogue

@@ -32,7 +32,7 @@ from bench.recipes.common import (
     table,
 )
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.data.splits import draw_validation, prompt_key
 from minirm.evaluation.page import merged_history
 from minirm.evaluation.pictures import learning_curve

@@ -28,7 +28,7 @@ from bench.recipes.common import (
     table,
 )
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.worlds.grammar import Judged, World

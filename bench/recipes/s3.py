@@ -31,8 +31,8 @@ from bench.recipes.common import (
 )
 from bench.recipes.pictures import series
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
-from minirm.data.dialogue import Turn, render_dialogue
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
+from minirm.files.dialogue import render_dialogue
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.worlds.grammar import World, WorldConfig
 

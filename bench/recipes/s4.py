@@ -43,8 +43,9 @@ from bench.recipes.common import (
 from bench.recipes.pictures import series
 from bench.recipes.s3 import WORLD
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.data.records import PAIR, Comparison
+from minirm.data.comparison import Comparison
 from minirm.evaluation.scoring import score_comparisons
+from minirm.files.records import PAIR
 from minirm.models.reward_model import RewardModel
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import Start, read_start

@@ -7,10 +7,10 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from minirm.cli.console import check_open, new_console
-from minirm.data.fields import Usage
-from minirm.data.records import read_comparisons
-from minirm.data.survey import as_rows, describe
 from minirm.errors import InputError, name_paths
+from minirm.files.fields import Usage
+from minirm.files.records import read_comparisons
+from minirm.files.survey import as_rows, describe
 
 
 @dataclass(frozen=True)

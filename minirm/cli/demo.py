@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from minirm import disk
 from minirm.cli.console import STOPPED, new_console
 from minirm.cli.watcher import Watcher
+from minirm.files import disk
 from minirm.worlds.demo import run_demo, verdict
 
 

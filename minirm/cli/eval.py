@@ -7,15 +7,15 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from minirm import disk
 from minirm.cli.console import new_console, print_evaluation
 from minirm.cli.watcher import counting, tell
-from minirm.data.fields import Usage, tell_unread
-from minirm.data.records import read_comparisons
-from minirm.data.survey import usable
 from minirm.errors import InputError, name_paths
 from minirm.evaluation.page import check_evaluation_folder, write_evaluation
 from minirm.evaluation.rewardbench import check_ties, score_subsets, write_results
+from minirm.files import disk
+from minirm.files.fields import Usage, tell_unread
+from minirm.files.records import read_comparisons
+from minirm.files.survey import usable
 from minirm.hub.load import load
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from minirm import disk
 from minirm.cli.console import new_console
+from minirm.files import disk
 from minirm.hub import export_run
 
 

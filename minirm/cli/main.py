@@ -11,8 +11,8 @@ from minirm.cli.commands import COMMANDS, Command
 from minirm.cli.console import STOPPED, UNPAIRED, LastingConsole
 from minirm.cli.memory import is_out_of_memory, keep_freed_memory
 from minirm.cli.watcher import sigterm_as_ctrl_c, tell
-from minirm.disk import naming
 from minirm.errors import InputError
+from minirm.files.disk import naming
 
 FILES = ("--data", "--validation", "--other")
 ONCE = (*FILES, "--file", "--prompt")

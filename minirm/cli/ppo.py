@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
-from minirm import disk
 from minirm.cli.console import STOPPED, new_console
 from minirm.cli.watcher import Stopper
-from minirm.data.records import read_comparisons
 from minirm.errors import InputError, name_paths
+from minirm.files import disk
+from minirm.files.records import read_comparisons
 from minirm.hub.load import load
 from minirm.policies.follow import Follow, Judged, mean_rewards, reward_of
 from minirm.policies.ppo import Iteration, PPOConfig

@@ -10,13 +10,14 @@ from typing import Annotated, TextIO
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from minirm import disk
 from minirm.cli.console import UNPAIRED, check_open
 from minirm.cli.watcher import counting, tell
-from minirm.data.files import Row, read_pipe, read_rows
-from minirm.disk import write_whole
 from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
+from minirm.files import disk
+from minirm.files.disk import write_whole
+from minirm.files.lines import Row
+from minirm.files.reading import read_pipe, read_rows
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirm import disk
 from minirm.cli.console import new_console
-from minirm.data.records import read_comparisons
-from minirm.disk import write_whole
+from minirm.files import disk
+from minirm.files.disk import write_whole
+from minirm.files.records import read_comparisons
 from minirm.tokens.tokenizer import Tokenizer
 
 

@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from minirm import disk
 from minirm.cli.console import STOPPED, new_console, print_evaluation
 from minirm.cli.options import LoraOptions, ModelOptions
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.evaluation.figures import Fit, Surprise
+from minirm.files import disk
 from minirm.hub import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable
 
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 
 
 def has_prompt(comparison: Comparison) -> bool:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirm.data.dialogue import render_dialogue
-from minirm.data.records import Comparison
-from minirm.disk import read_json, write_json
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.figures import Evaluation, as_table
 from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.pictures import learning_curve, reliability_diagram, reward_histogram
 from minirm.evaluation.report import Example, Judged, Picture, Section, Table, write_report
+from minirm.files.dialogue import render_dialogue
+from minirm.files.disk import read_json, write_json
 
 CONFIG, METRICS = "config.json", "metrics.json"
 """Files of a folder: a run has both, an evaluation the second."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.data.splits import has_prompt, prompt_key
 
 Rewards = Sequence[Sequence[float]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from minirm.disk import write_whole
+from minirm.files.disk import write_whole
 
 PIXELS_PER_INCH = 220  # a picture of 4.6 inches is then 1,012 px wide: sharp on a phone
 LONG_CELL = 40  # characters, from which on a cell of a table may break into lines

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minirm.data.records import Comparison
-from minirm.disk import write_json
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError, field_error
+from minirm.files.disk import write_json
 
 RESULTS, SCORES = "rewardbench.json", "rewardbench_scores.json"
 TIES = "ties"

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.data.dialogue import (
+from minirm.data.comparison import Comparison, Turn
+from minirm.data.splits import prompt_set
+from minirm.errors import InputError, field_error
+from minirm.evaluation.evaluate import Evaluation, evaluate
+from minirm.files.dialogue import (
     LEAD_IN,
-    Turn,
     check_text,
     has_human_turn,
     parse_prompt,
@@ -21,13 +24,10 @@ from minirm.data.dialogue import (
     parse_response,
     render_response,
 )
-from minirm.data.fields import Names, Record, parse_fields
-from minirm.data.files import Row
-from minirm.data.formats import recognise
-from minirm.data.records import Comparison, parse_record
-from minirm.data.splits import prompt_set
-from minirm.errors import InputError, field_error
-from minirm.evaluation.evaluate import Evaluation, evaluate
+from minirm.files.fields import Names, Record, parse_fields
+from minirm.files.lines import Row
+from minirm.files.records import parse_record
+from minirm.files.shapes import recognise
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
 from minirm.tokens.pretrained import AnyTokenizer
@@ -122,7 +122,7 @@ class RewardScorer:
         """Return the rewards of comparisons and how well they order them, also behind the prompts of others.
 
         Args:
-            dropped: what `minirm.data.survey.usable` left out of the comparisons; reported if given.
+            dropped: what `minirm.files.survey.usable` left out of the comparisons; reported if given.
             seed: of the intervals' resamples.
         """
         before, known = self.cut.copy(), self.run.training_prompts

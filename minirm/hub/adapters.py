@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from minirm.disk import read_json
 from minirm.errors import InputError, field_error
+from minirm.files.disk import read_json
 from minirm.tokens.pretrained import FILES, naming
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from minirm.config_rules import KINDS, config_from_json
-from minirm.disk import read_json
 from minirm.errors import InputError, field_error
 from minirm.evaluation.figures import Estimate
 from minirm.evaluation.scoring import LoadedRun
+from minirm.files.disk import read_json
 from minirm.runs.run_folder import CONFIG, DATA, METRICS
 from minirm.tokens.tokenizer import END, Tokenizer
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig
-from minirm.disk import read_json
 from minirm.errors import InputError, field_error, list_names
+from minirm.files.disk import read_json
 from minirm.hub import adapters
 from minirm.hub.families import FAMILIES, Family, part_rows, read_config
 from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest, heads_beside

@@ -8,11 +8,10 @@ from tokenizers import processors
 from torch import Tensor
 
 from minirm.config import ModelConfig
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
-from minirm.disk import check_free, save_tensors, write_folder_whole, write_json
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun
+from minirm.files.disk import check_free, save_tensors, write_folder_whole, write_json
 from minirm.hub.card import write_card
 from minirm.hub.families import FAMILIES, Family, part_rows, write_config
 from minirm.hub.tensors import WEIGHTS

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 from minirm.config_rules import to_json
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 from minirm.data.splits import has_prompt, prompt_key, prompt_set
-from minirm.disk import read_json, write_json, write_tensors, write_text
 from minirm.errors import InputError
 from minirm.evaluation.scoring import RewardScorer
+from minirm.files.disk import read_json, write_json, write_tensors, write_text
 from minirm.models.language_model import LanguageModel
 from minirm.policies.ppo import PPO, Iteration, PPOConfig
 from minirm.policies.sampling import Dialogue, Reward

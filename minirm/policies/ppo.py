@@ -19,8 +19,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from minirm.config_rules import NotNegative, Positive, Seed, check, require
-from minirm.disk import load_weights
 from minirm.errors import InputError, shorten
+from minirm.files.disk import load_weights
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Reward, Sample, sample
 from minirm.runs.state import State, check_moments

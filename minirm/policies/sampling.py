@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirm.data.dialogue import Turn
+from minirm.data.comparison import Turn
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
 from minirm.tokens.pretrained import AnyTokenizer

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minirm.data.dialogue import Turn, check_text, parse_prompt, render_dialogue
-from minirm.data.files import Row
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
 from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
+from minirm.files.dialogue import check_text, parse_prompt, render_dialogue
+from minirm.files.lines import Row
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.pretrained import AnyTokenizer

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from minirm.disk import write_text
 from minirm.errors import InputError
+from minirm.files.disk import write_text
 
 CHECKSUMS = "checksums.txt"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minirm import disk
 from minirm.errors import InputError
+from minirm.files import disk
 from minirm.runs.checksums import CHECKSUMS, check_sealed, seal
 from minirm.runs.state import State, read_state, save_state
 

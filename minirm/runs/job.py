@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from minirm import disk
 from minirm.config import TrainConfig
 from minirm.config_rules import require, to_json
 from minirm.errors import InputError
@@ -23,6 +22,7 @@ from minirm.evaluation import scoring
 from minirm.evaluation.figures import Evaluation, Fit, Surprise
 from minirm.evaluation.page import write_evaluation
 from minirm.evaluation.scoring import RewardScorer, score_comparisons
+from minirm.files import disk
 from minirm.models.language_model import LanguageModel
 from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel

@@ -10,9 +10,9 @@ from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from minirm.data.records import Comparison
-from minirm.disk import naming
+from minirm.data.comparison import Comparison
 from minirm.errors import InputError
+from minirm.files.disk import naming
 from minirm.runs.checksums import digest_of
 from minirm.training.loop import Evaluated, Step
 

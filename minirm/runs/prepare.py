@@ -14,13 +14,14 @@ import torch
 
 from minirm.config import OF_SINGLES, OF_TIES
 from minirm.config_rules import config_from_json, require, to_json
-from minirm.data.fields import Usage, tell_unread
-from minirm.data.files import find_files
-from minirm.data.records import Comparison, read_comparisons
+from minirm.data.comparison import Comparison
 from minirm.data.splits import draw_validation, prompt_key
-from minirm.data.survey import MERGED, DataSummary, describe, usable
-from minirm.disk import read_json, write_json
 from minirm.errors import InputError, name_paths
+from minirm.files.disk import read_json, write_json
+from minirm.files.fields import Usage, tell_unread
+from minirm.files.reading import find_files
+from minirm.files.records import read_comparisons
+from minirm.files.survey import MERGED, DataSummary, describe, usable
 from minirm.runs.checksums import digest_of
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 from minirm.runs.run_folder import (

@@ -33,10 +33,10 @@ from torch import nn
 from minirm.config import ModelConfig, PackingConfig, check_fit
 from minirm.config_rules import Positive, check, config_from_json
 from minirm.data.splits import prompt_set
-from minirm.disk import check_tensors, load_weights, read_json, read_tensors, write_whole
 from minirm.errors import InputError, shorten
 from minirm.evaluation.page import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
+from minirm.files.disk import check_tensors, load_weights, read_json, read_tensors, write_whole
 from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel

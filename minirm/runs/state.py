@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from minirm.config_rules import config_from_json, require
-from minirm.disk import (
+from minirm.errors import InputError
+from minirm.files.disk import (
     check_tensors,
     load_weights,
     read_json,
@@ -20,7 +21,6 @@ from minirm.disk import (
     write_json,
     write_tensors,
 )
-from minirm.errors import InputError
 from minirm.runs.checksums import check_sealed, seal
 from minirm.training.loop import Progress, Trainer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer, trained_weights

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from minirm.config import PackingConfig
 from minirm.config_rules import require
-from minirm.data.dialogue import join_steps
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, join_steps
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
 from minirm.tokens.tokenizer import Pieces
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from minirm.data.dialogue import MARKERS, Turn, render_dialogue
-from minirm.data.records import Comparison
-from minirm.disk import read_json
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
+from minirm.files.dialogue import MARKERS, render_dialogue
+from minirm.files.disk import read_json
 from minirm.tokens.guarded import Guarded
 from minirm.tokens.tokenizer import FILE, Ids, Pieces, Tokenizer
 

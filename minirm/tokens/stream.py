@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.disk import naming
 from minirm.tokens.packing import Encoded, PackedBatch, Steps, pack
 
 WINDOW = 1024
@@ -56,7 +55,7 @@ class TokenStore:
             OSError: the disk is full, or refuses otherwise; it names the file or the folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(folder), ExitStack() as stack:
+        with ExitStack() as stack:
             files = {name: stack.enter_context((folder / name).open("wb")) for name in cls.COLUMNS}
 
             def put(name: str, values: Iterable) -> None:

@@ -13,8 +13,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from tokenizers import Tokenizer as BPETokenizer
 
 from minirm.config_rules import require
-from minirm.data.dialogue import Turn
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 
 FILE = "tokenizer.json"

@@ -18,6 +18,7 @@ from minirm.links import hinge_loss, noise_corrected_loss, probit_loss, squared_
 from minirm.listwise import lambdarank_loss, listnet_loss
 from minirm.losses import (
     all_pairs_loss,
+    bradley_terry_loss,
     centering_penalty,
     davidson_loss,
     number_of_pairs,
@@ -98,8 +99,23 @@ def broken_rule(labels: Labels, config: TrainConfig) -> str | None:
     return None
 
 
+def _bradley_terry(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:
+    """Return the loss of comparisons of at most two responses; 0 where their scores are equal, or one is alone."""
+    first, second = rewards.masked_fill(~batch.mask, 0.0).unbind(1)  # (B,) each
+    order = (batch.scores[:, 0] - batch.scores[:, 1]).sign()
+    chosen, rejected = torch.where(order > 0, first, second), torch.where(order > 0, second, first)
+    smooth = config.label_smoothing
+    probability = 1.0
+    if smooth or batch.labels.uncertain:
+        probability = batch.probability * (1 - smooth) + (1 - batch.probability) * smooth
+    losses = bradley_terry_loss(chosen, rejected, margin=batch.margin, probability=probability)
+    return losses.masked_fill((order == 0) | ~batch.mask.all(1), 0.0)
+
+
 def _all_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:
     """Return the mean of Bradley–Terry's loss over a row's pairs; of a label p, p·this + (1−p)·its reverse."""
+    if rewards.shape[1] == 2:
+        return _bradley_terry(rewards, batch, config)
     block = BLOCK if rewards.shape[1] >= BLOCK else None
     margin = batch.margin[:, None, None]
     loss = all_pairs_loss(rewards, batch.scores, batch.mask, margin=margin, block=block)

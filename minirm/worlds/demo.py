@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirm.config import PackingConfig, TrainConfig, sized
-from minirm.data.records import to_json
-from minirm.disk import write_json, write_text
 from minirm.evaluation.figures import Evaluation, as_table
 from minirm.evaluation.page import evaluation_sections, merged_history
 from minirm.evaluation.pictures import Bar, accuracy_bars, learning_curve, reward_against_utility
 from minirm.evaluation.report import Example, Picture, Section, Table, write_report
 from minirm.evaluation.report import Judged as JudgedText
 from minirm.evaluation.scoring import RewardScorer, usual_device
+from minirm.files.disk import write_json, write_text
+from minirm.files.records import to_json
 from minirm.metrics import spearman
 from minirm.runs.claim import claim, is_finished
 from minirm.runs.job import train_run

@@ -27,7 +27,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from minirm.data.records import Comparison, Turn
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.worlds.films import (
     ADJECTIVES,

@@ -2,61 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from minirm.data.dialogue import Turn, check_text
-from minirm.data.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
-from minirm.data.files import Row, find_files, name_of, read_rows
-from minirm.data.formats import PAIR, SHAPES, number, read_shape, recognise
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error, list_names
+from minirm.files.dialogue import check_text
+from minirm.files.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
+from minirm.files.lines import Row, name_of
+from minirm.files.reading import find_files, read_rows
+from minirm.files.shapes import PAIR, SHAPES, number, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One prompt and the K responses that were judged against each other.
-
-    A pair is K=2 with scores (1.0, 0.0). A conversation without a judgement (for the language-model stage) is K=1.
-    """
-
-    prompt: tuple[Turn, ...]
-    """The dialogue before the response; () when there is none. A plain prompt is one user turn."""
-    responses: tuple[str, ...]
-    """K texts."""
-    scores: tuple[float, ...]
-    """K numbers, higher is better; equal scores are a tie."""
-    margin: float = 0.0
-    """How far apart, in logits, the rewards of a better and a worse response should be."""
-    weight: float = 1.0
-    """How much this comparison counts in the loss."""
-    probability: float = 1.0
-    """How probable it is that a higher score means a better response; 1 is a hard label, 0.5 says nothing."""
-    subset: str = ""
-    """Name of the part of a benchmark that it belongs to."""
-    source: str = ""
-    """Where it was read: "file:line"."""
-    id: object = None
-    """The record's own "id", as it stands there; None where it has none."""
-    steps: tuple[tuple[str, ...], ...] | None = None
-    """The texts of each response's steps, which `join_steps` makes into the response; None: it has no steps."""
-    step_labels: tuple[tuple[float, ...], ...] | None = None
-    """A label for each step: 1 right, 0 wrong, or how probably right it is."""
-    is_judged: bool = True
-    """False: a text to learn from, whose score of 0 says nothing."""
-
-    def __post_init__(self):
-        if not self.responses or len(self.responses) != len(self.scores):
-            raise ValueError(
-                f"{len(self.responses)} responses, {len(self.scores)} scores: must be as many, at least one"
-            )
-        counts = [[len(of_one) for of_one in part or ()] for part in (self.steps, self.step_labels)]
-        if counts[0] != counts[1] or (counts[0] and (len(counts[0]) != len(self.responses) or 0 in counts[0])):
-            raise ValueError(f"steps {counts[0]}, labels {counts[1]}: must be as many, at least one to a response")
 
 
 def read_comparisons(
@@ -126,8 +86,12 @@ def parse_rows(
     rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
-    names, asks = names or Names(), False
+    names, asks, may_be_plain = names or Names(), False, usage is None and not (names and names.given)
     for place, fields in (part for row in rows for part in unfold(row)):
+        if may_be_plain and format in (None, "pairs") and (plain := plain_pair(fields, place)):
+            format, asks = "pairs", True
+            yield Parsed([plain])
+            continue
         try:
             record = Record(fields, names)
             format = format or recognise(record)
@@ -143,6 +107,22 @@ def parse_rows(
         if usage is not None:
             usage.add(record)
         yield parsed
+
+
+def plain_pair(fields: dict, place: str) -> Comparison | None:
+    """Return what {"prompt", "chosen", "rejected"} in plain text says, as most records are; None for any other.
+
+    `parse_record` says the same of it; here nothing has to be found out.
+    """
+    texts = [fields.get(name) for name in ("prompt", "chosen", "rejected")]
+    if len(fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
+        return None
+    prompt, *responses = texts
+    if any("\0" in text or "\n\n" in text or text.startswith("Human: ") for text in texts):
+        return None
+    if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
+        return None
+    return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=place)
 
 
 def unfold(row: Row) -> Iterator[Row]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from minirm.data.files import LARGEST_RECORD, Row, read_lines
 from minirm.errors import InputError, list_names
+from minirm.files.lines import LARGEST_RECORD, Row, read_lines
 
 DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
 

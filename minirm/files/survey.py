@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
 from math import comb
 
-from minirm.data.records import Comparison
+from minirm.data.comparison import Comparison
 
 UNJUDGED = "rows without a judgement"
 SINGLE = "rows with a single response"

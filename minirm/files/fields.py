@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minirm.data.dialogue import MESSAGE_FIELDS, Reply, Turn, check_text, parse_prompt
+from minirm.data.comparison import Turn
 from minirm.errors import InputError, field_error, list_names
+from minirm.files.dialogue import MESSAGE_FIELDS, Reply, check_text, parse_prompt
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": (

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from minirm.data.dialogue import Turn, check_text, join_steps, parse_prompt, parse_reply, split_replies
-from minirm.data.fields import NOTHING, Record, read_prompt
-from minirm.data.tables import Cell
+from minirm.data.comparison import Turn, join_steps
 from minirm.errors import InputError, field_error, list_names
+from minirm.files.dialogue import check_text, parse_prompt, parse_reply, split_replies
+from minirm.files.fields import NOTHING, Record, read_prompt
+from minirm.files.tables import Cell
 
 PAIR = (1.0, 0.0)
 TIE, BOTH_BAD = (0.5, 0.5), (0.0, 0.0)

@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
+from minirm.data.comparison import Turn
 from minirm.errors import InputError, field_error
 
 ROLES = {
@@ -26,13 +26,6 @@ MESSAGE_FIELDS = ("role", "from", "content", "value", *THOUGHTS, "tool_calls", "
 MARKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\nSystem: ", "tool": "\n\nTool: "}
 LEAD_IN = "\n\nAssistant:"  # what a response follows; its space may stand in the prompt, in the response or nowhere
 TURN_START = re.compile(r"\n\n(Human|Assistant): ")
-
-
-class Turn(NamedTuple):
-    """One message of a dialogue."""
-
-    role: str  # "system", "user", "assistant" or "tool"
-    text: str
 
 
 Dialogue = tuple[tuple[Turn, ...], tuple[str, ...]]
@@ -290,8 +283,3 @@ def check_text(value: object, field: str) -> str:
     if "\0" in value:
         raise field_error(field, value, "must be text without NUL")
     return value
-
-
-def join_steps(steps: Sequence[str]) -> str:
-    """Return the response that its steps make up, each on a line of its own."""
-    return "\n".join(steps)
