@@ -1,4 +1,4 @@
-"""What fields are called: each meaning with its names in the field's sets; and a record that knows what of it was read."""
+"""What fields are called, each meaning with its names; and a record that knows what of it was read."""
 
 import re
 from collections import Counter
@@ -203,8 +203,8 @@ def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
     longest = max(turns, key=lambda name: sum(len(turn.text) for turn in turns[name]))
     for name in turns:
         if not all(any(turn.text.strip() in other.text for other in turns[longest]) for turn in turns[name]):
-            rule = f'stands beside "{longest}", and is another prompt: --fields prompt={longest} or prompt={name}+{longest}'
-            raise field_error(name, record.fields[name], f"{rule} says what is read")
+            said = f"--fields prompt={longest} or prompt={name}+{longest} says what is read"
+            raise field_error(name, record.fields[name], f'stands beside "{longest}", and is another prompt: {said}')
     return [values[longest]]
 
 
@@ -275,7 +275,8 @@ class Usage:
         unread = dict(record.unread())
         self.unread.update(unread.keys())
         for name, value in unread.items():
-            if name not in self.long and holds_text(value, LONG_TEXT):
+            is_said = name.lower() in record.names.names["unread"]
+            if name not in self.long and not is_said and holds_text(value, LONG_TEXT):
                 self.long[name] = None
 
 

@@ -280,13 +280,7 @@ def _records_within(value: object) -> list | None:
     """Return the records of an array, or of an object around one; None for what is a record itself."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else None
-    if value and all(key.isdigit() and isinstance(record, dict) for key, record in value.items()):  # pandas, by index
-        return list(value.values())
-    records = next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
-    names = value.get("columns")
-    if records and isinstance(names, list) and all(isinstance(r, list) and len(r) == len(names) for r in records):
-        return [dict(zip(names, record, strict=True)) for record in records]  # pandas, split
-    return records
+    return next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
 
 
 def _row(place: str, fields: object) -> Row:

@@ -11,7 +11,8 @@ from minirm.dialogue import Turn, check_text
 from minirm.errors import InputError, field_error, list_names
 from minirm.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
 from minirm.files import Row, find_files, name_of, read_rows
-from minirm.formats import PAIR, SHAPES, number, read_shape, recognise
+from minirm.formats import SHAPES, read_shape, recognise
+from minirm.judgements import PAIR, number
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
@@ -74,7 +75,7 @@ def read_comparisons(
 
 
 def _read_file(path: Path, format: str | None, names: Names, usage: dict[str, Usage] | None) -> Iterator[Comparison]:
-    """Yield the comparisons of one file. Responses rated one by one come together: as soon as all of a prompt are read."""
+    """Yield the comparisons of one file; responses rated one by one together, once all of a prompt are read."""
     found = None if usage is None else usage.setdefault(name_of(path), Usage())
     parse = partial(parse_rows, format=format, names=names)
     expected: Counter[int] | None = None
@@ -165,13 +166,14 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
         place: where it stands, for messages.
     """
     dials = _dials(record)
-    comparisons, is_rating = [], False
-    for prompt, responses, scores, weight, is_rating in read_shape(record, format):
+    comparisons = []
+    judged = list(read_shape(record, format))
+    for prompt, responses, scores, weight, _ in judged:
         if len(responses) > MOST_RESPONSES:
             raise InputError(f"{len(responses)} responses to one prompt: must be at most {MOST_RESPONSES}")
         if scores is None and not record.names.ignore_judgements:
-            rule = "nothing says which response is better: a score, a rank or a choice"
-            raise InputError(f"found keys {list_names(record.fields)}: {rule} must stand beside them")
+            rule = "nothing says which response is better: a score, a rank or a choice must stand beside them"
+            raise InputError(f"found keys {list_names(record.fields)}: {rule}")
         if dials["probability"] < 1 and len(responses) != 2:
             raise field_error("probability", dials["probability"], "must be 1 unless the record is a pair")
         weighed = {**dials, "weight": dials["weight"] * weight}
@@ -181,7 +183,7 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
         raise InputError("holds no response of an assistant")
     if "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
         _check_no_prompt_unread(record)
-    return Parsed(comparisons, is_rating)
+    return Parsed(comparisons, is_rating=judged[0].is_rating)
 
 
 def _check_no_prompt_unread(record: Record) -> None:

@@ -27,8 +27,8 @@ from minirm.errors import InputError, field_error
 from minirm.evaluate import Evaluation, evaluate
 from minirm.fields import Names, Record, parse_fields
 from minirm.files import Row
-from minirm.packing import Encoded, pack, tokenize, truncate
 from minirm.formats import recognise
+from minirm.packing import Encoded, pack, tokenize, truncate
 from minirm.records import Comparison, parse_record
 from minirm.reward_model import RewardModel
 from minirm.tokenizer import Tokenizer

@@ -315,15 +315,15 @@ def test_damaged_prompt_keys_are_refused(broken, refused, array):
 # Scoring
 
 LINES = {
-    b'{"prompt": "a"}': "found keys 'prompt': no accepted format: a record holds prompt with replies, responses, ",
+    b'{"prompt": "a"}': "found keys 'prompt': no accepted format: a record holds prompt with",
     b'{"response": null}': 'field "response": null: must be text',
     b'{"responses": []}': 'field "responses": an empty list: must be a list with at least one item',
     b'{"responses": ["a", 3]}': 'field "responses[1]": 3: must be text',
     b"[1]": "record a list of 1: must be a JSON object",
     b'{"prompt": 3, "response": "a"}': 'field "prompt": 3: must be text or a list of messages',
-    b'{"prompt": [{"role": "x"}], "response": "a"}': "field \"prompt[0].role\": 'x': must be one of system, developer, user",
-    b'{"prompt": "p", "question": "q", "response": "a"}': 'field "question": \'q\': stands beside "prompt", and is an',
-    b'{"ask": "p", "responses": ["a"]}': "field \"ask\": 'p': no prompt is read, and this may be it: --fields prompt=as",
+    b'{"prompt": [{"role": "x"}], "response": "a"}': "field \"prompt[0].role\": 'x': must be one of system, developer",
+    b'{"prompt": "p", "question": "q", "response": "a"}': 'field "question": \'q\': stands beside "prompt"',
+    b'{"ask": "p", "responses": ["a"]}': "field \"ask\": 'p': no prompt is read, and this may be it: --fields pro",
     b'{"prompt": "a", "response": "\\ud800"}': "must be Unicode text, without half a surrogate pair",
     b'{"prompt": "a", "resp': "not valid JSON: ",
     b'{"prompt": "\xff", "response": "a"}': "must be UTF-8 text",

@@ -36,7 +36,7 @@ class Score:
     response: UseAppendAction[tuple[str, ...]] = ()
     """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
     file: str | None = None
-    """What to score: a file as data/README.md has it; - is JSON Lines from standard input, each answered as it comes."""
+    """What to score: a file as data/README.md has it; - is JSON Lines from standard input, answered as they come."""
     fields: tuple[str, ...] = ()
     """What fields of the file hold: prompt=question response=answer …; unread=FIELD for one that is not to be read."""
     out: Path | None = None
