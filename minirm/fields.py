@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from minirm.dialogue import MESSAGE_FIELDS, Reply, Turn, check_text, parse_prompt
 from minirm.errors import InputError, field_error, list_names
+from minirm.tables import Row
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": (
@@ -28,12 +29,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rank": ("rank",),
     "scores": ("scores", "ratings", "rewards"),
     "ranks": ("ranks", "ranking"),
-    "label": ("label",),  # of one response: whether it is good
+    "label": ("label", "kto_tag"),  # of one response: whether it is good
     "choice": (
         *("better_response_id", "winner", "choice", "best", "preference", "preferred", "better", "chosen", "labels"),
         "label",
     ),
-    "strength": ("preference_strength",),
+    "strength": ("preference_strength", "overall_preference"),
     "chosen score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
     "rejected score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
     **{name: (name,) for name in ("margin", "weight", "probability", "subset", "id")},
@@ -160,6 +161,26 @@ class Record:
             if meaning not in meanings and self.names.names[meaning] and meaning != "unread":
                 asked, found = f"{meaning}={'+'.join(names)}", list_names(self.fields)
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
+
+
+def unfold(row: Row) -> Iterator[Row]:
+    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
+    columns = list(row.fields.values())
+    if not columns or not isinstance(columns[0], dict | list):
+        columns = []
+    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+        columns = [list(column.values()) for column in columns]
+    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
+        columns = []
+    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        for number, cells in enumerate(zip(*columns, strict=True), 1):
+            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
+    else:
+        yield row
+
+
+def _is_texts(column: object) -> bool:
+    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
 
 
 def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, ...], object]:

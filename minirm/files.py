@@ -12,9 +12,10 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from minirm.errors import InputError, printable, shorten
+from minirm.tables import LARGEST_RECORD, Row, read_columns, read_csv
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 COLUMNS = (".parquet", ".arrow")
@@ -25,17 +26,9 @@ ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "s
 """What the datasets library writes beside data: in a folder, no data."""
 RUN_FILES = ("config.json", "report.html")
 """A folder below a folder of data that holds one of these is a run, a checkpoint or an evaluation: it is left out."""
-LARGEST_RECORD = 1 << 24  # bytes of a line, or characters of a cell
 LARGEST_DOCUMENT = 1 << 28  # bytes of a JSON file that is no JSON Lines, and so is in memory as a whole
 LARGEST_EXPANSION = 250  # times the compressed file, beyond the size of a document
 CHUNK = 1 << 16  # bytes read at a time
-
-
-class Row(NamedTuple):
-    """One record as it stands in the file."""
-
-    place: str  # "file:line", of its first line, or "file (record 3)"
-    fields: dict
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -110,16 +103,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    from minirm.tables import read_columns, read_csv
-
     name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
-    readers: dict[str, Callable] = {
-        **dict.fromkeys((".csv", ".tsv"), read_csv), **dict.fromkeys(COLUMNS, read_columns)
-    }  # fmt: skip
     number = 0
     try:
         with _open(path, compression) as stream:
-            for number, row in enumerate(readers.get(kind, read_json)(stream, name), 1):  # noqa: B007 used after it
+            if kind in (".csv", ".tsv"):
+                rows = read_csv(read_lines(stream, name), name)
+            else:
+                rows = (read_columns if kind in COLUMNS else read_json)(stream, name)
+            for number, row in enumerate(rows, 1):  # noqa: B007 used after the loop
                 yield row
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last are what a damaged file raises
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

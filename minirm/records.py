@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minirm.dialogue import Turn, check_text
 from minirm.errors import InputError, field_error, list_names
-from minirm.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
+from minirm.fields import LABEL, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files import Row, find_files, name_of, read_rows
 from minirm.formats import SHAPES, read_shape, recognise
 from minirm.judgements import PAIR, number
@@ -135,26 +135,6 @@ def parse_rows(
         if usage is not None:
             usage.add(record)
         yield parsed
-
-
-def unfold(row: Row) -> Iterator[Row]:
-    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
-    columns = list(row.fields.values())
-    if not columns or not isinstance(columns[0], dict | list):
-        columns = []
-    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
-        columns = [list(column.values()) for column in columns]
-    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
-        columns = []
-    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-        for number, cells in enumerate(zip(*columns, strict=True), 1):
-            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
-    else:
-        yield row
-
-
-def _is_texts(column: object) -> bool:
-    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
 
 
 def parse_record(record: Record, format: str, place: str = "") -> Parsed:

@@ -11,8 +11,11 @@ PACKAGE = Path(__file__).parent.parent / "minirm"
 
 FLOORS = [
     ["errors", "memory"],
-    ["disk", "config_json", "config_rules"],
+    ["disk", "config_json", "config_rules", "tables"],
     ["config", "dialogue", "files", "losses", "metrics", "shaping", "evaluation"],
+    ["fields"],
+    ["judgements"],
+    ["formats"],
     ["run_config", "records", "layout", "films", "pictures", "report", "template"],
     ["strips"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
