@@ -340,15 +340,15 @@ def damage(path: Path, at: int) -> None:
 # Scoring
 
 LINES = {
-    b'{"prompt": "a"}': "found keys 'prompt': no accepted format: a record holds prompt with replies, responses, ",
+    b'{"prompt": "a"}': "found keys 'prompt': no accepted format: a record holds prompt with",
     b'{"response": null}': 'field "response": null: must be text',
     b'{"responses": []}': 'field "responses": an empty list: must be a list with at least one item',
     b'{"responses": ["a", 3]}': 'field "responses[1]": 3: must be text',
     b"[1]": "record a list of 1: must be a JSON object",
     b'{"prompt": 3, "response": "a"}': 'field "prompt": 3: must be text or a list of messages',
-    b'{"prompt": [{"role": "x"}], "response": "a"}': "field \"prompt[0].role\": 'x': must be one of system, developer, user",
-    b'{"prompt": "p", "question": "q", "response": "a"}': 'field "question": \'q\': stands beside "prompt", and is an',
-    b'{"ask": "p", "responses": ["a"]}': "field \"ask\": 'p': no prompt is read, and this may be it: --fields prompt=as",
+    b'{"prompt": [{"role": "x"}], "response": "a"}': "field \"prompt[0].role\": 'x': must be one of system, developer",
+    b'{"prompt": "p", "question": "q", "response": "a"}': 'field "question": \'q\': stands beside "prompt"',
+    b'{"ask": "p", "responses": ["a"]}': "field \"ask\": 'p': no prompt is read, and this may be it: --fields pro",
     b'{"prompt": "a", "response": "\\ud800"}': "must be Unicode text, without half a surrogate pair",
     b'{"prompt": "a", "resp': "not valid JSON: ",
     b'{"prompt": "\xff", "response": "a"}': "must be UTF-8 text",
@@ -527,7 +527,7 @@ def no_room_for_weights(monkeypatch):
     def save_file(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("minirm.files.disk.save_file", save_file)
+    monkeypatch.setattr("minirm.files.reading.disk.save_file", save_file)
 
 
 def test_weights_that_find_no_room_are_refused_by_their_name(tmp_path, no_room_for_weights):

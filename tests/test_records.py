@@ -285,7 +285,7 @@ BAD_RECORDS = [
     ({"messages": MESSAGES}, "field \"messages[0].role\": 'user': the last message must be the assistant's"),
     (
         {"info": {"title": "a"}, "summaries": [{"text": "b"}, {"text": "c"}], "choice": 0},
-        "field \"info\": an object with keys 'title': no prompt is read, and this may be it: --fields prompt=info or un",
+        "field \"info\": an object with keys 'title': no prompt is read, and this may be it: --fields prompt=",
     ),
     ({"info": {"post": "a"}, "summaries": [{}, {}], "choice": 0}, 'field "summaries[0].text": null: must be text'),
     (
@@ -293,7 +293,7 @@ BAD_RECORDS = [
         'field "choice": 2: must be one of 0, 1, or tie',
     ),
     ({"prompt": "a", "response": None}, 'field "response": null: must be text'),
-    ({"ask": "a", "reply": "b"}, "found keys 'ask', 'reply': no accepted format: a record holds prompt with replies, "),
+    ({"ask": "a", "reply": "b"}, "found keys 'ask', 'reply': no accepted format: a record holds prompt with repl"),
     ({}, "found keys none: no accepted format"),
 ]
 

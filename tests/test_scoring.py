@@ -15,7 +15,7 @@ from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.evaluate import as_table
 from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
-from minirm.files.lines import Row
+from minirm.files.tables import Row
 from minirm.tokens.packing import pack, tokenize, truncate
 from tests.oracles import rewards_one_by_one
 

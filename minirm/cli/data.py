@@ -41,7 +41,8 @@ class Data:
         console = new_console()
         console.print(table)
         for name, file in usage.items():
-            table = Table("field", "read as", "records", title=f"{name}: {file.records:,} records")
+            console.print(f"\n{name}: {file.records:,} records", soft_wrap=True)
+            table = Table("field", "read as", "records")
             for row in file.rows():
                 table.add_row(*row)
             console.print(table)

@@ -16,8 +16,8 @@ from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.disk import write_whole
-from minirm.files.lines import Row
 from minirm.files.reading import read_pipe, read_rows
+from minirm.files.tables import Row
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 
@@ -38,7 +38,7 @@ class Score:
     response: UseAppendAction[tuple[str, ...]] = ()
     """A response, for one line of output; may be given several times. One that begins with a dash: --response=-1."""
     file: str | None = None
-    """What to score: a file as data/README.md has it; - is JSON Lines from standard input, each answered as it comes."""
+    """What to score: a file as data/README.md has it; - is JSON Lines from standard input, answered as they come."""
     fields: tuple[str, ...] = ()
     """What fields of the file hold: prompt=question response=answer …; unread=FIELD for one that is not to be read."""
     out: Path | None = None

@@ -25,9 +25,9 @@ from minirm.files.dialogue import (
     render_response,
 )
 from minirm.files.fields import Names, Record, parse_fields
-from minirm.files.lines import Row
 from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
+from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
 from minirm.tokens.pretrained import AnyTokenizer
@@ -122,7 +122,7 @@ class RewardScorer:
         """Return the rewards of comparisons and how well they order them, also behind the prompts of others.
 
         Args:
-            dropped: what `minirm.files.survey.usable` left out of the comparisons; reported if given.
+            dropped: what `minirm.files.reading.survey.usable` left out of the comparisons; reported if given.
             seed: of the intervals' resamples.
         """
         before, known = self.cut.copy(), self.run.training_prompts

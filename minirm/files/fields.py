@@ -1,4 +1,4 @@
-"""What fields are called: each meaning with its names in the field's sets; and a record that knows what of it was read."""
+"""What fields are called, each meaning with its names; and a record that knows what of it was read."""
 
 import re
 from collections import Counter
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from minirm.data.comparison import Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import MESSAGE_FIELDS, Reply, check_text, parse_prompt
+from minirm.files.tables import Row
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": (
@@ -29,12 +30,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rank": ("rank",),
     "scores": ("scores", "ratings", "rewards"),
     "ranks": ("ranks", "ranking"),
-    "label": ("label",),  # of one response: whether it is good
+    "label": ("label", "kto_tag"),  # of one response: whether it is good
     "choice": (
         *("better_response_id", "winner", "choice", "best", "preference", "preferred", "better", "chosen", "labels"),
         "label",
     ),
-    "strength": ("preference_strength",),
+    "strength": ("preference_strength", "overall_preference"),
     "chosen score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
     "rejected score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
     **{name: (name,) for name in ("margin", "weight", "probability", "subset", "id")},
@@ -163,6 +164,26 @@ class Record:
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
 
 
+def unfold(row: Row) -> Iterator[Row]:
+    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
+    columns = list(row.fields.values())
+    if not columns or not isinstance(columns[0], dict | list):
+        columns = []
+    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+        columns = [list(column.values()) for column in columns]
+    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
+        columns = []
+    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        for number, cells in enumerate(zip(*columns, strict=True), 1):
+            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
+    else:
+        yield row
+
+
+def _is_texts(column: object) -> bool:
+    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
+
+
 def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, ...], object]:
     """Return the turns before the responses, and the prompt as it stands in the record.
 
@@ -204,8 +225,8 @@ def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
     longest = max(turns, key=lambda name: sum(len(turn.text) for turn in turns[name]))
     for name in turns:
         if not all(any(turn.text.strip() in other.text for other in turns[longest]) for turn in turns[name]):
-            rule = f'stands beside "{longest}", and is another prompt: --fields prompt={longest} or prompt={name}+{longest}'
-            raise field_error(name, record.fields[name], f"{rule} says what is read")
+            said = f"--fields prompt={longest} or prompt={name}+{longest} says what is read"
+            raise field_error(name, record.fields[name], f'stands beside "{longest}", and is another prompt: {said}')
     return [values[longest]]
 
 
@@ -276,7 +297,8 @@ class Usage:
         unread = dict(record.unread())
         self.unread.update(unread.keys())
         for name, value in unread.items():
-            if name not in self.long and holds_text(value, LONG_TEXT):
+            is_said = name.lower() in record.names.names["unread"]
+            if name not in self.long and not is_said and holds_text(value, LONG_TEXT):
                 self.long[name] = None
 
 

@@ -1,37 +1,34 @@
 """Files of records → one JSON object or one row of a table at a time, each with its place."""
 
+import bz2
 import codecs
+import gzip
 import io
 import json
 import lzma
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from minirm.errors import InputError, shorten
-from minirm.files.lines import (
-    CHUNK,
-    LARGEST_DOCUMENT,
-    LARGEST_RECORD,
-    MAGIC,
-    Row,
-    decode,
-    name_of,
-    open_expanded,
-    read_lines,
-)
-from minirm.files.tables import read_columns, read_csv
+from minirm.errors import InputError, printable, shorten
+from minirm.files.tables import LARGEST_RECORD, Row, read_columns, read_csv
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 COLUMNS = (".parquet", ".arrow")
+MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}
+"""What files of texts may be compressed with, and how these begin, whatever they are called."""
 ACCEPTED = f"{', '.join(TEXTS)} (each also {', '.join(MAGIC)}), {', '.join(COLUMNS)}"
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What the datasets library writes beside data: in a folder, no data."""
 RUN_FILES = ("config.json", "report.html")
 """A folder below a folder of data that holds one of these is a run, a checkpoint or an evaluation: it is left out."""
+LARGEST_DOCUMENT = 1 << 28  # bytes of a JSON file that is no JSON Lines, and so is in memory as a whole
+LARGEST_EXPANSION = 250  # times the compressed file, beyond the size of a document
+CHUNK = 1 << 16  # bytes read at a time
 
 
 def find_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -95,6 +92,11 @@ def _suffixes(path: Path) -> tuple[str, str] | None:
     return None if kind is None else (kind, compression)
 
 
+def name_of(path: Path) -> str:
+    """Return the path as it can stand in a message of one line."""
+    return printable(str(path)).replace("\n", "\\n")
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the records of one file.
 
@@ -102,18 +104,104 @@ def read_rows(path: Path) -> Iterator[Row]:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
     name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
-    readers: dict[str, Callable] = {
-        **dict.fromkeys((".csv", ".tsv"), read_csv), **dict.fromkeys(COLUMNS, read_columns)
-    }  # fmt: skip
     number = 0
     try:
-        with open_expanded(path, compression) as stream:
-            for number, row in enumerate(readers.get(kind, read_json)(stream, name), 1):  # noqa: B007 used after it
+        with _open(path, compression) as stream:
+            if kind in (".csv", ".tsv"):
+                rows = read_csv(read_lines(stream, name), name)
+            else:
+                rows = (read_columns if kind in COLUMNS else read_json)(stream, name)
+            for number, row in enumerate(rows, 1):  # noqa: B007 used after the loop
                 yield row
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last are what a damaged file raises
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not number:
         raise InputError(f"{name}: empty: a data file holds at least one record")
+
+
+def _open(path: Path, named: str) -> io.BufferedReader:
+    """Return the content of a file, expanded if it begins as a compressed one does."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{name_of(path)}: must be a file; it is a folder, a pipe or a device")
+    plain = open(path, "rb", CHUNK)  # noqa: SIM115 closed by who reads it
+    compression = compression_of(plain.peek(8))
+    if named and named != compression:
+        plain.close()
+        raise InputError(
+            f"{name_of(path)}: must be compressed as {named} says; it is {compression or 'not compressed'}"
+        )
+    if not compression:
+        return plain
+    limit = max(LARGEST_DOCUMENT, LARGEST_EXPANSION * os.path.getsize(path))
+    stream = io.BufferedReader(_Expanded(_expand(plain, compression, path), limit, name_of(path)), CHUNK)
+    if within := compression_of(stream.peek(8)):
+        raise InputError(f"{name_of(path)}: holds {within[1:]} within {compression[1:]}: must be compressed once")
+    return stream
+
+
+def compression_of(head: bytes) -> str:
+    """Return the suffix that goes with how a file begins; "" for none."""
+    return next((suffix for suffix, magic in MAGIC.items() if head.startswith(magic)), "")
+
+
+def _expand(stream: BinaryIO, compression: str, path: Path) -> BinaryIO:
+    if compression == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise InputError(f"{name_of(path)}: needs zstandard: pip install 'minirm[data]'") from None
+        return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stream, read_across_frames=True)
+    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression](stream)
+
+
+class _Expanded(io.RawIOBase):
+    """What a compressed file holds, up to a limit."""
+
+    def __init__(self, stream: BinaryIO, limit: int, name: str):
+        self.stream, self.limit, self.left, self.name = stream, limit, limit, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            read = self.stream.read(len(buffer))
+        except Exception as error:
+            if isinstance(error, OSError | EOFError | zlib.error | lzma.LZMAError):
+                raise
+            raise OSError(str(error)) from None  # zstandard's own
+        self.left -= len(read)
+        if self.left < 0:
+            raise InputError(f"{self.name}: expands to more than {self.limit:,} bytes: must be less than that")
+        buffer[: len(read)] = read
+        return len(read)
+
+
+def read_lines(stream: BinaryIO, name: str, number: int = 1) -> Iterator[tuple[int, str]]:
+    """Yield line number, from `number` on, and line (with its break) of UTF-8 text, without the byte order mark."""
+    for n, line in enumerate(iter(lambda: stream.readline(LARGEST_RECORD + 1), b""), number):
+        yield n, decode(line, name, n)
+
+
+def decode(data: bytes, name: str, number: int = 1, limit: int = LARGEST_RECORD) -> str:
+    """Return what begins at the line of this number as text, which must be UTF-8 and within the limit."""
+    if len(data) > limit:
+        what = "line" if limit == LARGEST_RECORD else "JSON document"
+        rule = "must be shorter" if what == "line" else "must be smaller; JSON Lines (.jsonl) may be of any size"
+        raise InputError(f"{name}:{number}: a {what} of more than {limit:,} bytes: {rule}")
+    if number == 1:
+        data = data.removeprefix(codecs.BOM_UTF8)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (data[:1], data[1:2]):
+            raise InputError(f"{name}:1: is UTF-16: must be UTF-8 text")
+    if (nul := data.find(b"\0")) >= 0:
+        line = number + data.count(b"\n", 0, nul)
+        raise InputError(f"{name}:{line}: holds a NUL byte: must be text")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        found = shorten(data[max(error.start - 10, 0) : error.end + 10].decode(errors="replace"))
+        line = number + data.count(b"\n", 0, error.start)
+        raise InputError(f"{name}:{line}: near {found}: must be UTF-8 text") from None
 
 
 # JSON
@@ -184,13 +272,7 @@ def _records_within(value: object) -> list | None:
     """Return the records of an array, or of an object around one; None for what is a record itself."""
     if not isinstance(value, dict):
         return value if isinstance(value, list) else None
-    if value and all(key.isdigit() and isinstance(record, dict) for key, record in value.items()):  # pandas, by index
-        return list(value.values())
-    records = next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
-    names = value.get("columns")
-    if records and isinstance(names, list) and all(isinstance(r, list) and len(r) == len(names) for r in records):
-        return [dict(zip(names, record, strict=True)) for record in records]  # pandas, split
-    return records
+    return next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
 
 
 def _row(place: str, fields: object) -> Row:

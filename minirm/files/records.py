@@ -10,10 +10,10 @@ from typing import NamedTuple
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import check_text
-from minirm.files.fields import LABEL, NAMES, Names, Record, Usage, holds_text, parse_fields
-from minirm.files.lines import Row, name_of
-from minirm.files.reading import find_files, read_rows
-from minirm.files.shapes import PAIR, SHAPES, number, read_shape, recognise
+from minirm.files.fields import LABEL, Names, Record, Usage, holds_text, parse_fields, unfold
+from minirm.files.judgements import PAIR, number
+from minirm.files.reading import Row, find_files, name_of, read_rows
+from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
@@ -38,12 +38,14 @@ def read_comparisons(
     """
     if format is not None and format not in SHAPES:
         raise InputError(f'format "{format}": unknown: must be one of {", ".join(SHAPES)}')
-    names, files = parse_fields(fields), find_files(paths)
+    names, files = parse_fields(fields) if fields else None, find_files(paths)
     return (comparison for file in files for comparison in _read_file(file, format, names, usage))
 
 
-def _read_file(path: Path, format: str | None, names: Names, usage: dict[str, Usage] | None) -> Iterator[Comparison]:
-    """Yield the comparisons of one file. Responses rated one by one come together: as soon as all of a prompt are read."""
+def _read_file(
+    path: Path, format: str | None, names: Names | None, usage: dict[str, Usage] | None
+) -> Iterator[Comparison]:
+    """Yield the comparisons of one file; responses rated one by one together, once all of a prompt are read."""
     found = None if usage is None else usage.setdefault(name_of(path), Usage())
     parse = partial(parse_rows, format=format, names=names)
     expected: Counter[int] | None = None
@@ -86,12 +88,13 @@ def parse_rows(
     rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
-    names, asks, may_be_plain = names or Names(), False, usage is None and not (names and names.given)
+    asks, may_be_plain = False, usage is None and not (names and names.given)
     for place, fields in (part for row in rows for part in unfold(row)):
         if may_be_plain and format in (None, "pairs") and (plain := plain_pair(fields, place)):
             format, asks = "pairs", True
             yield Parsed([plain])
             continue
+        names = names or Names()
         try:
             record = Record(fields, names)
             format = format or recognise(record)
@@ -125,26 +128,6 @@ def plain_pair(fields: dict, place: str) -> Comparison | None:
     return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=place)
 
 
-def unfold(row: Row) -> Iterator[Row]:
-    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
-    columns = list(row.fields.values())
-    if not columns or not isinstance(columns[0], dict | list):
-        columns = []
-    elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
-        columns = [list(column.values()) for column in columns]
-    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
-        columns = []
-    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-        for number, cells in enumerate(zip(*columns, strict=True), 1):
-            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
-    else:
-        yield row
-
-
-def _is_texts(column: object) -> bool:
-    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
-
-
 def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     """Return the comparisons that a record of the named format holds, mostly one.
 
@@ -154,13 +137,14 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
         place: where it stands, for messages.
     """
     dials = _dials(record)
-    comparisons, is_rating = [], False
-    for prompt, responses, scores, weight, is_rating, steps in read_shape(record, format):
+    comparisons = []
+    judged = list(read_shape(record, format))
+    for prompt, responses, scores, weight, is_rating, steps in judged:
         if len(responses) > MOST_RESPONSES:
             raise InputError(f"{len(responses)} responses to one prompt: must be at most {MOST_RESPONSES}")
         if scores is None and not record.names.ignore_judgements:
-            rule = "nothing says which response is better: a score, a rank or a choice"
-            raise InputError(f"found keys {list_names(record.fields)}: {rule} must stand beside them")
+            rule = "nothing says which response is better: a score, a rank or a choice must stand beside them"
+            raise InputError(f"found keys {list_names(record.fields)}: {rule}")
         if dials["probability"] < 1 and len(responses) != 2:
             raise field_error("probability", dials["probability"], "must be 1 unless the record is a pair")
         rest = {**dials, "weight": dials["weight"] * weight, "is_judged": is_rating or len(responses) > 1}
@@ -172,7 +156,7 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
         raise InputError("holds no response of an assistant")
     if "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
         _check_no_prompt_unread(record)
-    return Parsed(comparisons, is_rating)
+    return Parsed(comparisons, is_rating=judged[0].is_rating)
 
 
 def _check_no_prompt_unread(record: Record) -> None:

@@ -3,22 +3,28 @@
 Responses keep the record's order; its judgement becomes their scores.
 """
 
-import contextlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 from minirm.data.comparison import Turn, join_steps
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import check_text, parse_prompt, parse_reply, split_replies
 from minirm.files.fields import NOTHING, Record, read_prompt
-from minirm.files.tables import Cell
+from minirm.files.judgements import (
+    PAIR,
+    check_list,
+    is_integer,
+    item_scores,
+    listed_scores,
+    number,
+    pair_scores,
+    rating,
+    read_choice,
+    scores_beside,
+)
 
-PAIR = (1.0, 0.0)
-TIE, BOTH_BAD = (0.5, 0.5), (0.0, 0.0)
 OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
 
 
@@ -50,58 +56,6 @@ class Shape(NamedTuple):
     read: Callable[[Record], Iterator[Judged] | list[Judged]]
 
 
-# Judgements
-
-
-def number(value: object, field: str) -> float:
-    """Return a finite number."""
-    if isinstance(value, Cell):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise field_error(field, value, "must be a finite number")
-    return float(value)
-
-
-def one_of(best: int, count: int) -> tuple[float, ...]:
-    """Return scores that say which response is best."""
-    return tuple(float(i == best) for i in range(count))
-
-
-def _is_integer(value: object) -> bool:
-    return (
-        isinstance(value, int | float | Cell)
-        and not isinstance(value, bool)
-        and str(value).removesuffix(".0").isdigit()
-    )
-
-
-def _read_choice(record: Record, names: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Return the scores that the name of the best response gives: names[i], a number, "model_a", "tie" …"""
-    for name in record.all("choice"):
-        value, count = record.fields[name], len(names)
-        said = str(value).removesuffix(".0").lower() if isinstance(value, int | float | str) else None
-        if said is None or isinstance(value, bool) or value == "":
-            continue
-        word = re.sub(r"[^a-z]", "", said)
-        if name.lower() == "labels" and names == ("a", "b") and said in ("0", "1"):  # SHP: 1 says that A is better
-            found = one_of(1 - int(said), 2)
-        elif word in ("tie", "draw", "equal", "same"):
-            found = TIE[:1] * count
-        elif word in ("tiebothbad", "bothbad", "neither"):
-            found = BOTH_BAD[:1] * count
-        elif (last := re.split(r"[ _]", said)[-1]) in names:
-            found = one_of(names.index(last), count)
-        else:
-            raise field_error(name, value, f"must be one of {', '.join(names)}, or tie")
-        record.take(name, "choice")
-        return found
-    return None
-
-
-# Shapes
-
-
 def _pair(record: Record) -> list[Judged]:
     """Two texts, two dialogues, or lists of good and of bad responses."""
     names = record.find("chosen"), record.find("rejected")
@@ -114,7 +68,7 @@ def _pair(record: Record) -> list[Judged]:
         scores = (1.0,) * len(groups[0]) + (0.0,) * len(groups[1])
     else:
         replies = [parse_reply(value, name) for name, value in zip(names, (chosen, rejected), strict=True)]
-        scores = _pair_scores(record)
+        scores = pair_scores(record)
     return [_judged(record, replies, scores)]
 
 
@@ -122,9 +76,8 @@ def _messages_and_rejected(record: Record, rejected: str) -> list[Judged]:
     """ms-swift: the chosen response ends a dialogue, the rejected one stands in a field of its own."""
     name = next((name for name in record.all("prompt") if isinstance(record.fields[name], list)), None)
     if name is None:
-        raise InputError(
-            f'field "chosen": missing: beside "{rejected}" there must be one; found keys {list_names(record.fields)}'
-        )
+        rule = f'beside "{rejected}" there must be one; found keys {list_names(record.fields)}'
+        raise InputError(f'field "chosen": missing: {rule}')
     *prompt, chosen = parse_reply(record.take(name, "chosen"), name)
     other = parse_reply(record.take(rejected, "rejected"), rejected)
     whole = (*prompt, chosen) if isinstance(other, tuple) and len(other) > 1 else (chosen,)
@@ -133,30 +86,12 @@ def _messages_and_rejected(record: Record, rejected: str) -> list[Judged]:
     return [Judged(prompt, texts, PAIR)]
 
 
-def _pair_scores(record: Record) -> tuple[float, float]:
-    """Return the scores of a pair: those it has, of which the chosen one's must not be lower, or 1 and 0."""
-    names = record.find("chosen score"), record.find("rejected score")
-    if None in names or any(record.fields[name] in NOTHING for name in names):
-        return PAIR
-    high, low = (number(record.take(name, "score"), name) for name in names)
-    if high < low:
-        rule = f"the chosen response has {high:g}: must not be higher; --fields unread={names[0]} unread={names[1]} passes over it"
-        raise field_error(names[1], low, rule)
-    return high, low
-
-
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and any(isinstance(item, str) for item in value)
 
 
 def _texts(value: object, name: str) -> list[str]:
-    return [check_text(text, f"{name}[{i}]") for i, text in enumerate(_list(value, name))]
-
-
-def _list(value: object, name: str) -> list:
-    if not isinstance(value, list) or not value:
-        raise field_error(name, value, "must be a list with at least one item")
-    return value
+    return [check_text(text, f"{name}[{i}]") for i, text in enumerate(check_list(value, name))]
 
 
 def _judged(
@@ -173,15 +108,15 @@ def _judged(
 def _responses(record: Record) -> list[Judged]:
     """A list of texts, messages, or objects that hold a text and a score or a rank."""
     name = record.find("responses")
-    values = _list(record.take(name, "responses"), name)
+    values = check_list(record.take(name, "responses"), name)
     items = [record.item(v, f"{name}[].") if isinstance(v, dict) else None for v in values]
     replies = [_reply(value, item, f"{name}[{i}]") for i, (value, item) in enumerate(zip(values, items, strict=True))]
-    scores = _item_scores(items, name) or _listed_scores(record, len(replies))
+    scores = item_scores(items, name) or listed_scores(record, len(replies))
     if record.names.ignore_judgements:
         return [_judged(record, replies, None)]
-    if scores is None and _is_integer(chosen := record.value("chosen")) and record.find("rejected"):
+    if scores is None and is_integer(chosen := record.value("chosen")) and record.find("rejected"):
         return [_two_of(record, replies, int(float(chosen)))]
-    scores = scores or _read_choice(record, tuple(map(str, range(len(replies)))))
+    scores = scores or read_choice(record, tuple(map(str, range(len(replies)))))
     if scores is None and name.lower() == "output" and len(replies) > 1:  # LlamaFactory: the best one first
         scores = tuple(-1.0 - i for i in range(len(replies)))
     return [_judged(record, replies, scores)]
@@ -199,45 +134,12 @@ def _reply(value: object, item: Record | None, name: str) -> object:
     return parse_reply(item.take(key, "text"), f"{name}.{key}")
 
 
-def _item_scores(items: list[Record | None], name: str) -> tuple[float, ...] | None:
-    """Return the scores that the items hold, or their ranks, of which 1 is the best; None where the first has neither."""
-    if items[0] is None or not all(items):
-        return None
-    first = {meaning: items[0].find(meaning) for meaning in ("score", "rank")}
-    found = {}
-    for meaning in (meaning for meaning, key in first.items() if key is not None):
-        key = first[meaning]
-        numbers = (
-            number(item.take(key, meaning) if key in item.fields else None, f"{name}[{i}].{key}")
-            for i, item in enumerate(items)
-        )
-        found[meaning] = tuple(numbers)
-    if len(found) == 2:
-        ordered = sorted(zip((-score for score in found["score"]), found["rank"], strict=True))
-        if any(before[1] > after[1] for before, after in pairwise(ordered)):
-            raise InputError(
-                f'field "{name}": {first["rank"]} and {first["score"]} contradict each other: 1 is the best rank, and a higher score is better'
-            )
-    return found.get("score") or (tuple(-rank for rank in found["rank"]) if found else None)
-
-
-def _listed_scores(record: Record, count: int) -> tuple[float, ...] | None:
-    for meaning, sign in (("scores", 1.0), ("ranks", -1.0)):
-        name = record.find(meaning)
-        if name is not None and record.fields[name] not in NOTHING:
-            values = _list(record.take(name, meaning), name)
-            if len(values) != count:
-                raise field_error(name, values, f"must be as many as the responses, which are {count}")
-            return tuple(sign * number(value, f"{name}[{i}]") for i, value in enumerate(values))
-    return None
-
-
 def _two_of(record: Record, replies: list, chosen: int) -> Judged:
     """Two of the responses, named by their numbers; nobody judged the others."""
     numbers = []
     for meaning in ("chosen", "rejected"):
         value = record.take(name := record.find(meaning), meaning)
-        if not _is_integer(value) or not int(float(value)) < len(replies):
+        if not is_integer(value) or not int(float(value)) < len(replies):
             raise field_error(name, value, f"must be the number of a response, 0 to {len(replies) - 1}")
         numbers.append(int(float(value)))
     return _judged(record, [replies[i] for i in numbers], PAIR)
@@ -254,10 +156,8 @@ def _columns_of(record: Record) -> list[tuple[str, str]]:
             groups.setdefault(match[1], []).append((name, match[2]))
     for group in groups.values():
         ends = [end for _, end in group]
-        starts = [[str(i + first) for i in range(len(ends))] for first in (0, 1)] + [
-            list("abcdefghijklmnop"[: len(ends)])
-        ]
-        if len(ends) > 1 and sorted(ends) in [sorted(start) for start in starts]:
+        starts = [*([str(i + first) for i in range(len(ends))] for first in (0, 1)), "abcdefghijklmnop"[: len(ends)]]
+        if len(ends) > 1 and any(sorted(ends) == sorted(start) for start in starts):
             return sorted(group, key=lambda column: (len(column[1]), column[1]))
     return []
 
@@ -278,17 +178,8 @@ def _columns(record: Record) -> list[Judged]:
         scores = tuple(number(record.take(name, "choice"), name) for name in one_hot)
         record.take(record.keys.get("winner_tie"), "choice")
     else:
-        scores = _read_choice(record, ends) or _scores_beside(record, ends)
+        scores = read_choice(record, ends) or scores_beside(record, ends)
     return [_judged(record, replies, scores, weight)]
-
-
-def _scores_beside(record: Record, ends: tuple[str, ...]) -> tuple[float, ...] | None:
-    for meaning, sign in (("score", 1.0), ("rank", -1.0)):
-        for base in record.names.names[meaning]:
-            names = [record.keys.get(f"{base}_{end}", record.keys.get(f"{base}{end}")) for end in ends]
-            if None not in names:
-                return tuple(sign * number(record.take(name, meaning), name) for name in names)
-    return None
 
 
 def _interleaved(record: Record, answers: object, name: str) -> object:
@@ -323,28 +214,11 @@ def _response(record: Record) -> list[Judged]:
     )
     reply = parse_reply(value, name) if item is None else _reply(value, item, name)
     axes = item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
-    return [_rated(record, [reply], _rating(axes or record))]
+    return [_rated(record, [reply], rating(axes or record))]
 
 
-def _rating(record: Record) -> float | None:
-    """Return how good a response is said to be, or None."""
-    for meaning in ("score", "label"):
-        name = record.find(meaning)
-        if name is None or record.fields[name] in NOTHING:
-            continue
-        value = record.take(name, meaning)
-        if meaning == "label":
-            truth = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
-            if str(value).lower() not in truth:
-                raise field_error(name, value, "must be true or false, whether the response is good")
-            return truth[str(value).lower()]
-        return number(value, name)
-    return None
-
-
-def _rated(record: Record, replies: list, rating: float | None) -> Judged:
-    scores = (0.0 if rating is None else rating,)
-    return _judged(record, replies, scores, is_rating=rating is not None)
+def _rated(record: Record, replies: list, score: float | None) -> Judged:
+    return _judged(record, replies, (score or 0.0,), is_rating=score is not None)
 
 
 def _stepwise(record: Record) -> list[Judged]:
@@ -368,7 +242,7 @@ def _has_steps(record: Record) -> bool:
 def _conversation(record: Record) -> list[Judged]:
     """A dialogue whose last message is the response; nobody judged it, or a label says whether it is good."""
     name = next(name for name in record.all("prompt") if _holds_messages(record.fields[name]))
-    return [_rated(record, [parse_reply(record.take(name, "conversation"), name)], _rating(record))]
+    return [_rated(record, [parse_reply(record.take(name, "conversation"), name)], rating(record))]
 
 
 def _holds_messages(value: object) -> bool:
@@ -420,7 +294,7 @@ def _has_candidates(record: Record) -> bool:
     name, chosen = record.find("responses"), record.value("chosen")
     if name is None or not isinstance(values := record.fields[name], list):
         return False
-    if isinstance(chosen, str | list | dict) and not _is_integer(chosen) and record.find("rejected"):
+    if isinstance(chosen, str | list | dict) and not is_integer(chosen) and record.find("rejected"):
         return False
     return name.lower() != "output" or not _holds_messages(values) or "score" in values[0]
 

@@ -1,14 +1,22 @@
 """Tables → rows: CSV in text, Parquet and Arrow in columns (extra `data`)."""
 
 import csv
+import io
 from collections.abc import Iterator
 from itertools import chain
-from typing import BinaryIO
+from typing import NamedTuple
 
 from minirm.errors import InputError, list_names
-from minirm.files.lines import LARGEST_RECORD, Row, read_lines
 
+LARGEST_RECORD = 1 << 24  # bytes of a line or a row, or characters of a cell
 DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
+
+
+class Row(NamedTuple):
+    """One record as it stands in the file."""
+
+    place: str  # "file:line", of its first line, or "file (record 3)"
+    fields: dict
 
 
 class Cell(str):
@@ -17,14 +25,13 @@ class Cell(str):
     __slots__ = ()
 
 
-def read_csv(stream: BinaryIO, name: str) -> Iterator[Row]:
-    """Yield the rows of a CSV file as {column: cell}, column names in lower case.
+def read_csv(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Row]:
+    """Yield the rows of a CSV file, given its lines, as {column: cell}, column names in lower case.
 
     The delimiter is the one of , | ; tab that splits the header into most columns. With |, the spaces around a cell are
     layout and fall away; otherwise cells stay as they are.
     """
     csv.field_size_limit(LARGEST_RECORD)  # the module's own limit is 131072 characters a cell
-    lines = read_lines(stream, name)
     first = next((line for line in lines if not line[1].isspace()), None)
     if first is None:
         return
@@ -74,7 +81,7 @@ def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> It
         raise _broken_csv(f"{name}:{begins}", error) from None
 
 
-def read_columns(stream: BinaryIO, name: str) -> Iterator[Row]:
+def read_columns(stream: io.BufferedReader, name: str) -> Iterator[Row]:
     """Yield the rows of a Parquet file, or of an Arrow file or stream, as the datasets library saves them."""
     try:
         import pyarrow

@@ -19,7 +19,7 @@ from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
 from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
 from minirm.files.dialogue import check_text, parse_prompt, render_dialogue
-from minirm.files.lines import Row
+from minirm.files.tables import Row
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.pretrained import AnyTokenizer
@@ -124,7 +124,7 @@ class ZeroShotScorer:
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
     def score_rows(self, rows: Iterable[Row | None], *, fields: Sequence[str] = ()) -> Iterator[dict]:
-        """Yield each record with "reward" or "rewards" added; see `minirm.evaluation.scoring.RewardScorer.score_rows`."""
+        """Yield each record with "reward" or "rewards" added; see `RewardScorer.score_rows`."""
         return score_rows(rows, self.score_comparisons, fields)
 
     def reward_fn(
