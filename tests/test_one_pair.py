@@ -93,7 +93,7 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
 CONFIGURATIONS = ("config.py", "config_rules.py", "run_config.py")  # which no comparison passes
 
 
-def test_the_walk_is_at_most_480_lines(tmp_path):
+def test_the_walk_is_at_most_640_lines(tmp_path):
     """Count the different lines of minirm that run on the way, but for those of configurations and their rules."""
     home, lines = str(Path(minirm.__file__).parent), set()
 
@@ -109,4 +109,4 @@ def test_the_walk_is_at_most_480_lines(tmp_path):
         test_one_pair_from_its_line_to_its_gradient(tmp_path)
     finally:
         sys.settrace(None)
-    assert 200 < len(lines) <= 480
+    assert 200 < len(lines) <= 640
