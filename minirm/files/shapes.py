@@ -222,7 +222,7 @@ def _rated(record: Record, replies: list, score: float | None) -> Judged:
 
 
 def _stepwise(record: Record) -> list[Judged]:
-    """TRL's stepwise supervision: the steps of one response, each labelled true, false or by how probably right it is."""
+    """TRL's stepwise supervision: the steps of one response, each labelled by how probably right it is."""
     texts, labels = (record.take(record.keys[name], "steps") for name in ("completions", "labels"))
     if not texts or len(texts) != len(labels):
         raise field_error("labels", labels, f"must be as many as there are completions, {len(texts)}, and at least one")
