@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from minirm.data.comparison import Turn
 from minirm.errors import InputError
-from minirm.files.fields import NAMES, Usage, tell_unread
-from minirm.files.records import MOST_RESPONSES, read_comparisons
+from minirm.files.fields import NAMES, Names, Record, Usage, tell_unread
+from minirm.files.records import MOST_RESPONSES, parse_record, plain_pair, read_comparisons
+from minirm.files.tables import Row
 
 DATA = Path(__file__).parent.parent / "data"
 ASK = (Turn("user", "Why is it so?"),)
@@ -408,3 +409,25 @@ def test_one_object_of_columns_is_as_many_records(tmp_path, columns):
         (tmp_path / name).write_text(json.dumps(record))
         first, second = read_comparisons(tmp_path / name)
         assert (first.prompt[0].text, second.prompt[0].text, second.responses) == ("p", "q", ("b", "d"))
+
+
+TEXTS = st.text("ab \n\0HumanAssi:t.é", max_size=40) | st.sampled_from(
+    ["", " ", "a?", "a?\nb", "Human: a", "\n\nAssistant: x"]
+)
+
+
+@given(prompt=TEXTS, chosen=TEXTS, rejected=TEXTS, repeated=st.sampled_from(["", "prompt", "whole"]))
+def test_a_plain_pair_is_read_as_the_long_way_reads_it(prompt, chosen, rejected, repeated):
+    """Plain text needs no finding out; whatever may be more is left to the long way."""
+    if repeated:
+        chosen = prompt + " " + chosen
+        rejected = prompt + " " + rejected if repeated == "whole" else rejected
+    row = Row("x.jsonl:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    plain = plain_pair(row)
+    if plain is not None:
+        assert [plain] == parse_record(Record(row.fields, Names()), "pairs", row.place).comparisons
+
+
+def test_most_plain_pairs_take_the_short_way():
+    fields = {"prompt": "Is a tomato a fruit?", "chosen": "Yes.", "rejected": "No.\nIt is not."}
+    assert plain_pair(Row("x.jsonl:1", fields)).responses == ("Yes.", "No.\nIt is not.")

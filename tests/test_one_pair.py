@@ -95,17 +95,21 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+CONFIGURED = PackingConfig(), TrainConfig(learning_rate=1e-3), ModelConfig(vocab_size=600, layers=2, width=32, heads=2)
+"""What the user has said before a comparison sets out."""
+
+
 def one_training_step(folder: Path) -> None:
     """Read 64 comparisons and take a real training step on them: the same way, through the rooms where it is fast."""
     file = folder / "comparisons.jsonl"
     file.write_text("".join(_long_line(n) + "\n" for n in range(64)), encoding="utf-8")
     comparisons = list(read_comparisons([file]))
     tokenizer = Tokenizer.train(text for c in comparisons for text in (c.prompt[0].text, *c.responses))
-    packing, config = PackingConfig(), TrainConfig(learning_rate=1e-3)
+    packing, config, shape = CONFIGURED
     store = TokenStore.write(fit(tokenize(comparisons, tokenizer), packing, Counter()), folder / "store")
     stream = Stream(store, packing)
     torch.manual_seed(0)
-    model = RewardModel(ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, width=32, heads=2))
+    model = RewardModel(shape)
     trainer = Trainer(model, RewardObjective(config), stream, stream, config)
     before, _ = trainer.evaluate(stream)
     step = next(trainer.run())

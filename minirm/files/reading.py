@@ -94,7 +94,8 @@ def _suffixes(path: Path) -> tuple[str, str] | None:
 
 def name_of(path: Path) -> str:
     """Return the path as it can stand in a message of one line."""
-    return printable(str(path)).replace("\n", "\\n")
+    name = str(path)
+    return name if name.isprintable() else printable(name).replace("\n", "\\n")
 
 
 def read_rows(path: Path) -> Iterator[Row]:

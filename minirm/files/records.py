@@ -88,44 +88,44 @@ def parse_rows(
     rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
-    asks, may_be_plain = False, usage is None and not (names and names.given)
-    for place, fields in (part for row in rows for part in unfold(row)):
-        if may_be_plain and format in (None, "pairs") and (plain := plain_pair(fields, place)):
+    asks = False
+    for row in rows:
+        plain = plain_pair(row) if usage is None and names is None and format in (None, "pairs") else None
+        if plain:
             format, asks = "pairs", True
             yield Parsed([plain])
             continue
-        names = names or Names()
-        try:
-            record = Record(fields, names)
-            format = format or recognise(record)
-            parsed = parse_record(record, format, place)
-            asked = "prompt" in record.read.values()
-            if asks and not asked and not all(comparison.prompt for comparison in parsed.comparisons):
-                raise InputError(
-                    f'field "prompt": missing, though records before have one; found keys {list_names(fields)}'
-                )
-        except InputError as error:
-            raise InputError(f"{place}: {error}") from None
-        asks = asks or asked
-        if usage is not None:
-            usage.add(record)
-        yield parsed
+        for place, fields in unfold(row):
+            try:
+                record = Record(fields, names or Names())
+                format = format or recognise(record)
+                parsed = parse_record(record, format, place)
+                asked = "prompt" in record.read.values()
+                if asks and not asked and not all(comparison.prompt for comparison in parsed.comparisons):
+                    found = list_names(fields)
+                    raise InputError(f'field "prompt": missing, though records before have one; found keys {found}')
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
+            asks = asks or asked
+            if usage is not None:
+                usage.add(record)
+            yield parsed
 
 
-def plain_pair(fields: dict, place: str) -> Comparison | None:
+def plain_pair(row: Row) -> Comparison | None:
     """Return what {"prompt", "chosen", "rejected"} in plain text says, as most records are; None for any other.
 
     `parse_record` says the same of it; here nothing has to be found out.
     """
-    texts = [fields.get(name) for name in ("prompt", "chosen", "rejected")]
-    if len(fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
+    texts = [row.fields.get(name) for name in ("prompt", "chosen", "rejected")]
+    if len(row.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
         return None
     prompt, *responses = texts
     if any("\0" in text or "\n\n" in text or text.startswith("Human: ") for text in texts):
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
         return None
-    return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=place)
+    return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=row.place)
 
 
 def parse_record(record: Record, format: str, place: str = "") -> Parsed:

@@ -15,8 +15,9 @@ each response a row of its own, behind its own prompt.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,17 +72,30 @@ class Layout:
     reads: Tensor  # (N,) the tokens at which the result is read
     everywhere: Tiles  # every token is a query
     at_reads: Tiles  # only the N read tokens are
-    levels: tuple[Level, ...]
-    place_in_levels: Tensor  # (M,) where each token lies when the levels are laid end to end
     paths: tuple[np.ndarray, ...]  # the tokens of each segment's path; past segments and tokens are counted first
     tokens_so_far: int  # past tokens and M
+    lengths: tuple[int, ...]  # tokens of each new segment
+    parents: tuple[
+        int, ...
+    ] = ()  # the segment that each new one continues, −1 for none; () where none can be continued
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The segments level by level, for recurrence; made when they are first asked for."""
+        device = self.positions.device
+        return tuple(_mapped(level, lambda tensor: tensor.to(device)) for level in _levels(self))
+
+    @cached_property
+    def place_in_levels(self) -> Tensor:
+        """(M,) where each token lies when the levels are laid end to end."""
+        return torch.cat([level.tokens for level in self.levels]).argsort()
 
     def to(self, device: torch.device | str) -> "Layout":
         """Return the same layout with its tensors on `device`."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Layout":
-        """Return the same layout with its tensors changed, all but `Level.steps`, which PyTorch wants on the host."""
+        """Return the same layout with its tensors changed."""
         return _mapped(self, change)
 
 
@@ -112,17 +126,16 @@ def lay_out(
     new = paths[old:]
     back = [0] * len(reads) if before_end is None else before_end
     seen = [new[segment][: len(new[segment]) - tokens] for segment, tokens in zip(reads, back, strict=True)]
-    levels = _levels(lengths, parents, starts, old)
     return Layout(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=None,
         reads=torch.from_numpy(starts[1:][list(reads)] - 1 - np.array(back, dtype=np.int64)),
         everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], seen),
-        levels=levels,
-        place_in_levels=torch.from_numpy(np.argsort(np.concatenate([level.tokens for level in levels]), kind="stable")),
         paths=tuple(paths),
         tokens_so_far=first_token + int(starts[-1]),
+        lengths=tuple(lengths),
+        parents=tuple(parents),
     )
 
 
@@ -154,10 +167,9 @@ def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
         reads=torch.from_numpy(starts[:-1]),
         everywhere=_tile(rows, rows, both_ways=True),
         at_reads=_tile([np.array([n]) for n in range(len(rows))], rows, both_ways=True),
-        levels=(),
-        place_in_levels=torch.empty(0, dtype=torch.int64),
         paths=tuple(rows),
         tokens_so_far=int(starts[-1]),
+        lengths=tuple(map(len, rows)),
     )
 
 
@@ -202,25 +214,20 @@ def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: boo
     )
 
 
-def _levels(lengths: Sequence[int], parents: Sequence[int], starts: np.ndarray, old: int) -> tuple[Level, ...]:
-    """Group new segments by how many other new ones they continue.
-
-    Args:
-        starts: first token of each new segment.
-        old: how many past segments there are.
-    """
+def _levels(layout: Layout) -> Iterator[Level]:
+    """Yield new segments grouped by how many other new ones they continue."""
+    lengths, parents, old = np.array(layout.lengths), layout.parents, len(layout.paths) - len(layout.lengths)
+    starts = lengths.cumsum() - lengths
     depth: list[int] = []
     for parent in parents:
         depth.append(depth[parent - old] + 1 if parent >= old else 0)
-    levels = []
-    for d in range(max(depth) + 1):
+    for d in range(max(depth, default=-1) + 1):
         members = np.array(sorted((s for s in range(len(lengths)) if depth[s] == d), key=lambda s: -lengths[s]))
-        sizes = np.array(lengths)[members]
+        sizes = lengths[members]
         steps = (sizes[None] > np.arange(sizes[0])[:, None]).sum(1)  # (R,)
         order = np.concatenate([starts[members[:size]] + step for step, size in enumerate(steps)])
         arrays = (order, steps, old + members, np.array(parents)[members], sizes)
-        levels.append(Level(*map(torch.from_numpy, arrays)))
-    return tuple(levels)
+        yield Level(*map(torch.from_numpy, arrays))
 
 
 def _tensor(parts: list[np.ndarray]) -> Tensor:

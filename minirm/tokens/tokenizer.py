@@ -12,7 +12,6 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
 
-from minirm.config_rules import require
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 
@@ -84,7 +83,8 @@ class Tokenizer:
             raise InputError(
                 f"vocab_size={wanted} must be at least {SMALLEST} (256 bytes and {len(SPECIAL)} special tokens)"
             )
-        require(wanted <= LARGEST, f"vocab_size={wanted} must be at most {LARGEST}")
+        if wanted > LARGEST:
+            raise InputError(f"vocab_size={wanted} must be at most {LARGEST}")
         bpe = BPETokenizer(models.BPE())
         bounded = pre_tokenizers.Split(Regex(f".{{1,{LONGEST}}}"), "isolated")
         bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False), bounded])
