@@ -19,6 +19,8 @@ import hypothesis  # noqa: F401  imported once here rather than in each child
 import pytest
 import torch
 
+import minirm  # noqa: F401  likewise
+
 TESTS = Path(__file__).parent
 README = TESTS / "README.md"
 BEGIN, END = "<!-- mutations: begin -->", "<!-- mutations: end -->"

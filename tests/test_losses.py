@@ -671,6 +671,7 @@ def test_a_label_that_cannot_be_wrong_costs_nothing_for_it_at_infinity():
     """p as the number 1.0 and as a tensor of 1 are the same: 0·∞ does not count."""
     for probability, expected in ((1.0, 0.0), (torch.tensor(1.0), 0.0), (torch.tensor(0.0), INF), (0.5, INF)):
         assert bradley_terry_loss(f64(INF), f64(0.0), probability=probability).item() == expected
+    assert bradley_terry_loss(f64(-INF), f64(0.0), probability=torch.tensor(0.0)).item() == 0.0
 
 
 @dtypes

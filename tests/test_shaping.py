@@ -130,6 +130,27 @@ def test_from_two_rewards_to_what_a_policy_is_trained_on():
     assert reward.tolist() == pytest.approx([-1.9269 / 1.8070, 1.6566 / 1.8070 - 1, 0.2703 / 1.8070 + 0.5], abs=1e-3)
 
 
+def test_a_safety_of_nan_is_not_safe():
+    assert math.isnan(select_reward(NAN, 0.4, False))
+    assert select_reward(f64(NAN), f64(0.4), torch.tensor([False])).isnan().all()
+
+
+def test_the_logit_never_falls_near_0_and_1():
+    p = torch.tensor([0.0, 1e-45, 1e-40, 1.2e-38, 1e-30, 0.5, 1 - 6e-8, 1.0])
+    assert (logit(p).diff() >= 0).all() and logit(p)[0].item() == pytest.approx(-87.3365, abs=1e-3)
+
+
+def test_equal_values_whiten_to_0_also_where_their_mean_is_rounded():
+    assert (whiten(torch.full((7,), 10000.1)) == 0).all()
+
+
+def test_kl_of_half_precision_is_summed_in_float32():
+    log_prob, reference = torch.full((1, 200), -1.0).bfloat16(), torch.full((1, 200), -4.0).bfloat16()
+    reference[0, 0] = -2.96875
+    found = kl_penalty(log_prob, reference)
+    assert found.dtype == torch.float32 and found.item() == 199 * 3 + 1.96875
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

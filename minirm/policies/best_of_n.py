@@ -30,7 +30,8 @@ def best_of_n(
 ) -> list[Best]:
     """Return the best of n responses to each prompt. Source: Stiennon et al., arXiv:2009.01325, appendix G.
 
-    The policy that this makes is ln n − (n − 1)/n nats from the language model, at most.
+    The policy that this makes is ln n − (n − 1)/n nats from the language model, at most (Beirami et al.,
+    arXiv:2401.01879, which proves the bound).
     """
     repeated = [prompt for prompt in prompts for _ in range(n)]
     samples = sample(language_model, tokenizer, repeated, max_new_tokens=max_new_tokens, seed=seed)

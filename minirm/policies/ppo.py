@@ -2,7 +2,8 @@
 
     R_t = −β·(log π_old(a_t) − log π₀(a_t)), and behind the last token the reward as well
     A_t = Σ_k λᵏ·(R_{t+k} + V_{t+k+1} − V_{t+k})                          advantage; nothing is discounted
-    loss = −min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + c·(V − A − V_old)²        ρ = π(a_t) / π_old(a_t), a mean over tokens
+    Â = whiten(A)                                                         over all tokens of an iteration
+    loss = −min(ρ·Â, clip(ρ, 1 − ε, 1 + ε)·Â) + c·(V − A − V_old)²        ρ = π(a_t) / π_old(a_t), a mean over tokens
 
 Source: PPO, arXiv:1707.06347, Eq. 7 and 11; with the KL penalty for language models, arXiv:1909.08593 and 2203.02155.
 """
