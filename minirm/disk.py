@@ -198,14 +198,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model, every one of them and nothing else.
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path, *, assign: bool = False) -> None:
+    """Put tensors into a model, every one of them and nothing else.
+
+    Args:
+        assign: the model takes these very tensors, in float32, instead of copies: it may be one without memory.
 
     Raises:
         InputError: a tensor is missing, of another shape, not finite, or belongs to nothing; nothing was copied then.
     """
     _check_tensors(tensors, model.state_dict(), path)
-    model.load_state_dict(tensors)
+    model.load_state_dict({name: t.float() for name, t in tensors.items()} if assign else tensors, assign=assign)
 
 
 def _check_tensors(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

@@ -571,6 +571,13 @@ def test_names_from_the_data_are_no_html_in_the_card(broken, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\`x\\` # head: 3" in card and "<script>" not in card
 
 
+def test_a_width_beyond_the_weights_of_a_run_is_refused_before_it_takes_memory(broken, refused):
+    values = json.loads((broken / "config.json").read_text())
+    values["model"] |= {"width": 100_000, "heads": 1000}
+    (broken / "config.json").write_text(json.dumps(values))
+    assert ", the model has (" in refused("score", broken, "--response", "x")
+
+
 def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
     options = [*QUICK, "--backbone", "gru", "--language-model.epochs", "0", "--reward.epochs", "0.2"]
     assert main(["train", "--data", str(pairs_file), "--out", str(tmp_path / "run"), *options]) == 0
@@ -580,27 +587,26 @@ def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "value", "message"),
+    ("name", "place", "value"),
     [
-        ("config.json", "versions", None, 'field "versions.minirm": null: must be text'),
-        ("config.json", "versions", [], 'field "versions.minirm": null: must be text'),
-        ("data.json", "summary", None, 'field "summary": null: must be an object'),
-        ("data.json", "counts", 3, 'field "counts": 3: must be an object'),
-        ("metrics.json", "validation", None, 'field "validation": null: must be an object'),
-        ("metrics.json", "validation.pairs", "9", "field \"validation.pairs\": '9': must be a whole number"),
-        ("metrics.json", "validation.accuracy", None, "validation.accuracy: null: must be a JSON object"),
-        ("metrics.json", "validation.accuracy.low", None, "validation.accuracy: field 'low' is missing"),
-        ("metrics.json", "validation.swapped", "high", "validation.swapped: 'high': must be a JSON object"),
+        ("config.json", "versions", []),
+        ("data.json", "summary", None),
+        ("data.json", "counts", 3),
+        ("metrics.json", "validation.pairs", None),
+        ("metrics.json", "validation.accuracy", None),
+        ("metrics.json", "validation.accuracy.low", None),
+        ("metrics.json", "validation.swapped", "high"),
     ],
 )
-def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, name, place, value, message):
+def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, name, place, value):
     path, (*inside, last) = broken / name, place.split(".")
     values = part = json.loads(path.read_text())
     for key in inside:
         part = part[key]
     part.pop(last) if value is None else part.update({last: value})
     path.write_text(json.dumps(values))
-    assert refused("export", broken, "--out", broken.parent / "out") == f"{path}: {message}"
+    said = refused("export", broken, "--out", broken.parent / "out")
+    assert said.startswith(f"{broken}: metrics.json or data.json does not hold what the card tells (")
     assert {path.name for path in broken.parent.iterdir()} == {"broken"}
 
 

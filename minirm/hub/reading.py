@@ -3,11 +3,9 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from minirm.config import ModelConfig
 from minirm.disk import read_json
@@ -15,6 +13,7 @@ from minirm.errors import InputError, field_error, list_names
 from minirm.hub import adapters
 from minirm.hub.families import FAMILIES, Family, part_rows, read_config
 from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest, heads_beside
+from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
@@ -23,27 +22,6 @@ from minirm.tokens.pretrained import PretrainedTokenizer
 
 DRAWN = ("head.", "offset", "pooler.")
 """What a reward model made of a language model draws anew, unless the file has it."""
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors as they are where modules draw their first weights.
-
-    Drawing on the device "meta" does nothing either, but it takes PyTorch two seconds and 70 MB to find that out.
-    """
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if function in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
-            return options["tensor"]
-        return function(*arguments, **(options or {}))
-
-
-M = TypeVar("M", RewardModel, LanguageModel)
-
-
-def build_empty(kind: type[M], config: ModelConfig) -> M:
-    """Return a model whose parameters have shapes and no memory, to be filled by `load_state_dict(assign=True)`."""
-    with torch.device("meta"), _NothingDrawn():
-        return kind(config)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from minirm.disk import load_weights, read_json, read_tensors, write_whole
 from minirm.errors import InputError, shorten
 from minirm.evaluation.page import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
+from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.pretrained import FOLDER, AnyTokenizer, open_tokenizer
@@ -111,8 +112,8 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRu
         check_fit(model_config, packing)
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: packing: {error}") from None
-    model = RewardModel(model_config)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    model = build_empty(RewardModel, model_config)
+    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS, assign=True)
     metrics = read_json(folder / METRICS)
     spread = config_from_json(RewardSpread, metrics.get("normalisation"), f"{folder / METRICS}: normalisation")
     prompts = read_prompts(folder / PROMPTS)
@@ -130,8 +131,8 @@ def load_language_model(folder: str | Path, device: str | torch.device = "cpu") 
     if config.get("stage") != "lm":
         raise InputError(f"{folder}: a reward model: must be a language model, of minirm train --stage lm")
     model_config, tokenizer = _read_model(folder, config)
-    model = LanguageModel(model_config)
-    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    model = build_empty(LanguageModel, model_config)
+    load_weights(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS, assign=True)
     return model.to(device).eval(), tokenizer
 
 
