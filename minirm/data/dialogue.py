@@ -5,6 +5,7 @@ of the marker, and a marker without it is ordinary text. So nothing is stripped 
 gives back the text. What stands before the first marker is a system turn.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +22,8 @@ ROLES = {
     "tool": "tool",
 }
 MARKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\nSystem: ", "tool": "\n\nTool: "}
+FOR_TEMPLATES = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
+"""Fields of a message that chat templates know, beside its role and content."""
 LEAD_IN = "\n\nAssistant:"  # what a response follows; its space may stand in the prompt, in the response or nowhere
 TURN_START = re.compile(r"\n\n(Human|Assistant): ")
 
@@ -30,6 +33,7 @@ class Turn(NamedTuple):
 
     role: str  # "system", "user", "assistant" or "tool"
     text: str
+    message: str = ""  # as JSON, what else its message holds, which a pretrained folder's chat template may write
 
 
 def parse_prompt(prompt: str | Sequence[dict] | None, field: str = "prompt") -> tuple[Turn, ...]:
@@ -68,7 +72,10 @@ def parse_message(message: dict, field: str) -> Turn:
     role = message.get("role")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise field_error(f"{field}.role", role, f"must be one of {', '.join(ROLES)}")
-    return Turn(ROLES[role.lower()], check_text(message.get("content"), f"{field}.content"))
+    text, more = check_text(message.get("content"), f"{field}.content"), {}
+    if not message.keys().isdisjoint(FOR_TEMPLATES):
+        more = {key: message[key] for key in ("content", *FOR_TEMPLATES) if message.get(key) is not None}
+    return Turn(ROLES[role.lower()], text, json.dumps(more) if more else "")
 
 
 def parse_dialogue(text: str) -> tuple[Turn, ...]:

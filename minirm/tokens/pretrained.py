@@ -198,7 +198,9 @@ class PretrainedTokenizer:
         if not texts:
             return []
         with naming(f"{self.folder}: its tokenizer"):
-            return self.theirs(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+            return self.theirs(
+                texts, add_special_tokens=add_special_tokens, return_token_type_ids=False, verbose=False
+            )["input_ids"]
 
     def _render_all(self, dialogues: list[tuple[Messages, bool]]) -> list[str | ValueError]:
         """Return each dialogue as the template writes it, or what it says against it."""
@@ -214,7 +216,7 @@ class PretrainedTokenizer:
             text = self.theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens)
         except Exception as error:  # a foreign program may fail in any way
             return ValueError(_first_line(error))
-        most = LONGEST + LONGER * sum(len(message["content"]) for message in messages)
+        most = LONGEST + LONGER * len(str(messages))
         return text if len(text) <= most else ValueError(f"it writes {len(text)} characters: must be at most {most}")
 
     def _plain_template(self, config: dict) -> str:
@@ -315,7 +317,7 @@ def _place(comparison: Comparison) -> str:
 
 
 def _messages(turns: Iterable[Turn]) -> Messages:
-    return [_message(turn.role, turn.text) for turn in turns]
+    return [_message(turn.role, turn.text) | (json.loads(turn.message) if turn.message else {}) for turn in turns]
 
 
 def _message(role: str, text: str) -> dict:
