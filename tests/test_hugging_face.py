@@ -562,6 +562,24 @@ def test_an_exported_folder_says_what_the_model_is(trained, tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path / "out").num_labels == 1
 
 
+def test_the_own_tokenizer_in_parts_gives_the_tokens_of_whole_dialogues(tokenizer):
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=TheirTokenizer.from_str(tokenizer.bpe.to_str()))
+    prompts = [
+        (), (Turn("user", " the cat\n"),), (Turn("system", "sat on"), Turn("user", ""), Turn("tool", "Größe 日本")),
+        (Turn("user", "the"), Turn("assistant", " mat\n\n"), Turn("user", "\tand  the ")),
+    ]  # fmt: skip
+    responses = ("the cat", " was fat", "", "\n", "ünï 12345")
+    rows = [Comparison(prompt, responses, (0.0,) * len(responses)) for prompt in prompts]
+    for row, (prompt, answers, *_) in zip(rows, tokenizer.encode_comparisons(rows), strict=True):
+        for text, answer in zip(responses, answers, strict=True):
+            said = [{"role": turn.role, "content": turn.text} for turn in (*row.prompt, Turn("assistant", text))]
+            assert prompt + answer == whole.apply_chat_template(said, chat_template=JINJA)["input_ids"]
+        asked = [{"role": turn.role, "content": turn.text} for turn in row.prompt]
+        if asked:
+            opened = whole.apply_chat_template(asked, chat_template=JINJA, add_generation_prompt=True)
+            assert prompt == opened["input_ids"]
+
+
 def test_names_from_the_data_are_no_html_in_the_card(broken, tmp_path):
     values = json.loads((broken / "data.json").read_text())
     values["summary"]["subsets"] = {"<script>alert(1)</script> | `x`\n# head": 3}
