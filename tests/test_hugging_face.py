@@ -561,6 +561,24 @@ def test_an_exported_folder_says_what_the_model_is(trained, tmp_path):
     assert transformers.AutoConfig.from_pretrained(tmp_path / "out").num_labels == 1
 
 
+def test_the_own_tokenizer_in_parts_gives_the_tokens_of_whole_dialogues(tokenizer):
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=TheirTokenizer.from_str(tokenizer.bpe.to_str()))
+    prompts = [
+        (), (Turn("user", " the cat\n"),), (Turn("system", "sat on"), Turn("user", ""), Turn("tool", "Größe 日本")),
+        (Turn("user", "the"), Turn("assistant", " mat\n\n"), Turn("user", "\tand  the ")),
+    ]  # fmt: skip
+    responses = ("the cat", " was fat", "", "\n", "ünï 12345")
+    rows = [Comparison(prompt, responses, (0.0,) * len(responses)) for prompt in prompts]
+    for row, (prompt, answers, *_) in zip(rows, tokenizer.encode_comparisons(rows), strict=True):
+        for text, answer in zip(responses, answers, strict=True):
+            said = [{"role": turn.role, "content": turn.text} for turn in (*row.prompt, Turn("assistant", text))]
+            assert prompt + answer == whole.apply_chat_template(said, chat_template=JINJA)["input_ids"]
+        asked = [{"role": turn.role, "content": turn.text} for turn in row.prompt]
+        if asked:
+            opened = whole.apply_chat_template(asked, chat_template=JINJA, add_generation_prompt=True)
+            assert prompt == opened["input_ids"]
+
+
 def test_names_from_the_data_are_no_html_in_the_card(broken, tmp_path):
     values = json.loads((broken / "data.json").read_text())
     values["summary"]["subsets"] = {"<script>alert(1)</script> | `x`\n# head": 3}
@@ -568,6 +586,13 @@ def test_names_from_the_data_are_no_html_in_the_card(broken, tmp_path):
     export_run(broken, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\| \\`x\\` # head: 3" in card and "<script>" not in card
+
+
+def test_a_width_beyond_the_weights_of_a_run_is_refused_before_it_takes_memory(broken, refused):
+    values = json.loads((broken / "config.json").read_text())
+    values["model"] |= {"width": 100_000, "heads": 1000}
+    (broken / "config.json").write_text(json.dumps(values))
+    assert ", the model has (" in refused("score", broken, "--response", "x")
 
 
 def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
@@ -579,27 +604,26 @@ def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "value", "message"),
+    ("name", "place", "value"),
     [
-        ("config.json", "versions", None, 'field "versions.minirm": null: must be text'),
-        ("config.json", "versions", [], 'field "versions.minirm": null: must be text'),
-        ("data.json", "summary", None, 'field "summary": null: must be an object'),
-        ("data.json", "counts", 3, 'field "counts": 3: must be an object'),
-        ("metrics.json", "validation", None, 'field "validation": null: must be an object'),
-        ("metrics.json", "validation.pairs", "9", "field \"validation.pairs\": '9': must be a whole number"),
-        ("metrics.json", "validation.accuracy", None, "validation.accuracy: null: must be a JSON object"),
-        ("metrics.json", "validation.accuracy.low", None, "validation.accuracy: field 'low' is missing"),
-        ("metrics.json", "validation.swapped", "high", "validation.swapped: 'high': must be a JSON object"),
+        ("config.json", "versions", []),
+        ("data.json", "summary", None),
+        ("data.json", "counts", 3),
+        ("metrics.json", "validation.pairs", None),
+        ("metrics.json", "validation.accuracy", None),
+        ("metrics.json", "validation.accuracy.low", None),
+        ("metrics.json", "validation.swapped", "high"),
     ],
 )
-def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, name, place, value, message):
+def test_a_run_that_lacks_what_its_card_tells_is_not_exported(broken, refused, name, place, value):
     path, (*inside, last) = broken / name, place.split(".")
     values = part = json.loads(path.read_text())
     for key in inside:
         part = part[key]
     part.pop(last) if value is None else part.update({last: value})
     path.write_text(json.dumps(values))
-    assert refused("export", sealed(broken), "--out", broken.parent / "out") == f"{path}: {message}"
+    said = refused("export", sealed(broken), "--out", broken.parent / "out")
+    assert said.startswith(f"{broken}: metrics.json or data.json does not hold what the card tells (")
     assert {path.name for path in broken.parent.iterdir()} == {"broken"}
 
 

@@ -122,6 +122,22 @@ def test_what_tokenizer_json_stores_of_truncation_padding_and_dropout_is_off(tmp
     assert minirm.load(folder).score(messages(*DIALOGUES), ANSWERS) == rewards
 
 
+def test_calls_of_tools_and_thoughts_of_a_prompt_are_written_as_the_template_writes_them(tmp_path):
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ ' ' ~ m.name if m.name }}\n"
+        "{% if m.reasoning_content %}(thinks {{ m.reasoning_content }}){% endif %}{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}[calls {{ call.function.name }} {{ call.function.arguments | tojson }}]"
+        "{% endfor %}<|im_end|>\n{% endfor %}"
+    )
+    folder = made.save(tmp_path / "f", made.byte_level(), template)
+    call = {"type": "function", "function": {"name": "fruit", "arguments": {"sweet": True}}}
+    calls = {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "I think so"}
+    found = {"role": "tool", "content": "a pear", "name": "fruit"}
+    asked = messages(("user", "Name a fruit"))
+    [with_call] = {tuple(check_rewards(folder, [[*asked, calls, found]]))}
+    assert with_call != tuple(check_rewards(folder, [[*asked, {"role": "assistant", "content": ""}, found]]))
+
+
 def test_a_dialogue_without_a_prompt_is_written_too(tmp_path):
     check_rewards(made.save(tmp_path / "f", made.metaspace(), made.TEMPLATES["Zephyr"]), [[]])
 

@@ -106,7 +106,7 @@ def part(tensors: dict, prefix: str) -> dict:
 def test_what_assistants_wrote_is_marked_token_by_token():
     [(ids, _, by_assistant, _)] = BARE.encode_comparisons([DIALOGUE])
     expected = []
-    for role, text in DIALOGUE.prompt:
+    for role, text, _ in DIALOGUE.prompt:
         letters = len(text.encode())
         expected += [False] + ([True] * (letters + 1) if role == "assistant" else [False] * letters)
     assert by_assistant == [*expected, False] and len(ids) == len(expected) + 1
@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_the_assistants_tokens_alone(name):
     for row in (DIALOGUE, short):
         for k, response in enumerate(row.responses):
             ids, learned = [], []
-            for n, (role, text) in enumerate((*row.prompt, Turn("assistant", response))):
+            for n, (role, text, _) in enumerate((*row.prompt, Turn("assistant", response))):
                 own = role == "assistant" and (k == 0 or n == len(row.prompt))  # a shared prompt is learned once
                 words = BARE.encode([text])[0] + ([BARE.end_id] if role == "assistant" else [])
                 ids += [BARE.special[f"<|{role}|>"], *words]

@@ -10,6 +10,7 @@ class Turn(NamedTuple):
 
     role: str  # "system", "user", "assistant" or "tool"
     text: str
+    message: str = ""  # as JSON, what else its message holds, which a pretrained folder's chat template may write
 
 
 @dataclass(frozen=True, slots=True)

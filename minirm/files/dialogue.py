@@ -23,6 +23,8 @@ ROLES = {
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 MESSAGE_FIELDS = ("role", "from", "content", "value", *THOUGHTS, "tool_calls", "function_call")
 """What of a message is read."""
+FOR_TEMPLATES = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
+"""Fields of a message that chat templates know, beside its role and content."""
 MARKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\nSystem: ", "tool": "\n\nTool: "}
 LEAD_IN = "\n\nAssistant:"  # what a response follows; its space may stand in the prompt, in the response or nowhere
 TURN_START = re.compile(r"\n\n(Human|Assistant): ")
@@ -89,7 +91,9 @@ def parse_message(message: dict, field: str) -> Turn:
         content = "".join(_text_of_part(part, f"{field}.{names[1]}[{i}]") for i, part in parts)
     thoughts, calls = _thoughts(message, field), _calls(message, field)
     content = "" if content is None and (thoughts or calls) else check_text(content, f"{field}.{names[1]}")
-    return Turn(ROLES[role.lower()], thoughts + content + calls)
+    known = {key: message[key] for key in FOR_TEMPLATES if message.get(key) is not None}
+    whole = json.dumps({"content": content, **known}) if known else ""
+    return Turn(ROLES[role.lower()], thoughts + content + calls, whole)
 
 
 def _text_of_part(part: object, field: str) -> str:

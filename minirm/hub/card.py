@@ -4,11 +4,8 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from minirm.config_rules import KINDS, config_from_json
-from minirm.errors import InputError, field_error
-from minirm.evaluation.figures import Estimate
+from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun
 from minirm.files.disk import read_json
 from minirm.runs.run_folder import CONFIG, DATA, METRICS
@@ -94,19 +91,28 @@ def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> 
     Raises:
         InputError: a file of the run lacks what the card tells.
     """
-    validation = _field(run_folder / METRICS, "validation", dict)
-    data = _field(run_folder / DATA, "summary", dict) | _field(run_folder / DATA, "counts", dict)
+    try:
+        text = _fill(run_folder, run, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        wrong = f"{METRICS} or {DATA} does not hold what the card tells"
+        raise InputError(f"{run_folder}: {wrong} ({type(error).__name__}: {error})") from None
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _fill(run_folder: Path, run: LoadedRun, name: str) -> str:
+    metrics, data = read_json(run_folder / METRICS), read_json(run_folder / DATA)
+    validation = metrics["validation"]
     config = run.model.config
     is_own = isinstance(run.tokenizer, Tokenizer)
     end = END if is_own else run.tokenizer.theirs.decode(run.tokenizer.ending)
-    text = CARD.format(
+    return CARD.format(
         name=name,
-        version=_field(run_folder / CONFIG, "versions.minirm", str),
+        version=read_json(run_folder / CONFIG)["versions"]["minirm"],
         size=f"{config.style} style, {config.layers} layers, width {config.width}, {config.heads} heads",
-        data="\n".join(_describe(data)),
-        pairs=_field(run_folder / METRICS, "validation.pairs", int),
-        prompts=_field(run_folder / METRICS, "validation.prompts", int),
-        measures="\n".join(_measures(validation, f"{run_folder / METRICS}: validation")),
+        data="\n".join(_describe(data["summary"] | data["counts"])),
+        pairs=validation["pairs"],
+        prompts=validation["prompts"],
+        measures="\n".join(_measures(validation)),
         mean=run.reward_mean,
         std=run.reward_std,
         usage=OF_ENCODER if config.bidirectional else OF_DECODER,
@@ -115,20 +121,6 @@ def write_card(folder: Path, run_folder: Path, run: LoadedRun, *, name: str) -> 
         longest=run.packing.max_tokens,
         left=PAD_LEFT[config.style],
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _field(path: Path, name: str, kind: type) -> Any:
-    """Return what a file holds under a name, each dot of which leads into an object.
-
-    Raises:
-        InputError: nothing is there, or something of another kind.
-    """
-    value = _find(read_json(path), name)
-    if type(value) is not kind:
-        rule = f"must be {KINDS.get(kind, 'an object')}"
-        raise InputError(f"{path}: {field_error(name, value, rule)}")
-    return value
 
 
 def _find(values: dict, name: str) -> object:
@@ -157,17 +149,13 @@ def _amount(count: object) -> str:
     return f"{count:,.6g}" if isinstance(count, int | float) else str(count)
 
 
-def _measures(validation: dict, place: str) -> Iterator[str]:
-    """Yield the rows of the table.
-
-    Raises:
-        InputError: a measure is no number and no estimate.
-    """
+def _measures(validation: dict) -> Iterator[str]:
+    """Yield the rows of the table."""
     for path, (name, meaning) in MEASURES.items():
         value = _find(validation, path)
         if isinstance(value, float):
             yield f"| {name} | {value:.3f} | | {meaning} |"
         elif value is not None or path == "accuracy":
-            measured = config_from_json(Estimate, value, f"{place}.{path}")
-            interval = "" if None in (measured.low, measured.high) else f"[{measured.low:.3f}, {measured.high:.3f}]"
-            yield f"| {name} | {measured.value:.3f} | {interval} | {meaning} |"
+            known = None not in (value["low"], value["high"])
+            interval = f"[{value['low']:.3f}, {value['high']:.3f}]" if known else ""
+            yield f"| {name} | {value['value']:.3f} | {interval} | {meaning} |"

@@ -43,6 +43,7 @@ from minirm.models.reward_model import RewardModel
 from minirm.runs.checksums import check_sealed
 from minirm.runs.claim import BEGUN, is_finished
 from minirm.tokens.pretrained import FOLDER, AnyTokenizer, open_tokenizer
+from minirm.tokens.tokenizer import FILE
 
 FORMAT = 2
 WEIGHTS = "model.safetensors"
@@ -158,7 +159,8 @@ def check_tokenizer(tokenizer: AnyTokenizer, model: ModelConfig, folder: Path) -
     """Refuse a tokenizer that may return tokens for which the model has no embedding."""
     if tokenizer.largest_id >= model.vocab_size:
         known = f"the model knows {model.vocab_size} tokens, 0 to {model.vocab_size - 1}"
-        raise InputError(f"{folder}: its tokenizer holds token id {tokenizer.largest_id}: {known}")
+        path = folder / (FOLDER if (folder / FOLDER).is_dir() else FILE)
+        raise InputError(f"{path}: holds token id {tokenizer.largest_id}: {known}")
 
 
 def write_tokenizer(folder: Path, tokenizer: AnyTokenizer) -> None:

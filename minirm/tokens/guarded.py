@@ -15,8 +15,6 @@ try:
 except ImportError:  # Windows, which has no fork either
     resource = None
 
-MEGABYTES = 512
-"""What the child may take beyond what this process holds when the child begins."""
 PATIENCE = 10
 """Where others take the processor: the child has this many times its seconds by the clock."""
 
@@ -27,10 +25,11 @@ class Guarded:
     Args:
         work: picklable argument → picklable result; it must start no threads, for the child has but one.
         place: what an error names.
+        megabytes: what the child may take beyond what this process holds when the child begins.
     """
 
-    def __init__(self, work: Callable, place: str) -> None:
-        self.work, self.place = work, place
+    def __init__(self, work: Callable, place: str, megabytes: int = 512) -> None:
+        self.work, self.place, self.megabytes = work, place, megabytes
         self._lock, self._owner = threading.Lock(), 0
         self._line: Connection | None = None
         self._end: Callable[[], object] = lambda: None
@@ -55,7 +54,7 @@ class Guarded:
                 raise EOFError
             except (EOFError, OSError):
                 self.close()
-                limits = f"more than {seconds:.0f} seconds or {MEGABYTES} MB"
+                limits = f"more than {seconds:.0f} seconds or {self.megabytes} MB"
                 raise InputError(f"{self.place}: takes {limits}, or ends in another way") from None
             except BaseException:  # Ctrl-C among them: what the child says next would answer nobody's question
                 self.close()
@@ -71,7 +70,7 @@ class Guarded:
         child = os.fork()
         if child == 0:
             try:
-                _limit(its)
+                _limit(its, self.megabytes)
                 while True:
                     self._answer(its)
             finally:
@@ -88,7 +87,7 @@ class Guarded:
         line.send(answer)
 
 
-def _limit(line: Connection) -> None:
+def _limit(line: Connection, megabytes: int) -> None:
     """Bound this process's memory, and let go of all that it inherited but one connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads stayed behind
@@ -100,7 +99,7 @@ def _limit(line: Connection) -> None:
     statm = Path("/proc/self/statm")
     if statm.exists():
         held = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + (MEGABYTES << 20),) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (held + (megabytes << 20),) * 2)
 
 
 def _kill(child: int, line: Connection, owner: int) -> None:

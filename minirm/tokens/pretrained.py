@@ -5,10 +5,7 @@ common is their prompt. So no template and no tokenizer needs to be understood t
 An encoder reads a prompt and a response as a pair of texts.
 """
 
-import contextlib
 import json
-import os
-import string
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -20,6 +17,7 @@ from minirm.errors import InputError, field_error
 from minirm.files.dialogue import MARKERS, render_dialogue
 from minirm.files.disk import read_json
 from minirm.tokens.guarded import Guarded
+from minirm.tokens.opening import first_line, naming, open_theirs
 from minirm.tokens.tokenizer import FILE, Ids, Pieces, Tokenizer
 
 FOLDER = "tokenizer"
@@ -32,9 +30,7 @@ PROBE = "⁂"
 """A response like nobody's: what its dialogue and another one begin with in common is no part of the other response."""
 LONGEST, LONGER = 100_000, 20
 """Characters that a template may write of its own, and for each that it is given."""
-SECONDS_TO_OPEN, SECONDS_TO_RENDER, SECONDS_PER_DIALOGUE = 6.0, 3.0, 0.02
-SAMPLE = [string.printable, "a" * 64 + "!", " " * 64 + ".", "1" * 64 + ",", "Größe, 日本, \U0001f600."]
-"""Texts that a tokenizer is tried on."""
+SECONDS_TO_RENDER, SECONDS_PER_DIALOGUE = 3.0, 0.02
 DIALOGUE = """{{%- set before = {before} -%}}{{{{- {start} -}}}}{{%- for message in messages -%}}
 {{{{- before[message['role']] + message['content'] -}}}}{{%- if message['role'] == 'assistant' -%}}{{{{- {end} -}}}}
 {{%- endif -%}}{{%- endfor -%}}{{%- if add_generation_prompt -%}}{{{{- {opening} -}}}}{{%- endif -%}}"""
@@ -57,7 +53,7 @@ class PretrainedTokenizer:
     def __init__(self, folder: Path, *, bidirectional: bool = False) -> None:
         self.folder, self.bidirectional = folder, bidirectional
         config = read_json(folder / CONFIG)
-        self.theirs = _open(folder)
+        self.theirs = open_theirs(folder)
         classes = config.get("architectures") or [""]
         pad = config.get("pad_token_id")
         self.unread = None if bidirectional or str(classes[0]).endswith(LANGUAGE_MODELS) else pad
@@ -198,7 +194,9 @@ class PretrainedTokenizer:
         if not texts:
             return []
         with naming(f"{self.folder}: its tokenizer"):
-            return self.theirs(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+            return self.theirs(
+                texts, add_special_tokens=add_special_tokens, return_token_type_ids=False, verbose=False
+            )["input_ids"]
 
     def _render_all(self, dialogues: list[tuple[Messages, bool]]) -> list[str | ValueError]:
         """Return each dialogue as the template writes it, or what it says against it."""
@@ -213,8 +211,8 @@ class PretrainedTokenizer:
         try:
             text = self.theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens)
         except Exception as error:  # a foreign program may fail in any way
-            return ValueError(_first_line(error))
-        most = LONGEST + LONGER * sum(len(message["content"]) for message in messages)
+            return ValueError(first_line(error))
+        most = LONGEST + LONGER * len(str(messages))
         return text if len(text) <= most else ValueError(f"it writes {len(text)} characters: must be at most {most}")
 
     def _plain_template(self, config: dict) -> str:
@@ -253,57 +251,6 @@ def open_tokenizer(run_folder: Path, *, bidirectional: bool) -> AnyTokenizer:
     return Tokenizer.load(run_folder / FILE)
 
 
-def _open(folder: Path) -> object:
-    """Return transformers' own tokenizer for a folder, with what draws lots in it turned off."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns of every child that begins later
-    try:
-        from transformers import AutoTokenizer, logging
-    except ImportError:
-        raise InputError(f"{folder}: a pretrained folder needs transformers: pip install minirm[hf]") from None
-
-    def open_it(texts: list[str]) -> object:
-        """Return the tokenizer, or what it says against its files or the texts."""
-        try:
-            with naming(f"{folder}: its tokenizer"):
-                theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-                return theirs if not texts else theirs(texts) and None
-        except InputError as error:
-            return error
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        refused = Guarded(open_it, f"{folder}: its tokenizer")(SAMPLE, SECONDS_TO_OPEN)
-        theirs = refused or open_it([])
-    finally:
-        logging.set_verbosity(before)
-    if isinstance(theirs, InputError):
-        raise theirs
-    own_files = {FILE, *type(theirs).vocab_files_names.values()} - {"tokenizer_config.json"}
-    if not any((folder / name).is_file() for name in own_files):  # transformers makes an empty one up
-        raise InputError(f"{folder / FILE}: missing: a pretrained folder has its tokenizer in it")
-    model = getattr(getattr(theirs, "backend_tokenizer", None), "model", None)
-    for draws in ("dropout", "alpha", "nbest_size"):
-        if getattr(model, draws, None) is not None:
-            setattr(model, draws, None)
-    return theirs
-
-
-@contextlib.contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Turn whatever a foreign library raises into one line; a panic of Rust is no Exception."""
-    try:
-        yield
-    except (InputError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise InputError(f"{place}: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
-
-
 def _right(said: str | ValueError, place: object) -> str:
     if isinstance(said, ValueError):
         raise InputError(f"{place}: its chat template does not write this dialogue ({said})")
@@ -315,7 +262,7 @@ def _place(comparison: Comparison) -> str:
 
 
 def _messages(turns: Iterable[Turn]) -> Messages:
-    return [_message(turn.role, turn.text) for turn in turns]
+    return [_message(turn.role, turn.text) | (json.loads(turn.message) if turn.message else {}) for turn in turns]
 
 
 def _message(role: str, text: str) -> dict:
