@@ -10,7 +10,8 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
 from minirm import disk
-from minirm.cli.console import STOPPED, new_console
+from minirm.cli import STOPPED
+from minirm.cli.console import new_console
 from minirm.cli.watcher import Stopper
 from minirm.data.records import read_comparisons
 from minirm.errors import InputError, name_paths
