@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 from minirm.config import PackingConfig, TrainConfig, sized
+from minirm.disk import write_text
+from minirm.runs import job
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import DESCRIPTION, METRICS, WEIGHTS
@@ -83,13 +84,13 @@ def in_a_child(work: Callable[[], object], seconds: float | None = None) -> int:
 
 
 def prepare_process(parent: Path) -> Path:
-    """Let this process and its forks work on one thread and draw no pictures, which take most of a little run's time.
+    """Let this process and its forks work on one thread and draw no page, which takes most of a little run's time.
 
     Returns:
         A new folder for temporary files: what is left behind is seen in it.
     """
     torch.set_num_threads(1)
-    Figure.savefig = lambda *_, **__: None
+    job.write_evaluation = lambda folder, *_, **__: write_text(folder / REPORT, "a page")
     tempfile.tempdir = str(parent / "temporary")
     (parent / "temporary").mkdir()
     return parent / "temporary"
