@@ -1,5 +1,6 @@
 """A run of a second or two, and what of its folder must be the same however it came about."""
 
+import contextlib
 import json
 import os
 import signal
@@ -76,11 +77,16 @@ def in_a_child(work: Callable[[], object], seconds: float | None = None) -> int:
         finally:
             os._exit(1)
     if seconds is not None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+        signal.signal(signal.SIGALRM, lambda *_: _kill(child))
         signal.setitimer(signal.ITIMER_REAL, seconds)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.setitimer(signal.ITIMER_REAL, 0)
     return status
+
+
+def _kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, signal.SIGKILL)
 
 
 def prepare_process(parent: Path) -> Path:
