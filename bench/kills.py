@@ -100,20 +100,21 @@ def kill(home: Path, trials: int, seed: int) -> tuple[Counter, int, float]:
             in_a_child(lambda folder=folder: train_run(config, folder, Observer()), rng.uniform(0, seconds))
         finished = (folder / "checksums.txt").is_file()  # it was killed when all was done
         went_on = finished or in_a_child(lambda folder=folder: train_run(config, folder, Observer())) == 0
-        same = went_on and _is_same(what_it_came_to(folder), wanted, finished) and not _left_in(temporary)
+        differ = _differences(what_it_came_to(folder), wanted, finished) if went_on else ["it did not end"]
+        same = not (differ := [*differ, *_left_in(temporary)])
         how = "as the uninterrupted one" if same else "otherwise"
         ends[by, how] += 1
         if not same:
-            print(f"trial {trial}: killed by {by} {kill_at or limit}: ended otherwise", flush=True)
+            print(f"trial {trial}: killed by {by} {kill_at or limit}: ended otherwise: {differ}", flush=True)
         shutil.rmtree(folder.parent, ignore_errors=True)
     return ends, operations, seconds
 
 
-def _left_in(temporary: Path) -> list[Path]:
-    return [path for path in temporary.iterdir() if not path.name.startswith("torchinductor")]  # which torch makes
+def _left_in(temporary: Path) -> list[str]:
+    return [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor")]  # which torch makes
 
 
-def _is_same(found: dict, wanted: dict, finished: bool) -> bool:
+def _differences(found: dict, wanted: dict, finished: bool) -> list[str]:
     if finished:  # what a killed process could no longer remove, the next command does
         found = {**found, "names": [name for name in found["names"] if name not in ("begun", "states", ".lock")]}
-    return found == wanted
+    return [f"{name}: {found[name]}" if name == "names" else name for name in wanted if found.get(name) != wanted[name]]

@@ -1,5 +1,6 @@
 """A run of a second or two, and what of its folder must be the same however it came about."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 
 from minirm.config import PackingConfig, TrainConfig, sized
+from minirm.files.disk import write_text
+from minirm.runs import job
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import DESCRIPTION, METRICS, WEIGHTS
@@ -75,21 +77,26 @@ def in_a_child(work: Callable[[], object], seconds: float | None = None) -> int:
         finally:
             os._exit(1)
     if seconds is not None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+        signal.signal(signal.SIGALRM, lambda *_: _kill(child))
         signal.setitimer(signal.ITIMER_REAL, seconds)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.setitimer(signal.ITIMER_REAL, 0)
     return status
 
 
+def _kill(child: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, signal.SIGKILL)
+
+
 def prepare_process(parent: Path) -> Path:
-    """Let this process and its forks work on one thread and draw no pictures, which take most of a little run's time.
+    """Let this process and its forks work on one thread and draw no page, which takes most of a little run's time.
 
     Returns:
         A new folder for temporary files: what is left behind is seen in it.
     """
     torch.set_num_threads(1)
-    Figure.savefig = lambda *_, **__: None
+    job.write_evaluation = lambda folder, *_, **__: write_text(folder / REPORT, "a page")
     tempfile.tempdir = str(parent / "temporary")
     (parent / "temporary").mkdir()
     return parent / "temporary"

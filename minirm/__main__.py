@@ -1,8 +1,11 @@
 """The command line, which can be stopped while its libraries are still being loaded."""
 
+import contextlib
 import os
 import signal
 import sys
+
+from minirm.cli import STOPPED
 
 
 def main() -> int:
@@ -17,14 +20,19 @@ def main() -> int:
     for number, handler in before.items():
         signal.signal(number, handler)
     try:
-        return run()
+        status = run()
     except KeyboardInterrupt:  # before a command could take care of it
         _leave()
+    if status == STOPPED:  # at once: a thread of a library may still be at work
+        with contextlib.suppress(AttributeError, OSError):  # nobody reads it any more
+            sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def _leave(*_: object) -> None:
     os.write(2, b"minirm: stopped\n")
-    os._exit(130)
+    os._exit(STOPPED)
 
 
 if __name__ == "__main__":

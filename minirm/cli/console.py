@@ -11,8 +11,6 @@ from minirm.errors import InputError, printable
 from minirm.evaluation.evaluate import Evaluation, as_table
 from minirm.runs.job import is_writer
 
-STOPPED = 130
-"""Exit status of what SIGINT ends: 128 and the signal's number."""
 UNPAIRED = "backslashreplace"
 """How half a surrogate pair is written: as JSON spells it."""
 WIDTH_IN_A_PIPE = 120

@@ -6,6 +6,7 @@ checksums.txt   written last: the job is finished, and the other two are gone
 """
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from minirm.runs.state import State, read_state, save_state
 BEGUN, STATES, ASKED = "begun", "states", "asked.json"
 DIGEST = "_digest"
 """How the names of what no option says end: what the files hold."""
+UNFINISHED = re.compile(r"\.(.+\.\d+|tmp\w{6})")
+"""What files are called until they are whole, by minirm and by safetensors: a process that was killed leaves them."""
 
 
 @dataclass
@@ -91,6 +94,9 @@ def _is_begun(folder: Path, asked: dict) -> bool:
         for path in left:
             shutil.rmtree(path)
         return False
+    for path in folder.iterdir():
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink()
     check_sealed(begun)
     then, now = _flat(disk.read_json(begun / ASKED)), _flat(asked)
     for name in now | then:

@@ -31,7 +31,7 @@ from msgspec import Meta
 from torch import nn
 
 from minirm.config import ModelConfig, PackingConfig, check_fit
-from minirm.config_rules import Positive, check, config_from_json
+from minirm.config_rules import Positive, config_from_json
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, shorten
 from minirm.evaluation.page import CONFIG, METRICS
@@ -40,7 +40,7 @@ from minirm.files.disk import check_tensors, load_weights, read_json, read_tenso
 from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
-from minirm.runs.checksums import check_sealed
+from minirm.runs.checksums import check_sealed, digest_of
 from minirm.runs.claim import BEGUN, is_finished
 from minirm.tokens.pretrained import FOLDER, AnyTokenizer, open_tokenizer
 from minirm.tokens.tokenizer import FILE
@@ -60,9 +60,6 @@ class RewardSpread:
     mean: Annotated[float, Meta(ge=-1e30, le=1e30)]
     std: Positive
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclass(frozen=True)
 class Start:
@@ -77,7 +74,7 @@ class Start:
 
     def digest(self) -> str:
         """Return what tells its weights from any other."""
-        return hashlib.blake2b((self.folder / WEIGHTS).read_bytes(), digest_size=16).hexdigest()
+        return digest_of(self.folder / WEIGHTS)
 
     def take_over(self, model: nn.Module) -> None:
         """Copy the backbone's weights into a model, and its head's where the run has such a head.
@@ -198,12 +195,9 @@ def check_is_folder(folder: Path) -> None:
 
 def model_digest(folder: Path) -> str:
     """Return what tells the model in a folder from any other: of its configuration, tokenizer and weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    paths = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".jinja", ".safetensors"))
-    for path in [*paths, *sorted((folder / FOLDER).glob("*"))]:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".jinja", ".safetensors"))
+    files += sorted((folder / FOLDER).glob("*"))
+    return hashlib.sha256("".join(path.name + digest_of(path) for path in files).encode()).hexdigest()
 
 
 def write_prompts(path: Path, keys: Collection[bytes]) -> None:
