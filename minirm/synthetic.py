@@ -70,7 +70,7 @@ class WorldConfig:
     responses: int = 2
     """K, responses per prompt; 2 to 64."""
     titles: int = 8
-    """Adjectives, and nouns, of which titles are made; 8 or 16. Of 8 there are 8 films to a test, of 16 there are 32."""
+    """Adjectives, and nouns, of which titles are made: 8, and so 8 films in a test, or 16, and so 32."""
     seed: int = 0
     """Another seed is another draw from the same world."""
 

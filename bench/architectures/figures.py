@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.architectures.statistics import GROUPS, Resampled, area_under_risk_coverage, resample
-from bench.architectures.subjects import TestSet, best_possible
+from bench.architectures.subjects import REVERSED, SWAPPED, TestSet, best_possible
 from minirm import metrics
 from minirm.pairs import PairTable, Rewards, pair_table
 
 ACCURACY, NLL, ECE, ECE_TEMPERED = "accuracy", "NLL", "ECE", "ECE, tempered"
 REGRET, WAY = "best-of-K regret", "part of the way"
 RANK, RANK_OVERALL = "rank correlation", "rank correlation over all prompts"
+BOUNDS = {
+    ACCURACY: (0, 1), REVERSED: (0, 1), SWAPPED: (0, 1), NLL: (0, np.inf), ECE: (0, 1),
+    REGRET: (0, np.inf), RANK: (-1, 1), RANK_OVERALL: (-1, 1),
+}  # fmt: skip
+"""Where a figure must end, and so its interval."""
 
 
 @dataclass(frozen=True)
