@@ -33,7 +33,7 @@ def verdict(study: Study) -> str:
 def leader(study: Study, subject: str) -> str:
     """Return in a sentence or two who leads on a subject, who is not told apart from it, and what needs no network."""
     best, *others = study.networks(subject)
-    figure, alike = figure_of(subject), groups(study, subject)[0][1:]
+    figure, alike = figure_of(subject), groups(study, subject, [best, *others])[0][1:]
     value = with_interval(study.interval(subject, best, figure))
     what = (
         "of the way from chance to the best possible" if subject == ALL_SKILLS or is_known_truth(subject) else "right"
@@ -55,7 +55,7 @@ def _plain(study: Study, subject: str, best: str) -> str:
     value = study.figure(subject, plain[0], figure_of(subject)).whole.mean()
     above = [name for name in ranked[: ranked.index(plain[0])] if name in networks]
     share = "above every network" if not above else f"above {len(networks) - len(above)} of {len(networks)} networks"
-    return f"{plain[0]}, without a network: {value:.3f}, {share}. ".replace("above 0 of", "below all of")
+    return f"Without a network, “{plain[0]}” gets {value:.3f}, {share}. ".replace("above 0 of", "below all of")
 
 
 def _baseline(study: Study, subject: str, best: str) -> str:

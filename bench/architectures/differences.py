@@ -63,9 +63,10 @@ def against_baseline(study: Study, subject: str, figure: str | None = None) -> l
     return family([one for one in found if one is not None])
 
 
-def groups(study: Study, subject: str) -> list[list[str]]:
-    """Return the networks of a subject in groups that are not told apart, by all pairs of them as one family."""
-    ranked = study.networks(subject)
+def groups(study: Study, subject: str, names: Sequence[str]) -> list[list[str]]:
+    """Return those of the names that were measured on a subject, the best first, in groups that are not told apart, all
+    pairs of them being one family."""
+    ranked = [name for name in study.ranking(subject) if name in names]
     pairs = [(one, other) for n, one in enumerate(ranked) for other in ranked[n + 1 :]]
     members = family([difference(study, subject, *pair) for pair in pairs])
     apart = {pair: member.is_resolved for pair, member in zip(pairs, members, strict=True)}

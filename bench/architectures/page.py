@@ -46,7 +46,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
         *((f"How good: {Path(subject).name}", _subject(study, subject)) for subject in others),
         *((f"Questions, asked of {subject}", [_statements(study, subject)]) for subject in asked),
         ("Budgets and sizes", _curves(study)),
-        (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study), _over_seconds(study)]),
+        (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study)]),
         ("Who is wrong where", _mistakes(study)),
         ("Ensembles and doubt", _doubt(study)),
         ("Who took part, and how they were tuned", _contestants(study)),
@@ -68,17 +68,19 @@ def _glance(study: Study) -> Blocks:
             "of differences being considered.",
         ),
         Picture(pictures.accuracy_against_cost(study), "Accuracy on test against the price of a training."),
+        Picture(pictures.accuracy_over_seconds(study), "Accuracy on validation while training goes on."),
     ]
 
 
 def _groups(study: Study) -> Table:
     rows = []
     for subject in study.subjects:
-        if len(study.networks(subject)) > 1:
-            together = " | ".join(", ".join(map(pictures.shortened, group)) for group in groups(study, subject))
+        found = groups(study, subject, pictures.compared(study))
+        if found:
+            together = " | ".join(", ".join(map(pictures.shortened, group)) for group in found)
             rows.append((Path(subject).name, together, f"{usual_detectable(against_baseline(study, subject)):.3f}"))
     caption = (
-        "The networks of each subject, the best first. A bar ends a group of which no two are told apart; one may "
+        "The architectures on each subject, the best first. A bar ends a group of which no two are told apart; one may "
         "stand in several. Last: the smallest true difference to the baseline that this design shows four times in "
         "five, before any correction."
     )
@@ -206,11 +208,6 @@ def _costs(study: Study) -> Table:
     columns = ("contestant", "width", "parameters", "operations", "pairs/s training", "pairs/s scoring", "memory",
                "s to 90%", "s in all", f"accuracy after {shortest:.1f} s")  # fmt: skip
     return Table(columns, rows)
-
-
-def _over_seconds(study: Study) -> Picture:
-    caption = "Accuracy on validation while training goes on, mean over seeds."
-    return Picture(pictures.accuracy_over_seconds(study), caption)
 
 
 def _mistakes(study: Study) -> Blocks:

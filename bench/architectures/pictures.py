@@ -46,7 +46,7 @@ def profile_map(study: Study) -> Figure:
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if ways[row] and value > 0.6 else COLOURS[0]
-            text = f"{value:.2f}".replace("0.", ".").replace("-", "−")
+            text = f"{value:z.2f}".replace("0.", ".").replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     labels = [
         subject if way else f"{Path(subject).stem}, accuracy" for subject, way in zip(subjects, ways, strict=True)
@@ -62,7 +62,7 @@ def profile_map(study: Study) -> Figure:
 
 
 def forest(study: Study) -> Figure:
-    """Return differences to the baseline with intervals and a dot for each seed; filled: resolved in its family."""
+    """Return differences to the baseline with intervals and a tick for each seed; filled: resolved in its family."""
     shown = [subject for subject in study.subjects if not is_skill(subject)] or study.subjects
     families = {subject: _compared_differences(study, subject) for subject in shown}
     families = {subject: found for subject, found in families.items() if found}
@@ -87,7 +87,7 @@ def forest(study: Study) -> Figure:
 
 
 def _compared_differences(study: Study, subject: str) -> list[Difference]:
-    known = {c.name for c in study.setup.contestants if c.kind in COMPARED}
+    known = {*compared(study), *(c.name for c in study.setup.contestants if not c.is_network)}
     return [one for one in against_baseline(study, subject) if one.first in known]
 
 

@@ -137,7 +137,8 @@ class Setup:
     def on(self, subject: str) -> list[Contestant]:
         """Return who is run on a subject."""
         asked = self.everyone_everywhere or subject in self.plan.questions
-        return [contestant for contestant in self.contestants if asked or contestant.kind in COMPARED]
+        known = [contestant for contestant in self.contestants if asked or contestant.kind in COMPARED]
+        return [one for one in known if not (one.as_pairs and is_skill(subject))]  # whose pairs are ties but for one
 
     @property
     def main(self) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 from minirm.metrics import Interval
 
@@ -132,14 +132,6 @@ def groups_not_told_apart(ranked: Sequence[str], apart: Callable[[str, str], boo
         if not groups or ranked[last - 1] not in groups[-1]:
             groups.append(list(ranked[first:last]))
     return groups
-
-
-def share_interval(hits: int, tries: int, level: float = 0.95) -> Interval:
-    """Return a share with its interval, wide where tries are few. Source: Clopper and Pearson 1934."""
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, tries - hits + 1, tail))
-    high = 1.0 if hits == tries else float(betaincinv(hits + 1, tries - hits, 1 - tail))
-    return Interval(hits / tries, low, high)
 
 
 def risk_coverage(doubt: ArrayLike, wrong: ArrayLike) -> NDArray:

@@ -94,9 +94,9 @@ def subject(name: str) -> str:
             "Film reviews on request, judged by what was asked for, the right film and manners, with noise "
             f"{noise:g} in the labels, the better response tending to be the longer one (strength {strength:g}). "
             "Mostly it is decided by the title. Shortcut reversed: the better response tends to be the shorter one. "
-            "Prompts swapped: the responses behind another request, which suits another of them; the labels are the truth "
-            "about that one, so a high figure is good. That queries start equal to keys, and the average read, were "
-            "found on worlds of this kind."
+            "Prompts swapped: the responses behind another request, which suits another of them; the labels are the "
+            "truth about that one, so a high figure is good. That queries start equal to keys, and the average read, "
+            "were found on worlds of this kind."
         )
     return (
         "Judgements from files. With prompts swapped the responses and labels stay and the prompt is another one: "

@@ -106,7 +106,7 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
         "training comparisons": study.setup.available,
         "table": table,
         f"minus {study.baseline}": {s: [asdict(d) for d in against_baseline(study, s)] for s in study.subjects},
-        "groups": {subject: groups(study, subject) for subject in study.subjects},
+        "groups": {subject: groups(study, subject, pictures.compared(study)) for subject in study.subjects},
         "profile": {f"{name}, {subject}": found._asdict() for (name, subject), found in profile(study).items()},
         "questions": {s: {q: asdict(one) for q, one in statements(study, s)} for s in study.setup.subjects},
         "costs": {name: asdict(cost) for name, cost in study.costs.items()},
