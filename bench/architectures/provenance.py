@@ -5,7 +5,7 @@ Code is told apart by what it does: comments, docstrings and layout do not count
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,25 +33,27 @@ def code_digest(files: tuple[Path, ...]) -> str:
 
 
 def _imported(tree: ast.AST, file: Path) -> Iterator[Path]:
-    """Yield the files that a module's imports name, wherever in it they stand."""
+    """Yield the files that a module's imports name, wherever in it they stand.
+
+    A package that is only passed through on the way to a module of it computes nothing, and does not count.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from _files_of((alias.name for alias in node.names), file)
+            yield from filter(None, (_file_of(alias.name, file) for alias in node.names))
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 package = file.parents[node.level - 1]
                 base = ".".join([*package.relative_to(_root(file)).parts, *filter(None, [base])])
-            yield from _files_of([base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)], file)
+            named = [_file_of(f"{base}.{alias.name}".lstrip("."), file) for alias in node.names]
+            yield from filter(None, named if all(named) else [*named, _file_of(base, file)])
 
 
-def _files_of(modules: Iterable[str], file: Path) -> Iterator[Path]:
-    for module in modules:
-        parts = module.split(".")
-        root = REPOSITORY if parts[0] in OURS else _root(file)
-        for length in range(1, len(parts) + 1):  # importing a.b.c runs a and a.b too
-            place = root.joinpath(*parts[:length])
-            yield from (found for found in (place.with_suffix(".py"), place / "__init__.py") if found.is_file())
+def _file_of(module: str, file: Path) -> Path | None:
+    """Return where a module or package lies; None: it is not minirm's, nor bench's, nor beside the file."""
+    root = REPOSITORY if module.split(".")[0] in OURS else _root(file)
+    place = root.joinpath(*module.split("."))
+    return next((found for found in (place.with_suffix(".py"), place / "__init__.py") if found.is_file()), None)
 
 
 def _root(file: Path) -> Path:
