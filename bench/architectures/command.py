@@ -98,7 +98,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if options.rates and min(options.rates) <= 0:
         raise InputError(f"--rates {min(options.rates):g}: must be above 0")
     if options.seeds is not None:
-        plan = replace(plan, seeds=options.seeds, main_seeds=options.seeds)
+        plan = replace(plan, seeds=options.seeds, world_seeds=options.seeds)
     if options.comparisons is not None:
         at_most = min(options.comparisons, plan.skill)
         plan = replace(plan, steps=plan.steps_for(WORLD, options.comparisons), comparisons=options.comparisons)

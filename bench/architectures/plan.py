@@ -30,26 +30,26 @@ class Plan:
     sources: dict = field(default_factory=dict)
     """Sizes that differ from the defaults of `Sources`."""
     seeds: int = 3
-    """Of every subject and curve, but for …"""
-    main_seeds: int = 5
-    """… the table of the main subject."""
+    """Of every table and curve …"""
+    world_seeds: int = 4
+    """… but that of the world."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     """Learning rates that each contestant may try once in each condition, on validation …"""
     extensions: int = 2
     """… and how often one more is tried, where the best is the lowest or the highest so far."""
     subjects: tuple[str, ...] = (*SKILLS, WORLD, "hh-harmless")
-    questions: tuple[str, ...] = (WORLD, "match", "negation")
+    questions: tuple[str, ...] = (WORLD, "match:1")
     """Subjects on which the single changes are run too."""
     comparisons: int = 3000
     """Most training comparisons of a subject that is no single skill; a file may have fewer …"""
-    steps: int = 1500
+    steps: int = 1200
     """… and the steps that so many get; fewer get fewer, see `steps_for`."""
     epochs: float | None = None
     """Passes over the comparisons of whatever subject; None: as `steps_for` has it."""
-    skill: int = 4800
+    skill: int = 4000
     """Training comparisons of a single skill, each of which is seen once."""
     halvings: int = 2
-    """How often the comparisons are halved in the learning curve of the main subject."""
+    """How often the comparisons of known truth are halved in the learning curve; those of a file are once."""
     shapes: tuple[Shape, ...] = ((2, 64),)
     """Depth and width: that of the tables first, all in the curve over model size."""
     contestants: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Plan:
     rounds: int = 7
     """Of the timing."""
     converges: bool = True
-    """Whether the main subject is also learned until validation no longer gains."""
+    """Whether a main subject of known truth is also learned until validation no longer gains."""
 
     def steps_for(self, subject: str, comparisons: int) -> int:
         """Return the steps for so many training comparisons: one rule, for table, curves and files alike.
@@ -89,7 +89,7 @@ PLANS = {
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "Llama style", "GRU", "longer wins",
                      "TF-IDF + logistic regression"),
         seeds=2,
-        main_seeds=3,
+        world_seeds=3,
         rounds=3,
         converges=False,
     ),
@@ -152,7 +152,7 @@ class Setup:
 
     def seeds(self, contestant: Contestant, subject: str) -> range:
         """Return the seeds of a contestant in the table of a subject; what is not trained by steps has one."""
-        trained = self.plan.main_seeds if subject == self.main else self.plan.seeds
+        trained = self.plan.world_seeds if subject == WORLD else self.plan.seeds
         return range(trained if contestant.is_network else 1)
 
     def folds(self, subject: str) -> range:
@@ -212,8 +212,8 @@ def table_cells(setup: Setup) -> Table:
 
 def curve_comparisons(setup: Setup) -> list[int]:
     """Return the training comparisons of the learning curve: what there is, and halves of it."""
-    most = setup.available[setup.main]
-    return sorted({max(1, most >> halving) for halving in range(setup.plan.halvings + 1)})
+    most, halvings = setup.available[setup.main], setup.plan.halvings if is_known_truth(setup.main) else 1
+    return sorted({max(1, most >> halving) for halving in range(halvings + 1)})
 
 
 def curve_cells(setup: Setup) -> Table:
@@ -229,7 +229,8 @@ def size_cells(setup: Setup) -> Table:
 
 def convergence_cells(setup: Setup) -> Table:
     """Return the cells of trainings that end by patience, by contestant, "converged" and seed."""
-    return _curve(setup, {"converged": {"patience": PATIENCE}} if setup.plan.converges else {})
+    converges = setup.plan.converges and is_known_truth(setup.main)
+    return _curve(setup, {"converged": {"patience": PATIENCE}} if converges else {})
 
 
 def _curve(setup: Setup, points: dict[object, dict]) -> Table:

@@ -29,8 +29,10 @@ def histories(study: Study, contestant: str) -> list[list[dict]]:
     comparison that was measured for all contestants in one interleaved run.
     """
     scaled = []
-    for seed in range(study.setup.plan.main_seeds):
-        result = study.result(study.table[contestant, study.main, seed][0])
+    cells = [
+        folds[0] for (name, subject, _), folds in study.table.items() if (name, subject) == (contestant, study.main)
+    ]
+    for result in map(study.result, cells):
         if "failed" not in result:
             quiet = result["history"][-1]["comparisons"] * study.costs[contestant].training.median
             scale = quiet / (result["seconds"] - result["language_model_seconds"])

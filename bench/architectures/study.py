@@ -204,7 +204,10 @@ class Study:
         """Return by network what an ensemble of its seeds, or its heads, is worth, and what finds its mistakes."""
         networks = [contestant for contestant in self.setup.networks if (self.main, contestant.name) in self.scored]
         found = {contestant.name: self._ensemble(contestant) for contestant in networks}
-        return {name: {figure: two_way_interval(one) for figure, one in each.items()} for name, each in found.items()}
+        ends = lambda figure: (-1, 1) if "−" in figure else (0, 1)  # noqa: E731
+        return {
+            name: {f: two_way_interval(one, bounds=ends(f)) for f, one in each.items()} for name, each in found.items()
+        }
 
     def _ensemble(self, contestant: Contestant) -> dict[str, Resampled]:
         scored = self.scored[self.main, contestant.name][AS_TRAINED]

@@ -30,7 +30,7 @@ PROFILE = (
 def intervals(study: Study) -> str:
     """Return how intervals and p-values come about."""
     plan = study.setup.plan
-    seeds = "over prompts and seeds" if min(plan.seeds, plan.main_seeds) > 1 else "over prompts (there is one seed)"
+    seeds = "over prompts and seeds" if min(plan.seeds, plan.world_seeds) > 1 else "over prompts (there is one seed)"
     return (
         f"Intervals are 95%, {seeds}: the grouped jackknife over prompts, the variance over seeds, and Student's t; "
         "each seed has its own start, its own order and, where there are enough, its own training comparisons. "
@@ -46,8 +46,8 @@ def comparison(study: Study) -> str:
     plan = study.setup.plan
     return (
         "Every network was trained from nothing (a checkpoint excepted), by the same loop, on the same comparisons, "
-        f"as many of them in a step, with the same tokenizer, from {plan.main_seeds} seeds on {study.main} and "
-        f"{plan.seeds} elsewhere. Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
+        f"as many of them in a step, with the same tokenizer, from {plan.seeds} seeds ({plan.world_seeds} on "
+        f"{WORLD}). Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
         f"K responses. The budget is one rule: a skill's comparisons are seen once; elsewhere {plan.comparisons:,} "
         f"comparisons get {plan.steps:,} steps, and n of them √(n / {plan.comparisons:,}) times as many"
         + (f"; here, {plan.epochs:g} passes were asked for." if plan.epochs else ".")
@@ -124,8 +124,9 @@ def costs(study: Study) -> str:
 
 def doubt(study: Study) -> str:
     """Return what the table of ensembles shows."""
+    seeds = max(len(study.setup.seeds(contestant, study.main)) for contestant in study.setup.networks)
     return (
-        f"Members are the {study.setup.plan.main_seeds} seeds of a contestant, which cost as many trainings; its "
+        f"Members are the {seeds} seeds of a contestant, which cost as many trainings; its "
         f"intervals are over prompts alone. Those of “{HEADS}” are the heads of one model; its intervals are over "
         "its seeds too. Accuracy of one member (mean) and of the members' mean reward, and the area under the "
         "latter's risk–coverage curve, pairs being judged in order of doubt: lower finds the mistakes better. "
