@@ -27,7 +27,16 @@ from bench.architectures.heads import EachHeadsObjective, PooledRead
 from bench.architectures.provenance import code_digest
 from bench.architectures.rows import rows_of_paths
 from bench.architectures.statistics import two_way_interval
-from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, digest, disjoint_pairs
+from bench.architectures.subjects import (
+    AS_TRAINED,
+    WORLD,
+    Sources,
+    TestSet,
+    best_possible,
+    digest,
+    disjoint_pairs,
+    is_skill,
+)
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.objectives import RewardObjective
@@ -35,6 +44,7 @@ from minirm.optimizers import build_optimizer
 from minirm.packing import Encoded, pack
 from minirm.records import Comparison, Turn
 from minirm.reward_model import RewardModel
+from minirm.skills import SKILLS, find_skill
 from minirm.synthetic import World, WorldConfig
 from minirm.template import OWN
 from minirm.tokenizer import Tokenizer
@@ -99,11 +109,6 @@ def test_an_ensemble_is_right_where_most_of_the_reward_is():
     found = figures.ensemble(figures.Scored(test, rewards, [[1.0, 1.0]] * 2))
     assert (found["one member"].whole, found["together"].whole) == (0.5, 0.5)
     assert found[f"area: {figures.SMALL}"].whole == pytest.approx((0 + 0.5) / 2)  # 1 is surer than −½
-
-
-def test_alone_right_and_alone_wrong_are_counted_by_pair():
-    right = {"a": np.array([1, 1, 0, 0]), "b": np.array([1, 0, 1, 0]), "c": np.array([1, 0, 1, 0])}
-    assert figures.only_this_one(right) == {"a": (0.25, 0.25), "b": (0.0, 0.0), "c": (0.0, 0.0)}
 
 
 def test_disjoint_pairs_use_each_response_once_in_its_order():
@@ -441,10 +446,16 @@ def test_a_single_skill_is_seen_once_and_epochs_are_as_asked_for():
     assert asked.steps == 2.5 * cell.steps
 
 
+def test_every_skill_is_in_the_suite_at_a_dial_that_it_has():
+    assert [find_skill(name)[0] for name in plan.SUITE] == list(SKILLS)
+    known = {name for each in plan.PLANS.values() for name in (*each.subjects, *each.questions) if is_skill(name)}
+    assert all(find_skill(name) for name in known)
+
+
 def test_single_changes_are_asked_of_some_subjects_and_of_all_if_named():
-    setup = small_setup("match", "recall")
+    setup = small_setup("match:1", "recall")
     names = {subject: [one.name for one in setup.on(subject)] for subject in setup.subjects}
-    assert names == {"match": ["GPT-2 style", "RMSNorm", "longer wins"], "recall": ["GPT-2 style", "longer wins"]}
+    assert names == {"match:1": ["GPT-2 style", "RMSNorm", "longer wins"], "recall": ["GPT-2 style", "longer wins"]}
     assert len(replace(setup, everyone_everywhere=True).on("recall")) == 3
 
 
@@ -606,7 +617,6 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     assert {path.suffix for path in out.iterdir()} == {".html", ".md", ".json", ".png"}
     page = (out / "architectures-quick.html").read_text()
     assert page.count("<section>") == 2 and page.count("<details>") == page.count("<summary>") > 5
-    assert list((cache / "tensorboard").rglob("events*"))
     ran = []
     monkeypatch.setattr("bench.architectures.cells.run_cell", lambda *cell: ran.append(cell))
     assert command.main(command_line) == 0

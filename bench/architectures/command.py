@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench.architectures import conformance, costs, tensorboard, written
+from bench.architectures import conformance, costs, written
 from bench.architectures.cells import Cell, model_config, prepared, read_result, run_all
 from bench.architectures.contestants import GPT2, Contestant, find_contestants
 from bench.architectures.gpt2 import require_transformers
@@ -126,8 +126,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     name = _report_name(options)
     print(written.write(study, out, name, facts))
-    tensorboard.write(study, options.cache / "tensorboard")
-    print(f"{out / name}.html; tensorboard --logdir {options.cache / 'tensorboard'}")
+    print(out / f"{name}.html")
     return 0
 
 

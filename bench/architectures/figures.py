@@ -200,18 +200,3 @@ def joined(each: Sequence[dict[str, Resampled]]) -> dict[str, Resampled]:
         )
         for name in each[0]
     }
-
-
-def only_this_one(all_right: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
-    """Return for each contestant the share of pairs that it alone gets wrong, and that it alone gets right.
-
-    Args:
-        all_right: (pairs,) by contestant, the share of its seeds that are right; more than half counts as right.
-    """
-    names = list(all_right)
-    right = np.stack([all_right[name] > 0.5 for name in names])
-    count = right.sum(0)
-    return {
-        name: (float((~right[i] & (count == len(names) - 1)).mean()), float((right[i] & (count == 1)).mean()))
-        for i, name in enumerate(names)
-    }

@@ -47,7 +47,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
         *((f"Questions, asked of {subject}", [_statements(study, subject)]) for subject in asked),
         ("Budgets and sizes", _curves(study)),
         (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study)]),
-        ("Who is wrong where", _mistakes(study)),
+        ("What decides", _attributes(study)),
         ("Ensembles and doubt", _doubt(study)),
         ("Who took part, and how they were tuned", _contestants(study)),
         ("What was computed when, and how to repeat it", _repeat(study, facts)),
@@ -210,16 +210,14 @@ def _costs(study: Study) -> Table:
     return Table(columns, rows)
 
 
-def _mistakes(study: Study) -> Blocks:
-    caption = "Share of the pairs that this one gets wrong (right), and every other here right (wrong), by most seeds."
-    found: Blocks = [Picture(pictures.alone(study), caption)]
+def _attributes(study: Study) -> Blocks:
     by_attribute = study.attributes()
     attributes = sorted({attribute for found in by_attribute.values() for attribute in found})
-    if attributes:
-        rows = [(name, *(found.get(attribute) for attribute in attributes)) for name, found in by_attribute.items()]
-        caption = "Accuracy against the truth on pairs of which one attribute alone decides which response is better."
-        found.append(Table(("contestant", *attributes), rows, caption))
-    return found
+    if not attributes:
+        return []
+    rows = [(name, *(found.get(attribute) for attribute in attributes)) for name, found in by_attribute.items()]
+    caption = "Accuracy against the truth on pairs of which one attribute alone decides which response is better."
+    return [Table(("contestant", *attributes), rows, caption)]
 
 
 def _doubt(study: Study) -> Blocks:

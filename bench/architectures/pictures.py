@@ -147,22 +147,6 @@ def accuracy_over_seconds(study: Study) -> Figure:
     return figure
 
 
-def alone(study: Study) -> Figure:
-    """Return the shares of pairs that one architecture gets wrong, or right, and all others the other way round."""
-    figure, axes = _figure(3.6)
-    shares = study.mistakes()
-    places = np.arange(len(shares))
-    wrong, right = 100 * np.array(list(shares.values())).T
-    axes.barh(places - 0.19, wrong, 0.36, color=COLOURS[2], label="it alone is wrong")
-    axes.barh(places + 0.19, right, 0.36, color=COLOURS[3], label="it alone is right")
-    axes.set_yticks(places, list(shares))
-    axes.invert_yaxis()
-    axes.set(xlabel="% of the pairs")
-    axes.grid(visible=False, axis="y")
-    _legend(figure)
-    return figure
-
-
 def reliability(study: Study) -> Figure:
     """Return confidence against accuracy for each network, all seeds together, before temperature."""
     figure, axes = _figure(4.6)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from bench.architectures.cells import LONGEST, Cell, cell_for
 from bench.architectures.contestants import Contestant
 from bench.architectures.subjects import FOLDS, WORLD, Sources, is_known_truth, is_skill
-from minirm.skills import SKILLS
 
 TUNING_SEED = 1000
 """Of no reported run."""
@@ -15,6 +14,11 @@ COMPARED = ("baseline", "own", "yours", "pretrained", "plain")
 """Kinds that are run on every subject; the others are questions about one thing, asked of some subjects."""
 PATIENCE = 6
 """Evaluations without a lower validation loss, after which a training to convergence ends."""
+
+SUITE = ("words:11", "negation:5", "order:1", "match:1", "recall:4", "two-hop:2", "arithmetic:16", "counting:10",
+         "nesting:2", "agreement:1", "style:2", "shortcut:0.8")  # fmt: skip
+"""Every skill, at a dial that a first look at one network left neither at the ceiling nor, where possible, at 0."""
+HARDER = ("order:2", "match:4", "recall:14", "two-hop:4", "arithmetic:60", "nesting:4", "agreement:3", "shortcut:0.95")
 
 Shape = tuple[int, int]
 """Layers, and the reference's width."""
@@ -37,7 +41,7 @@ class Plan:
     """Learning rates that each contestant may try once in each condition, on validation …"""
     extensions: int = 2
     """… and how often one more is tried, where the best is the lowest or the highest so far."""
-    subjects: tuple[str, ...] = (*SKILLS, WORLD, "hh-harmless")
+    subjects: tuple[str, ...] = (*SUITE, WORLD, "hh-harmless")
     questions: tuple[str, ...] = (WORLD, "match:1")
     """Subjects on which the single changes are run too."""
     comparisons: int = 3000
@@ -80,7 +84,7 @@ PLANS = {
         sources={"test": 200, "validation": 100},
         rates=(1e-3, 3e-3),
         extensions=0,
-        subjects=("words", "negation", "match", "recall", "counting", WORLD),
+        subjects=("words:5", "negation:2", "match:0", "recall:0", "counting:4", WORLD),
         questions=(),
         comparisons=800,
         steps=500,
@@ -103,8 +107,8 @@ PLANS = {
         skill=16000,
         halvings=5,
         extensions=4,
-        subjects=(*SKILLS, WORLD, "hh-harmless", "alpaca-pairs", "alpaca-rankings"),
-        questions=(*SKILLS, WORLD),
+        subjects=(*SUITE, *HARDER, WORLD, "hh-harmless", "alpaca-pairs", "alpaca-rankings"),
+        questions=(*SUITE, WORLD),
         shapes=((2, 64), (1, 64), (4, 64), (8, 64), (2, 32), (2, 128), (2, 256)),
     ),
 }  # fmt: skip

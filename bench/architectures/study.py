@@ -22,9 +22,8 @@ from bench.architectures.figures import (
     ensemble,
     figures,
     joined,
-    only_this_one,
 )
-from bench.architectures.plan import COMPARED, Rates, Setup, Table, every_cell
+from bench.architectures.plan import Rates, Setup, Table, every_cell
 from bench.architectures.statistics import Resampled, mean_of, two_way_interval
 from bench.architectures.subjects import (
     AS_TRAINED,
@@ -189,11 +188,6 @@ class Study:
         return sum(result["best_step"] == result["steps"] for result in trained), len(trained)
 
     # ── The main subject alone ────────────────────────────────────────────────────────────────────────────────────────
-
-    def mistakes(self) -> dict[str, tuple[float, float]]:
-        """Return the share of the main subject's pairs that each architecture alone gets wrong, and right."""
-        names = [c.name for c in self.setup.networks if c.kind in COMPARED and (self.main, c.name) in self.scored]
-        return only_this_one({name: self.scored[self.main, name][AS_TRAINED].right.mean(0) for name in names})
 
     def attributes(self) -> dict[str, dict[str, float]]:
         """Return by contestant the accuracy on pairs that one attribute decides; empty where there is no truth."""

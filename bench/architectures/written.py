@@ -115,7 +115,6 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
         "by size": points(study.sizes),
         "converged": points(study.converged),
         "histories": {name: histories(study, name) for name in study.costs},
-        "alone wrong, alone right": study.mistakes(),
         "by attribute": study.attributes(),
         "ensembles": study.ensembles(),
         "failures": study.failures(),
