@@ -308,7 +308,7 @@ SKILLS = {
     "two-hop": Skill("Where one's thing is: two facts of the prompt.", "entries of either kind", (2, 4, 6), _two_hop),
     "arithmetic": Skill("A sum that is right.", "largest summand", (16, 30, 60), _arithmetic),
     "counting": Skill("As many names as are asked for.", "most that are asked for", (4, 6, 10), _counting),
-    "nesting": Skill("Brackets that close in the right order.", "pairs of brackets", (2, 4, 8), _nesting),
+    "nesting": Skill("Brackets that close in the right order.", "pairs of brackets", (2, 3, 6), _nesting),
     "agreement": Skill("A pronoun that agrees with one before.", "sentences between", (1, 3, 6), _agreement),
     "style": Skill("The right name counts 1, politeness ½.", "sentences of manner", (1, 2, 4), _style),
     "shortcut": Skill(

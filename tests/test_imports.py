@@ -16,7 +16,7 @@ FLOORS = [
     ["run_config", "records", "layout", "films", "pictures", "report", "template"],
     ["strips"],
     ["layers", "splits", "survey", "synthetic", "tokenizer", "backbones.protocol"],
-    ["recurrence", "lora", "pairs"],
+    ["recurrence", "lora", "pairs", "skills"],
     ["backbones.transformer", "backbones.recurrent", "backbones.torch_decoder"],
     ["backbones", "evaluate"],
     ["packing"],

@@ -1,5 +1,7 @@
 """A study's findings in words: differences with intervals, the verdict, the questions that two contestants answer."""
 
+import re
+
 from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
 from bench.architectures.differences import Difference, difference, family, groups
 from bench.architectures.prices import seconds
@@ -9,17 +11,22 @@ from minirm.metrics import Interval
 
 
 def with_interval(value: Interval | None, sign: str = "") -> str:
-    """Return "0.812 [0.797, 0.827]"."""
+    """Return ".812 [.797, .827]"."""
     if value is None:
         return "–"
-    return f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]".replace("-", "−")
+    return _short(f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]")
+
+
+def _short(numbers: str) -> str:
+    """Return numbers without the 0 before their point."""
+    return re.sub(r"(?<!\d)0\.", ".", numbers).replace("-", "−")
 
 
 def difference_words(value: Difference | None) -> str:
-    """Return a difference with its interval, and whether the data tell it from 0, its family being considered."""
+    """Return a difference with its interval, and a star if the data tell it from 0, its family being considered."""
     if value is None:
         return "–"
-    return with_interval(value.interval, "+") + ("" if value.is_resolved else ", not resolved")
+    return with_interval(value.interval, "+") + (" *" if value.is_resolved else "")
 
 
 def verdict(study: Study) -> str:
@@ -39,14 +46,14 @@ def leader(study: Study, subject: str) -> str:
         "of the way from chance to the best possible" if subject == ALL_SKILLS or is_known_truth(subject) else "right"
     )
     where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else subject
-    said = f"On {where}, {best} leads: {value} {what}"
+    said = f"On {where}, {best} leads the networks: {value} {what}"
     if others:
         told = "it is told apart from every other network"
-        said += f"; {'not told apart from it: ' + ', '.join(alike) if alike else told}"
-    return f"{said}. {_plain(study, subject, best)}{_baseline(study, subject, best)}"
+        said += f"; not told apart from it: {', '.join(alike)}" if alike else f"; {told}"
+    return f"{said}. {_baseline(study, subject, best)}{_plain(study, subject)}".strip()
 
 
-def _plain(study: Study, subject: str, best: str) -> str:
+def _plain(study: Study, subject: str) -> str:
     """Return how the best without a network compares with the networks; "" if none was run."""
     networks, ranked = study.networks(subject), study.ranking(subject)
     plain = [name for name in ranked if name not in networks]
@@ -55,14 +62,16 @@ def _plain(study: Study, subject: str, best: str) -> str:
     value = study.figure(subject, plain[0], figure_of(subject)).whole.mean()
     above = [name for name in ranked[: ranked.index(plain[0])] if name in networks]
     share = "above every network" if not above else f"above {len(networks) - len(above)} of {len(networks)} networks"
-    return f"Without a network, “{plain[0]}” gets {value:.3f}, {share}. ".replace("above 0 of", "below all of")
+    return f"Without a network, “{plain[0]}” gets {_short(f'{value:.3f}')}, {share}.".replace(
+        "above 0 of", "below all of"
+    )
 
 
 def _baseline(study: Study, subject: str, best: str) -> str:
     if best == study.baseline:
-        return "It is the baseline itself."
+        return "It is the baseline itself. "
     found = difference(study, subject, best, study.baseline)
-    return "" if found is None else f"{best} minus {study.baseline}: {with_interval(found.interval, '+')}."
+    return "" if found is None else f"{best} minus {study.baseline}: {difference_words(found)}. "
 
 
 def _price(study: Study) -> str:

@@ -9,10 +9,8 @@ from bench.architectures.differences import against_baseline, groups, usual_dete
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
-    ECE_TEMPERED,
     NLL,
     RANK,
-    RANK_OVERALL,
     REGRET,
     WAY,
 )
@@ -29,7 +27,7 @@ from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED, is_known
 from minirm.pairs import pair_table
 from minirm.report import Picture, Section, Table
 
-FIGURES = (RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
+FIGURES = (RANK, NLL, ECE, REGRET)
 
 Blocks = list[str | Table | Picture]
 
@@ -98,7 +96,7 @@ def _subjects(study: Study) -> Table:
         best = f"{study.best_possible(name):.3f}" if is_known_truth(name) else "unknown"
         rows.append(
             (Path(name).name, f"{trained:,}", f"{study.setup.plan.steps_for(name, trained):,}", tested, best,
-             words.subject(name))
+             words.subject(name) if is_skill(name) else "see below")
         )  # fmt: skip
     columns = ("subject", "training", "steps", "test (groups; pairs)", "best possible", "what it is")
     return Table(
@@ -114,9 +112,9 @@ def _skills(study: Study) -> Table:
             learned = found[name, subject]
             rows.append(
                 (subject, name, with_interval(study.interval(subject, name, WAY)), difference_words(resolved.get(name)),
-                 f"{learned.learned} of {learned.trainings}", until_most(learned))
+                 f"{learned.learned} of {learned.trainings}; {until_most(learned)}")
             )  # fmt: skip
-    columns = ("skill", "contestant", "part of the way", f"minus {study.baseline}", "learned", "comparisons")
+    columns = ("skill", "contestant", "part of the way", f"minus {study.baseline}", "learned; by")
     return Table(columns, rows)
 
 
@@ -200,13 +198,14 @@ def _costs(study: Study) -> Table:
     rows, shortest, pairs = [], shortest_training(study), pairs_per_comparison(study)
     for name, cost in study.costs.items():
         taken = seconds(study, name)
-        speeds = f"{pairs_trained_on(study, name) / cost.training.median:,.0f}", f"{pairs / cost.scoring.median:,.0f}"
-        timed = ("–", "–") if taken is None else (f"{taken.to_most:.1f}", f"{taken.whole:.1f}")
+        trained = pairs_trained_on(study, name) / cost.training.median
+        speeds = f"{trained:,.0f}; {pairs / cost.scoring.median:,.0f}"
+        timed = "–" if taken is None else f"{taken.to_most:.1f}; {taken.whole:.1f}"
         after = with_interval(accuracy_after(study, name, shortest))
-        sizes = cost.width, cost.parameters, f"{cost.flops / 1e6:.1f} M"
-        rows.append((name, *sizes, *speeds, f"{cost.peak_bytes / 1e6:.1f} MB", *timed, after))
-    columns = ("contestant", "width", "parameters", "operations", "pairs/s training", "pairs/s scoring", "memory",
-               "s to 90%", "s in all", f"accuracy after {shortest:.1f} s")  # fmt: skip
+        sizes = f"{cost.parameters:,}", f"{cost.flops / 1e6:.1f} M"
+        rows.append((name, *sizes, speeds, f"{cost.peak_bytes / 1e6:.1f} MB", timed, after))
+    columns = ("contestant", "parameters", "operations", "pairs/s training; scoring", "memory", "s to 90%; in all",
+               f"accuracy after {shortest:.1f} s")  # fmt: skip
     return Table(columns, rows)
 
 

@@ -14,16 +14,14 @@ from bench.architectures.subjects import WORLD, WORLD_CONFIG, is_skill
 from minirm.skills import SKILLS, find_skill
 
 QUALITY = (
-    "Part of the way from chance to the best possible accuracy (labels are drawn, so luck may bring it above 1); "
-    "Spearman's correlation of reward and true utility, mean over prompts, and over the responses of all prompts, "
-    "between which no training compares; negative log-likelihood in nats; expected calibration error before and after "
-    "a temperature fitted on validation; utility (score, where no truth is known) lost by taking the response of "
-    "highest reward."
+    "Spearman's correlation of reward and true utility, mean over prompts; negative log-likelihood in nats; expected "
+    "calibration error; utility (score, where no truth is known) lost by taking the response of highest reward. The "
+    "same after a temperature fitted on validation, and the correlation over all prompts, stand in the JSON."
 )
 PROFILE = (
     "The way is that from chance (0) to the accuracy of one who knows every utility (1), on a test whose names no "
-    f"training has seen. Learned: trainings that got {LEARNED:.0%} of the way. Comparisons: after how many validation "
-    f"first said {MOST:.0%} of the way, the median training; each comparison is seen once."
+    f"training has seen. Learned: trainings that got {LEARNED:.0%} of the way. By: after how many comparisons, each "
+    f"seen once, validation first said {MOST:.0%} of the way, in the median training."
 )
 
 
@@ -34,9 +32,9 @@ def intervals(study: Study) -> str:
     return (
         f"Intervals are 95%, {seeds}: the grouped jackknife over prompts, the variance over seeds, and Student's t; "
         "each seed has its own start, its own order and, where there are enough, its own training comparisons. "
-        "Differences are paired by prompt and seed. One counts as resolved if its p-value, with Holm's correction for "
-        "all differences of its table, is below .05; its interval is that of a difference alone. What is not resolved "
-        "is not shown to be small: the smallest difference that a table would have shown, four times in five, stands "
+        "Differences are paired by prompt and seed. A star marks what is resolved: its p-value, with Holm's correction "
+        "for all differences of its table, is below .05; its interval is that of a difference alone. What is not "
+        "resolved is not shown to be small: the smallest difference that a table would have shown, four times in five, stands "
         "with it."
     )
 

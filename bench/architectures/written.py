@@ -39,8 +39,8 @@ summary { cursor: pointer; padding: .6rem 0; }
 summary h2 { display: inline; margin: 0; }
 details p, details .scroll, details .pictures { margin-top: .5rem; }
 td:first-child, th { white-space: normal; }
-td.long { min-width: 12rem; }
-@media (max-width: 40rem) { td { white-space: normal; } table { font-size: .78rem; } }
+td.long { min-width: 0; }
+@media (max-width: 40rem) { td { white-space: normal; } table { font-size: .75rem; } th, td { padding-right: .4rem; } }
 """
 
 
