@@ -34,8 +34,8 @@ def intervals(study: Study) -> str:
         "each seed has its own start, its own order and, where there are enough, its own training comparisons. "
         "Differences are paired by prompt and seed. A star marks what is resolved: its p-value, with Holm's correction "
         "for all differences of its table, is below .05; its interval is that of a difference alone. What is not "
-        "resolved is not shown to be small: the smallest difference that a table would have shown, four times in five, stands "
-        "with it."
+        "resolved is not shown to be small: the smallest difference that a table would have shown, four times in "
+        "five, stands with it."
     )
 
 
