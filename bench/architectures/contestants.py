@@ -138,8 +138,8 @@ def rotary(model: Transformer) -> None:
 
 
 def swiglu(model: Transformer) -> None:
-    """Put SwiGLU of about as many weights in the place of the GELU MLP, with the same initialisation."""
-    llama = replace(model.config, style="llama", mlp_width=None)
+    """Put SwiGLU of as many weights, but without biases, in the place of the GELU MLP, drawn as that is."""
+    llama = replace(model.config, style="llama", mlp_width=round(8 * model.config.width / 3))
     for block in model.blocks:
         block.mlp = build_mlp(llama)
         nn.init.normal_(block.mlp.gate_up.weight, std=0.02)
