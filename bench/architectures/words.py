@@ -66,12 +66,13 @@ def tuning(study: Study) -> str:
     """Return how learning rates and weights were chosen, and what that leaves open."""
     at_the_end, trained = study.best_at_the_end()
     plan = study.setup.plan
+    folds = any(len(study.setup.folds(subject)) > 1 for subject in study.setup.subjects)
+    folded = "(In folds: in the first, part of whose validation is tested on in another.) " if folds else ""
     further = f", and up to {plan.extensions} beyond where the best lay at the edge" if plan.extensions else ""
     return (
         "In each condition (subject, comparisons, size) each network had one training of one seed, judged on "
         f"validation, for each of the learning rates {listed(plan.rates)}{further}. So little tuning is noisy, and "
-        "its noise is in none of the intervals. (Of hh-harmless rates are tuned in the first fold, part of whose "
-        "validation is tested on in another.) The weights that are tested are those of the best of "
+        f"its noise is in none of the intervals. {folded}The weights that are tested are those of the best of "
         f"{EVALUATIONS} evaluations on validation. It was the last one in {at_the_end} of {trained} trainings."
     )
 
