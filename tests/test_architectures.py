@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -389,6 +390,15 @@ def test_a_finished_cell_is_not_run_again_and_a_repeated_one_gives_the_same(tmp_
     assert again["rewards"] == first["rewards"]
     assert [entry["loss"] for entry in again["history"]] == [entry["loss"] for entry in first["history"]]
     assert len(again["rewards"][AS_TRAINED]) == 12
+
+
+def test_a_bench_that_is_stopped_ends_its_workers_and_keeps_what_is_finished(tmp_path):
+    endless, short = small_cell("GPT-2 style", steps=10**5), small_cell("longer wins")
+    running = run_all([endless, short], tmp_path, SMALL, workers=2, threads=1)
+    assert next(running) == 1
+    running.close()
+    assert not active_children()
+    assert short.path(tmp_path, SMALL).is_file() and not endless.path(tmp_path, SMALL).exists()
 
 
 def test_changed_comparisons_are_learned_anew(tmp_path):
