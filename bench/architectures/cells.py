@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -100,7 +99,10 @@ def run_all(cells: Sequence[Cell], cache: Path, sources: Sources, workers: int, 
             run_cell(cell, cache, sources)
             yield done
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,)) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder,
+        ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads, folder)) as pool,
+    ):
         futures = [pool.submit(run_cell, cell, cache, sources) for cell in todo]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
@@ -113,9 +115,9 @@ def run_all(cells: Sequence[Cell], cache: Path, sources: Sources, workers: int, 
             raise
 
 
-def _begin_worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent …
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # … which then ends this one, temporary folders included
+def _begin_worker(threads: int, folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this one …
+    tempfile.tempdir = folder  # … and clears away what it leaves
     torch.set_num_threads(threads)
 
 
