@@ -1,6 +1,7 @@
 """A study's findings in words: differences with intervals, the verdict, the questions that two contestants answer."""
 
 import re
+from pathlib import Path
 
 from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
 from bench.architectures.differences import Difference, difference, family, groups
@@ -45,7 +46,7 @@ def leader(study: Study, subject: str) -> str:
     what = (
         "of the way from chance to the best possible" if subject == ALL_SKILLS or is_known_truth(subject) else "right"
     )
-    where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else subject
+    where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else Path(subject).name
     said = f"On {where}, {best} leads the networks: {value} {what}"
     if others:
         told = "it is told apart from every other network"
@@ -79,11 +80,10 @@ def _price(study: Study) -> str:
     if not taken:
         return ""
     fastest, best = min(taken, key=taken.__getitem__), study.networks(study.main)[0]
+    where, price = Path(study.main).name, f"{taken[best]:.3g} s"
     if fastest == best:
-        return f"On {study.main} it is also the fastest to train: {taken[best]:.3g} s."
-    return (
-        f"A training on {study.main} takes {best} {taken[best]:.3g} s, the fastest, {fastest}, {taken[fastest]:.3g} s."
-    )
+        return f"On {where}, {best} is also the fastest to train: {price}."
+    return f"A training on {where} takes {best} {price}, and the fastest, {fastest}, {taken[fastest]:.3g} s."
 
 
 STATEMENTS = [
