@@ -42,7 +42,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
         ("The subjects", [words.comparison(study), _subjects(study)]),
         ("Skill by skill", [words.PROFILE, _skills(study)] if study.setup.skills else []),
         *((f"How good: {Path(subject).name}", _subject(study, subject)) for subject in others),
-        *((f"Questions, asked of {subject}", [_statements(study, subject)]) for subject in asked),
+        *((f"Questions, asked of {Path(subject).name}", [_statements(study, subject)]) for subject in asked),
         ("Budgets and sizes", _curves(study)),
         (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study)]),
         ("What decides", _attributes(study)),
@@ -132,13 +132,14 @@ def _subject(study: Study, subject: str) -> Blocks:
 def _views(study: Study, subject: str) -> Table:
     """Return accuracies on the views of a subject, with the paired difference to the baseline."""
     differences = {one.first: one for one in against_baseline(study, subject, ACCURACY)}
+    others = [view for view in (REVERSED, SWAPPED) if view in study.subject(subject).tests]
     rows = []
     for name in study.ranking(subject):
         against = "the baseline" if name == study.baseline else difference_words(differences.get(name))
-        views = [with_interval(study.interval(subject, name, view)) for view in (ACCURACY, REVERSED, SWAPPED)]
-        rows.append((name, views[0], against, *views[1:]))
+        seen = [with_interval(study.interval(subject, name, view)) for view in (ACCURACY, *others)]
+        rows.append((name, seen[0], against, *seen[1:]))
     shows = f"Accuracy on held-out pairs. Shown four times in five: {usual_detectable(list(differences.values())):.3f}."
-    return Table(("contestant", AS_TRAINED, f"minus {study.baseline}", REVERSED, SWAPPED), rows, shows)
+    return Table(("contestant", AS_TRAINED, f"minus {study.baseline}", *others), rows, shows)
 
 
 def _quality(study: Study, subject: str, view: str) -> Table:
