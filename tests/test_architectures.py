@@ -1,29 +1,19 @@
-"""The bench of architectures: its statistics against brute force, its baseline against minirm's twin, its cells."""
+"""The bench of architectures: its baseline against minirm's twin, its contestants, its budget, its cells."""
 
 import itertools
 import json
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench.architectures import statistics
-from bench.architectures.statistics import (
-    Resampled,
-    area_under_risk_coverage,
-    is_resolved,
-    resample,
-    risk_coverage,
-    two_way_interval,
-)
-from minirm.metrics import fit_temperature, negative_log_likelihood
-
 pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
 
-from bench.architectures import command, conformance, figures, plan
+from bench.architectures import command, conformance, figures, plan, profile
 from bench.architectures.cells import Cell, run_all, run_cell
 from bench.architectures.contestants import (
     CONTESTANTS,
@@ -34,9 +24,20 @@ from bench.architectures.contestants import (
 )
 from bench.architectures.costs import flops, matched_width, parameters
 from bench.architectures.gpt2 import HuggingFaceGPT2
-from bench.architectures.heads import EachHeadsObjective
+from bench.architectures.heads import EachHeadsObjective, PooledRead
+from bench.architectures.provenance import code_digest
 from bench.architectures.rows import rows_of_paths
-from bench.architectures.subjects import AS_TRAINED, WORLD, Sources, TestSet, best_possible, digest, disjoint_pairs
+from bench.architectures.statistics import two_way_interval
+from bench.architectures.subjects import (
+    AS_TRAINED,
+    WORLD,
+    Sources,
+    TestSet,
+    best_possible,
+    digest,
+    disjoint_pairs,
+    is_skill,
+)
 from minirm.config import ModelConfig, TrainConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
@@ -45,10 +46,12 @@ from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import RewardObjective
+from minirm.training.optimizers import build_optimizer
 from minirm.worlds.grammar import World, WorldConfig
+from minirm.worlds.skills import SKILLS, find_skill
 
 EXAMPLE = Path(conformance.__file__).with_name("example_backbone.py")
-SMALL = Sources(Path("nowhere"), world_training=24, world_validation=8, world_test=12)
+SMALL = Sources(Path("nowhere"), validation=8, test=12)
 SHAPE = ModelConfig(vocab_size=23, layers=2, width=16, heads=2, max_positions=64)
 
 
@@ -56,72 +59,6 @@ def batch(seed: int = 0) -> list[Encoded]:
     rng = np.random.default_rng(seed)
     texts = [rng.integers(1, 23, size).astype(np.int32) for size in (5, 3, 7, 1, 2, 4, 4)]
     return [Encoded(texts[0], tuple(texts[1:4]), (2.0, 1.0, 0.0)), Encoded(texts[4], tuple(texts[5:]), (0.0, 1.0))]
-
-
-# ── Statistics ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def drawn_figure(rng: np.random.Generator, seeds: int, between_seeds: float) -> Resampled:
-    """Return a mean over 60 prompts of values whose true mean is 0, with an effect of each prompt and each seed."""
-    values = rng.normal(size=(1, 60)) + between_seeds * rng.normal(size=(seeds, 1)) + 0.3 * rng.normal(size=(seeds, 60))
-    return resample(lambda keep: values[:, keep].mean(1), np.arange(60) % statistics.GROUPS)
-
-
-@pytest.mark.parametrize(("seeds", "between_seeds"), [(1, 0.0), (3, 0.0), (3, 0.2), (3, 1.0), (5, 0.3)])
-def test_an_interval_holds_the_truth_nineteen_times_in_twenty(seeds, between_seeds):
-    rng = np.random.default_rng(0)
-    intervals = [two_way_interval(drawn_figure(rng, seeds, between_seeds)) for _ in range(1000)]
-    held = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
-    assert 0.92 < held < 0.985
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(0).normal(size=(1, 20))
-    figure = resample(lambda keep: values[:, keep].mean(1), np.arange(20))
-    interval = two_way_interval(figure)
-    expected = 2.093 * values.std(ddof=1) / np.sqrt(20)  # Student's t with 19 degrees of freedom
-    assert interval.high - interval.estimate == pytest.approx(expected, rel=1e-3)
-    assert interval.estimate == pytest.approx(values.mean())
-
-
-def test_what_two_contestants_share_cancels_in_their_difference():
-    rng = np.random.default_rng(0)
-    hard, group = rng.normal(size=(3, 200)), np.arange(200) % 20
-    one, other = (resample(lambda keep, v=hard + gain: v[:, keep].mean(1), group) for gain in (0.1, 0.0))
-    difference = two_way_interval(one - other)
-    assert difference.estimate == pytest.approx(0.1)
-    assert difference.high - difference.low < 1e-12
-    assert is_resolved(difference)
-    assert not is_resolved(two_way_interval(one))
-
-
-def test_risk_coverage_is_the_mean_over_all_orders_of_equal_doubts():
-    doubt, wrong = np.array([1, 0, 1, 2, 0, 1]), np.array([1.0, 0.0, 0.0, 1.0, 0.5, 1.0])
-    risks = []
-    for order in itertools.permutations(range(6)):
-        if all(doubt[a] <= doubt[b] for a, b in itertools.pairwise(order)):
-            risks.append([np.mean([wrong[i] for i in order[: n + 1]]) for n in range(6)])
-    np.testing.assert_allclose(risk_coverage(doubt, wrong), np.mean(risks, axis=0))
-    assert area_under_risk_coverage(doubt, wrong) == pytest.approx(np.mean(risks))
-
-
-def test_a_doubt_that_knows_nothing_gives_the_share_of_mistakes_and_one_that_knows_all_gives_least():
-    wrong = (np.arange(50) % 4 == 0).astype(float)
-    assert area_under_risk_coverage(np.zeros(50), wrong) == pytest.approx(wrong.mean())
-    rng = np.random.default_rng(0)
-    assert all(
-        area_under_risk_coverage(wrong, wrong) <= area_under_risk_coverage(rng.random(50), wrong) for _ in range(20)
-    )
-
-
-def test_the_temperature_is_the_best_of_a_fine_grid():
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=500)
-    outcome = (rng.random(500) < 1 / (1 + np.exp(-truth))).astype(float)
-    difference = 3 * truth  # three times too sure
-    grid = np.exp(np.linspace(np.log(0.1), np.log(20), 4001))
-    best = grid[np.argmin([negative_log_likelihood(difference / t, outcome) for t in grid])]
-    assert fit_temperature(difference, outcome) == pytest.approx(best, rel=2e-3)
 
 
 # ── Figures ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,11 +112,6 @@ def test_an_ensemble_is_right_where_most_of_the_reward_is():
     assert found[f"area: {figures.SMALL}"].whole == pytest.approx((0 + 0.5) / 2)  # 1 is surer than −½
 
 
-def test_alone_right_and_alone_wrong_are_counted_by_pair():
-    right = {"a": np.array([1, 1, 0, 0]), "b": np.array([1, 0, 1, 0]), "c": np.array([1, 0, 1, 0])}
-    assert figures.only_this_one(right) == {"a": (0.25, 0.25), "b": (0.0, 0.0), "c": (0.0, 0.0)}
-
-
 def test_disjoint_pairs_use_each_response_once_in_its_order():
     (ranking,) = [one.comparison for one in World(WorldConfig(responses=8)).sample(1, "train")]
     pairs = disjoint_pairs([ranking])
@@ -222,6 +154,80 @@ def test_hugging_faces_gpt2_with_the_same_weights_gives_minirms_hidden_states():
     for only_reads in (True, False):
         pair = [model(packed.tokens, packed.layout, only_reads=only_reads)[0] for model in (theirs, ours)]
         torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-9)
+
+
+def test_no_embedding_of_positions_decays_in_any_contestant():
+    for name in ("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style"):
+        model = find_contestant(name).reward_model(replace(SHAPE, max_positions=50))
+        decays, spared = (group["params"] for group in build_optimizer(model, TrainConfig()).param_groups)
+        positions = [p for p in model.parameters() if p.shape == (50, SHAPE.width)]
+        assert len(positions) == 1
+        assert any(p is positions[0] for p in spared) and not any(p is positions[0] for p in decays)
+
+
+def queries_and_keys(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    wide = replace(SHAPE, width=64)
+    weight = find_contestant(name).reward_model(wide).backbone.blocks[0].attention.qkv.weight
+    return weight[:64].detach(), weight[64:128].detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "equal", "deviation"),
+    [
+        ("GPT-2 style", True, 1 / 8),
+        ("start: equal, small", True, 0.02),
+        ("start: apart, large", False, 1 / 8),
+        ("start: apart, small", False, 0.02),
+    ],
+)
+def test_starts_differ_in_scale_and_in_equality_each_alone(name, equal, deviation):
+    queries, keys = queries_and_keys(name)
+    assert torch.equal(queries, keys) == equal
+    assert queries.std().item() == pytest.approx(deviation, rel=0.05)
+    assert keys.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+def test_the_average_read_differs_from_the_loud_one_in_its_queries_alone():
+    loud, average = (find_contestant(name).reward_model(replace(SHAPE, width=64)).backbone for name in
+                     ("loud read", "average read"))  # fmt: skip
+    for one in (loud, average):
+        attention = one.blocks[-1].attention
+        assert attention.qkv.weight[128:].std().item() == pytest.approx(1 / 8, rel=0.05)
+        assert attention.out.weight.std().item() == pytest.approx(1 / 8, rel=0.05)
+    assert not average.blocks[-1].attention.qkv.weight[:64].any()
+    assert loud.blocks[-1].attention.qkv.weight[:64].std().item() == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_a_row_for_each_response_gives_the_rewards_and_gradients_of_shared_prompts():
+    gradients, rewards = [], []
+    for name in ("GPT-2 style", "separate rows"):
+        torch.manual_seed(0)
+        contestant = find_contestant(name)
+        model = contestant.reward_model(SHAPE).double()
+        rewards.append(model(contestant.pack(batch())))
+        rewards[-1].square().sum().backward()
+        gradients.append(model.backbone.blocks[0].attention.qkv.weight.grad)
+    torch.testing.assert_close(*rewards)
+    torch.testing.assert_close(*gradients)
+    assert len(find_contestant("separate rows").pack(batch()).tokens) > len(pack(batch()).tokens)
+
+
+@pytest.mark.parametrize("name", ["read: mean", "read: learned mean"])
+def test_a_pooled_read_is_the_mean_over_the_responses_own_tokens(name):
+    torch.manual_seed(0)
+    model = find_contestant(name).reward_model(SHAPE).double()
+    assert isinstance(model, PooledRead)
+    if model.score is not None:
+        torch.nn.init.normal_(model.score.weight)
+    rewards = model(pack(batch()))
+    for b, encoded in enumerate(batch()):
+        for k, response in enumerate(encoded.responses):
+            alone = pack([Encoded(encoded.prompt, (response,), (0.0,))])
+            own = model.backbone(alone.tokens, alone.layout)[0][len(encoded.prompt) :]
+            weight = torch.ones(len(own)) if model.score is None else model.score(own)[:, 0].exp()
+            expected = (weight[:, None] * own).sum(0) / weight.sum() @ model.head.weight[0]
+            torch.testing.assert_close(rewards[b, k], expected)
 
 
 def test_each_head_is_a_reward_model_on_the_same_backbone_and_the_reward_their_mean():
@@ -273,9 +279,10 @@ def test_every_contestant_keeps_the_protocol(contestant):
     assert all(finding.kept or not finding.needed for finding in findings), findings
 
 
-def test_the_example_of_the_readme_keeps_the_protocol_in_forty_lines():
-    assert len(EXAMPLE.read_text().splitlines()) <= 40
-    findings = conformance.check(load_contestant(f"{EXAMPLE}:Convolution").build)
+@pytest.mark.parametrize("place", [f"{EXAMPLE}:Convolution", f"{EXAMPLE.with_name('example_shared.py')}:Decay"])
+def test_the_examples_keep_the_protocol_in_forty_lines(place):
+    assert len(Path(place.rpartition(":")[0]).read_text().splitlines()) <= 40
+    findings = conformance.check(load_contestant(place).build)
     assert [finding.kept for finding in findings] == [True] * 6 + [False]
     assert "keeps no state" in findings[-1].words
 
@@ -328,6 +335,14 @@ def test_an_unknown_contestant_names_the_known_ones():
         find_contestant("Mamba")
 
 
+def test_parameters_are_counted_without_embeddings():
+    wide = replace(SHAPE, vocab_size=500, max_positions=128)
+    for name in ("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "GRU"):
+        assert parameters(find_contestant(name), SHAPE) == parameters(find_contestant(name), wide)
+    block = 12 * 16 * 16 + 13 * 16  # attention and MLP with their biases, two norms
+    assert parameters(find_contestant("GPT-2 style"), SHAPE) == 2 * block + 2 * 16 + 16  # last norm, head
+
+
 def test_widths_match_the_baseline_as_nearly_as_their_steps_allow():
     gru, gpt2, sample = find_contestant("GRU"), find_contestant("GPT-2 (Hugging Face)"), [batch()]
     config = replace(SHAPE, width=48)
@@ -351,8 +366,16 @@ def test_operations_of_a_packed_recurrent_network_are_its_matrix_products(name, 
 
 
 def small_cell(contestant: str, **fields) -> Cell:
-    cell = Cell(WORLD, 0, contestant, 0, 16, 1.0, 1e-3, 1, 8, 2, None, 4, 128)
+    cell = Cell(WORLD, 0, contestant, 0, 16, 4, 0, 1e-3, 1, 8, 2, None, 4, 128)
     return replace(cell, **fields)
+
+
+def small_setup(
+    *subjects: str, available: int = 300, names: tuple = ("GPT-2 style", "RMSNorm", "longer wins"), **fields
+):
+    small = replace(plan.PLANS["default"], **fields)
+    contestants = [find_contestant(name) for name in names]
+    return plan.Setup(small, SMALL, contestants, subjects, dict.fromkeys(subjects, available), "shape")
 
 
 def test_a_finished_cell_is_not_run_again_and_a_repeated_one_gives_the_same(tmp_path):
@@ -369,25 +392,193 @@ def test_a_finished_cell_is_not_run_again_and_a_repeated_one_gives_the_same(tmp_
     assert len(again["rewards"][AS_TRAINED]) == 12
 
 
+def test_a_bench_that_is_stopped_ends_its_workers_and_keeps_what_is_finished(tmp_path):
+    short = small_cell("longer wins")
+    endless = [small_cell("GPT-2 style", steps=10**5, seed=seed) for seed in (1, 2, 3, 4)]
+    running = run_all([short, *endless], tmp_path, SMALL, workers=2, threads=1)
+    assert next(running) == 1
+    running.close()
+    assert not active_children()
+    assert list(tmp_path.glob("*.json")) == [short.path(tmp_path, SMALL)]
+
+
 def test_changed_comparisons_are_learned_anew(tmp_path):
     file = tmp_path / "mine.jsonl"
     paths = set()
     for text in ("one", "one", "two"):
         file.write_text(text)
         digest.cache_clear()
-        setup = plan.Setup(plan.PLANS["quick"], SMALL, [], [str(file)], {}, {}, "shape")
-        cell = setup.cell(find_contestant("GPT-2 style"), str(file), learning_rate=1e-3)
-        paths.add(cell.path(tmp_path, SMALL))
+        paths.add(small_setup(str(file)).cell(find_contestant("GPT-2 style"), str(file)).path(tmp_path, SMALL))
     assert len(paths) == 2
-    world = setup.cell(find_contestant("GPT-2 style"), WORLD, learning_rate=1e-3)
-    assert world.file == ""
+    assert small_setup(WORLD).cell(find_contestant("GPT-2 style"), WORLD).file == ""
+
+
+def test_each_seed_draws_its_own_training_comparisons_and_shares_the_test():
+    for name in (WORLD, "match"):
+        first, again, other = (SMALL.load(name, seed=seed, comparisons=10) for seed in (0, 0, 1))
+        assert first.training == again.training
+        assert not {row.prompt for row in first.training} & {row.prompt for row in other.training} or name == WORLD
+        assert first.training != other.training
+        assert (first.validation, first.tests) == (other.validation, other.tests)
+        assert len(first.training) == 10
+
+
+def test_of_a_file_each_seed_draws_other_training_comparisons_from_the_same_part(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Question {i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(100)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    whole = SMALL.load(str(file))
+    assert len(whole.training) + len(whole.validation) + len(whole.tests[AS_TRAINED].comparisons) == 100
+    drawn = [SMALL.load(str(file), seed=seed, comparisons=30).training for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+    assert all({row.prompt for row in some} < {row.prompt for row in whole.training} for some in drawn)
+
+
+# ── Budget ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_table_and_curve_share_one_rule_and_the_curve_ends_at_what_there_is(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("{}")
+    setup = small_setup(str(file), available=275)
+    table, curve = plan.table_cells(setup), plan.curve_cells(setup)
+    points = {point for _, point, _ in curve}
+    assert points == {137, 275}
+    assert curve["GPT-2 style", 275, 1] == table["GPT-2 style", str(file), 1]
+    for (_, point, _), (cell,) in curve.items():
+        assert cell.comparisons == point
+        assert cell.steps == round(1200 * (point / 3000) ** 0.5)
+
+
+def test_a_single_skill_is_seen_once_and_epochs_are_as_asked_for():
+    cell = small_setup("match", available=4800).cell(find_contestant("GRU"), "match")
+    assert cell.steps * cell.comparisons_per_batch == 4800
+    asked = small_setup("match", available=4800, epochs=2.5).cell(find_contestant("GRU"), "match")
+    assert asked.steps == 2.5 * cell.steps
+
+
+def test_every_skill_is_in_the_suite_at_a_dial_that_it_has():
+    assert [find_skill(name)[0] for name in plan.SUITE] == list(SKILLS)
+    known = {name for each in plan.PLANS.values() for name in (*each.subjects, *each.questions) if is_skill(name)}
+    assert all(find_skill(name) for name in known)
+
+
+def test_single_changes_are_asked_of_some_subjects_and_of_all_if_named():
+    setup = small_setup("match:1", "recall")
+    names = {subject: [one.name for one in setup.on(subject)] for subject in setup.subjects}
+    assert names == {"match:1": ["GPT-2 style", "RMSNorm", "longer wins"], "recall": ["GPT-2 style", "longer wins"]}
+    assert len(replace(setup, everyone_everywhere=True).on("recall")) == 3
+
+
+def losses(best: float):
+    """Return a reader of results whose validation loss is lowest at a rate."""
+    return lambda cell: {"validation_loss": abs(np.log(cell.learning_rate / best)), "cell": {**vars(cell)}}
+
+
+@pytest.mark.parametrize(("best", "found", "tried"), [(1e-3, 1e-3, 3), (9e-3, 8e-3, 5), (1e-4, 1.25e-4, 5)])
+def test_rates_are_extended_where_the_best_lies_at_the_edge(best, found, tried):
+    done = []
+    rates, cells = command.tune(
+        [small_cell("GRU")], plan.PLANS["default"], lambda cells, what: done.extend(cells), losses(best)
+    )
+    assert list(rates.values()) == pytest.approx([found])
+    assert len(set(cells)) == tried
+    assert set(cells) == set(done)
+
+
+def test_every_condition_is_tuned_by_itself_and_patience_shares_the_fixed_budgets_rate():
+    setup = small_setup(WORLD, "match", shapes=((2, 64), (2, 32)))
+    tables = [plan.table_cells(setup), plan.curve_cells(setup), plan.size_cells(setup)]
+    tuned = {plan.untuned(cell) for cell in plan.every_cell(tables) if cell.contestant == "GPT-2 style"}
+    assert len(tuned) == 5  # two subjects, two shorter curves, one other size
+    (cell, *_) = plan.convergence_cells(setup)["GPT-2 style", "converged", 0]
+    assert cell.steps == 4 * setup.cell(find_contestant("GPT-2 style"), WORLD).steps
+    assert plan.untuned(cell) in tuned
+
+
+def test_patience_ends_a_training_at_a_constant_rate(tmp_path):
+    cell = small_cell("GPT-2 style", steps=400, patience=1, learning_rate=3e-2)
+    run_cell(cell, tmp_path, SMALL)
+    result = json.loads(cell.path(tmp_path, SMALL).read_text())
+    assert result["steps"] < 400
+    assert result["history"][-1]["comparisons"] == 4 * result["steps"]
+
+
+def test_comparisons_until_most_of_the_way_are_those_of_the_median_training():
+    learned = profile.Learned(0.9, 3, 2, [800, None, 400])
+    assert profile.until_most(learned) == "800"
+    assert profile.until_most(learned._replace(comparisons=[None, None, 400])) == "never"
+    assert profile.until_most(learned._replace(comparisons=[])) == "–"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--seeds", "0"], "--seeds 0: must be above 0"), (["--rates", "-1"], "--rates -1")]
+)
+def test_a_number_too_small_is_one_line_and_exit_status_2(arguments, message, tmp_path, capsys):
+    assert command.main(["--quick", "--cache", str(tmp_path), "--out", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+# ── Provenance ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_code_that_computes_the_same_has_the_same_digest_and_what_it_imports_counts(tmp_path):
+    mine, helper = tmp_path / "mine.py", tmp_path / "helper_of_mine.py"
+    found = []
+    for text, helped in [
+        ("import helper_of_mine\nx = 1\n", "y = 1\n"),
+        ('"""Says more."""\nimport helper_of_mine  # why\nx = 1\n', "y = 1\n"),
+        ("import helper_of_mine\nx = 2\n", "y = 1\n"),
+        ("import helper_of_mine\nx = 1\n", "y = 2\n"),
+        ("def late():\n    from helper_of_mine import y\nx = 1\n", "y = 3\n"),
+        ("def late():\n    from helper_of_mine import y\nx = 1\n", "y = 4\n"),
+    ]:
+        mine.write_text(text)
+        helper.write_text(helped)
+        code_digest.cache_clear()
+        found.append(code_digest((mine,)))
+    assert found[0] == found[1]
+    assert len(set(found)) == 5
+
+
+def test_what_a_cell_computes_with_is_in_its_digest(tmp_path, monkeypatch):
+    from bench.architectures import cells, provenance
+
+    read: set[Path] = set()
+    honest = Path.read_text
+
+    def noted(path: Path, *arguments, **named):
+        read.add(path)
+        return honest(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    code_digest.cache_clear()
+    code_digest((Path(cells.__file__),))
+    names = {str(path.relative_to(provenance.REPOSITORY)) for path in read}
+    assert {"bench/architectures/cells.py", "bench/architectures/subjects.py", "bench/baselines.py"} <= names
+    assert any(name.startswith("minirm/") and name.endswith("losses.py") for name in names)
+    assert "bench/architectures/page.py" not in names
+
+
+def test_results_of_other_code_are_named_and_not_read(tmp_path, monkeypatch):
+    cell = small_cell("longer wins")
+    run_cell(cell, tmp_path, SMALL)
+    before = cell.path(tmp_path, SMALL)
+    assert cell.stale(tmp_path, SMALL) == []
+    assert json.loads(before.read_text())["commit"]
+    monkeypatch.setattr("bench.architectures.cells.code_digest", lambda files: "other")
+    assert not cell.path(tmp_path, SMALL).is_file()
+    assert cell.stale(tmp_path, SMALL) == [before]
+
+
+# ── The whole ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_reports_of_other_choices_have_other_names():
-    arguments = [[], ["--quick"], ["--match", "flops"], ["--subjects", "world, much noise"], ["--data", "a/b.jsonl"]]
+    arguments = [[], ["--quick"], ["--match", "flops"], ["--skills", "recall:14"], ["--data", "a/b.jsonl"]]
     names = [command._report_name(command._parser().parse_args(one)) for one in arguments]
     assert names == ["architectures", "architectures-quick", "architectures-flops",
-                     "architectures-world-much-noise", "architectures-b"]  # fmt: skip
+                     "architectures-recall-14", "architectures-b"]  # fmt: skip
 
 
 def test_a_training_that_diverges_is_kept_as_a_failure(tmp_path):
@@ -399,18 +590,21 @@ def test_a_training_that_diverges_is_kept_as_a_failure(tmp_path):
 def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     tiny = replace(
         plan.PLANS["quick"],
-        sources={"world_training": 24, "world_validation": 8, "world_test": 12},
+        sources={"validation": 8, "test": 24},
         seeds=2,
-        main_seeds=3,
+        world_seeds=3,
         rates=(1e-3,),
+        subjects=("words", "match", WORLD),
+        questions=(WORLD,),
         comparisons=16,
-        epochs=1.0,
-        curve=(8, 16),
-        width=8,
-        widths=(8, 16),
-        contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "pairs", "five heads", "longer wins"),
+        steps=4,
+        skill=16,
+        shapes=((1, 8), (1, 16)),
+        contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "pairs", "five heads", "read: mean",
+                     "longer wins"),
         rounds=1,
-    )
+        converges=True,
+    )  # fmt: skip
     monkeypatch.setitem(plan.PLANS, "quick", tiny)
     out, cache = tmp_path / "out", tmp_path / "cache"
     command_line = ["--quick", "--workers", "1", "--cache", str(cache), "--out", str(out)]
@@ -419,24 +613,32 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     assert "must see its own path" not in capsys.readouterr().out
     written = json.loads((out / "architectures-quick.json").read_text())
     table = written["table"]
-    assert len(table[WORLD]) == 7
-    assert set(written["ensembles"]) == set(table[WORLD]) - {"longer wins"}
+    assert len(table[WORLD]) == 8
+    assert set(table["all skills"]) == {
+        "GPT-2 (Hugging Face)",
+        "GPT-2 style",
+        "BERT style",
+        "Convolution",
+        "longer wins",
+    }
+    ways = [table[skill]["GPT-2 style"]["part of the way"]["by seed"] for skill in ("words", "match")]
+    assert table["all skills"]["GPT-2 style"]["part of the way"]["by seed"] == pytest.approx(np.mean(ways, axis=0))
+    (computed,) = written["computed"]
+    assert computed[3] == len(list(cache.glob("*.json")))
     assert {path.suffix for path in out.iterdir()} == {".html", ".md", ".json", ".png"}
-    assert "not resolved" in (out / "architectures-quick.md").read_text()
-    assert list((cache / "tensorboard").rglob("events*"))
-    monkeypatch.setattr(
-        command.page, "write", lambda study, *_: json.dumps(study.interval(WORLD, "GPT-2 style", figures.ACCURACY))
-    )
+    page = (out / "architectures-quick.html").read_text()
+    assert page.count("<section>") == 2 and page.count("<details>") == page.count("<summary>") > 5
+    ran = []
+    monkeypatch.setattr("bench.architectures.cells.run_cell", lambda *cell: ran.append(cell))
     assert command.main(command_line) == 0
-    printed = capsys.readouterr().out
-    assert printed.count(": 0 of") == 3  # trainings to do
-    assert json.dumps(table[WORLD]["GPT-2 style"]["figures"][figures.ACCURACY]) in printed
+    assert not ran
+    assert json.loads((out / "architectures-quick.json").read_text())["table"] == table
 
 
 def test_an_unknown_subject_is_one_line_and_exit_status_2(tmp_path, capsys):
     arguments = ["--quick", "--subjects", "the moon", "--cache", str(tmp_path), "--out", str(tmp_path)]
     assert command.main(arguments) == 2
-    assert "subject 'the moon': must be one of world," in capsys.readouterr().err
+    assert "subject 'the moon': must be one of words," in capsys.readouterr().err
 
 
 def test_a_file_of_too_few_prompts_is_one_line_and_exit_status_2(tmp_path, capsys):
@@ -457,9 +659,10 @@ def test_a_pretrained_checkpoint_takes_part_with_its_own_tokenizer(tmp_path):
     tokenizer.save(folder / "tokenizer.json")
     (folder / "chat_template.jinja").write_text(JINJA)
     contestant = load_pretrained(str(folder))
-    assert find_contestant(contestant.name) == contestant
-    cell = small_cell(contestant.name, file=fingerprint(contestant))
+    assert find_contestant(contestant.identity) == contestant
+    assert contestant.name == "pretrained theirs"
+    cell = small_cell(contestant.identity, file=fingerprint(contestant))
     run_cell(cell, tmp_path, SMALL)
     result = json.loads(cell.path(tmp_path, SMALL).read_text())
-    assert result["parameters"] == sum(p.numel() for p in contestant.reward_model(SHAPE).parameters())
+    assert "failed" not in result
     assert len(result["rewards"][AS_TRAINED]) == 12

@@ -273,3 +273,16 @@ def test_a_wrong_dial_is_named_with_its_value_and_rule(dial, message):
 def test_sixty_four_responses_work():
     judged = World(WorldConfig(responses=64, facts=3)).comparison("swapped", 0)
     assert len(set(judged.comparison.responses)) == 64
+
+
+def test_sixteen_words_give_a_test_of_thirty_two_films_that_no_other_split_names():
+    world = World(WorldConfig(titles=16, facts=0, responses=4))
+    films = {}
+    for split in ("train", "validation", "test"):
+        texts = [text for j in world.sample(600, split) for text in (prompt_text(j), *j.comparison.responses)]
+        films[split] = {title for text in texts for title in (read_prompt(text).film.title, *read_response(text).title)}
+        films[split] -= {""}
+    assert len(films["test"]) == len(films["validation"]) == 32
+    assert all(not films[a] & films[b] for a, b in combinations(films, 2))
+    with pytest.raises(InputError, match="titles=12 must be 8 or 16"):
+        WorldConfig(titles=12)

@@ -1,64 +1,102 @@
 """A study's findings in words: differences with intervals, the verdict, the questions that two contestants answer."""
 
-from bench.architectures.contestants import GPT2, HEADS, OWN_GPT2
-from bench.architectures.figures import ACCURACY
-from bench.architectures.statistics import is_resolved
-from bench.architectures.study import Study
-from bench.architectures.subjects import SWAPPED
+import re
+from pathlib import Path
+
+from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
+from bench.architectures.differences import Difference, difference, family, groups
+from bench.architectures.prices import seconds
+from bench.architectures.study import ALL_SKILLS, Study, figure_of
+from bench.architectures.subjects import is_known_truth
 from minirm.metrics import Interval
 
 
 def with_interval(value: Interval | None, sign: str = "") -> str:
-    """Return "0.812 [0.797, 0.827]"."""
+    """Return ".812 [.797, .827]"."""
     if value is None:
         return "–"
-    return f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]".replace("-", "−")
+    return _short(f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]")
 
 
-def difference_words(value: Interval | None) -> str:
-    """Return a difference with its interval, and whether the data tell it from 0."""
+def _short(numbers: str) -> str:
+    """Return numbers without the 0 before their point."""
+    return re.sub(r"(?<!\d)0\.", ".", numbers).replace("-", "−")
+
+
+def difference_words(value: Difference | None) -> str:
+    """Return a difference with its interval, and a star if the data tell it from 0, its family being considered."""
     if value is None:
         return "–"
-    return with_interval(value, "+") + ("" if is_resolved(value) else ", not resolved")
+    return with_interval(value.interval, "+") + (" *" if value.is_resolved else "")
 
 
 def verdict(study: Study) -> str:
-    """Return what was found in three sentences."""
-    best, *others = study.ranking()
-    accuracy, baseline = study.interval(study.main, best, ACCURACY), study.baseline
-    seconds = {name: study.seconds_to_most(name).whole for name in (best, *others)}
-    alike = [other for other in others if not is_resolved(study.difference(study.main, best, other))]
-    lead = f"not told apart from it: {', '.join(alike)}" if alike else "it is told apart from every other"
-    first = f"On {study.main}, {best} orders most pairs rightly, {with_interval(accuracy)}{_plain(study)}; {lead}."
-    second = _against_baseline(study, best, baseline)
-    fastest = min(seconds, key=seconds.__getitem__)
-    price = f"{seconds[best]:.3g} s of training against {seconds[fastest]:.3g} s for the fastest, {fastest}"
-    third = f"Its price is {price}." if fastest != best else f"It is also the fastest to train, {seconds[best]:.3g} s."
-    return " ".join([first, second, third])
+    """Return who leads on the skills (or the main subject), and on people's judgements, and at what price."""
+    first, *others = study.subjects
+    people = [subject for subject in others if not is_known_truth(subject)]
+    said = [leader(study, subject) for subject in (first, *people) if study.networks(subject)]
+    return " ".join([*said, _price(study)]) if said else "Every training failed; see who took part."
 
 
-def _plain(study: Study) -> str:
-    """Return what the best method without a network reaches, in brackets; "" if none was run."""
-    names = [contestant.name for contestant in study.setup.contestants if not contestant.is_network]
-    if not names:
+def leader(study: Study, subject: str) -> str:
+    """Return in a sentence or two who leads on a subject, who is not told apart from it, and what needs no network."""
+    best, *others = study.networks(subject)
+    figure, alike = figure_of(subject), groups(study, subject, [best, *others])[0][1:]
+    value = with_interval(study.interval(subject, best, figure))
+    what = (
+        "of the way from chance to the best possible" if subject == ALL_SKILLS or is_known_truth(subject) else "right"
+    )
+    where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else Path(subject).name
+    said = f"On {where}, {best} leads the networks: {value} {what}"
+    if others:
+        told = "it is told apart from every other network"
+        said += f"; not told apart from it: {', '.join(alike)}" if alike else f"; {told}"
+    return f"{said}. {_baseline(study, subject, best)}{_plain(study, subject)}".strip()
+
+
+def _plain(study: Study, subject: str) -> str:
+    """Return how the best without a network compares with the networks; "" if none was run."""
+    networks, ranked = study.networks(subject), study.ranking(subject)
+    plain = [name for name in ranked if name not in networks]
+    if not plain:
         return ""
-    accuracy = {name: study.interval(study.main, name, ACCURACY).estimate for name in names}
-    best = max(accuracy, key=accuracy.__getitem__)
-    return f" ({best}, without a network: {accuracy[best]:.3f})"
+    value = study.figure(subject, plain[0], figure_of(subject)).whole.mean()
+    above = [name for name in ranked[: ranked.index(plain[0])] if name in networks]
+    share = "above every network" if not above else f"above {len(networks) - len(above)} of {len(networks)} networks"
+    return f"Without a network, “{plain[0]}” gets {_short(f'{value:.3f}')}, {share}.".replace(
+        "above 0 of", "below all of"
+    )
 
 
-def _against_baseline(study: Study, best: str, baseline: str) -> str:
-    shown = OWN_GPT2 if best == baseline and (study.main, OWN_GPT2) in study.resampled else best
-    if shown == baseline:
-        return "It is the baseline itself."
-    return f"{shown} minus {baseline} is {difference_words(study.difference(study.main, shown, baseline))}."
+def _baseline(study: Study, subject: str, best: str) -> str:
+    if best == study.baseline:
+        return "It is the baseline itself. "
+    found = difference(study, subject, best, study.baseline)
+    return "" if found is None else f"{best} minus {study.baseline}: {difference_words(found)}. "
+
+
+def _price(study: Study) -> str:
+    taken = {name: found.whole for name in study.costs if (found := seconds(study, name)) is not None}
+    if not taken:
+        return ""
+    fastest, best = min(taken, key=taken.__getitem__), study.networks(study.main)[0]
+    where, price = Path(study.main).name, f"{taken[best]:.3g} s"
+    if fastest == best:
+        return f"On {where}, {best} is also the fastest to train: {price}."
+    return f"A training on {where} takes {best} {price}, and the fastest, {fastest}, {taken[fastest]:.3g} s."
 
 
 STATEMENTS = [
-    ("minirm's decoder with GPT-2's start of queries and keys, against GPT-2", "plain start", GPT2),
-    ("minirm's GPT-2 style, whose queries start equal to keys, against GPT-2", OWN_GPT2, GPT2),
-    ("The start with queries equal to keys, against GPT-2's own start", OWN_GPT2, "plain start"),
-    ("A last layer that begins as the mean of all it sees", "average read", OWN_GPT2),
+    ("minirm's decoder with GPT-2's start, against GPT-2", APART, GPT2),
+    ("minirm's GPT-2 style, against GPT-2", OWN_GPT2, GPT2),
+    ("Queries that start equal to keys, at one scale: large", OWN_GPT2, "start: apart, large"),
+    ("… at one scale: small", "start: equal, small", APART),
+    ("Queries and keys that start large, apart", "start: apart, large", APART),
+    ("A last layer whose values start loud", "loud read", OWN_GPT2),
+    ("… and that begins as the mean of all it sees", "average read", "loud read"),
+    ("Read as the mean of the response, not at its last token", "read: mean", OWN_GPT2),
+    ("… as a learned mean", "read: learned mean", OWN_GPT2),
+    ("A row for each response, prompts not shared", "separate rows", OWN_GPT2),
     ("RMSNorm instead of LayerNorm", "RMSNorm", OWN_GPT2),
     ("Rotary instead of learned positions", "rotary positions", OWN_GPT2),
     ("SwiGLU instead of GELU", "SwiGLU", OWN_GPT2),
@@ -68,21 +106,14 @@ STATEMENTS = [
     ("GRU instead of attention", "GRU", OWN_GPT2),
     ("LSTM instead of attention", "LSTM", OWN_GPT2),
     ("A language-model stage first", "language model first", OWN_GPT2),
-    ("Five heads on one backbone, each on its own resample, instead of one head", HEADS, OWN_GPT2),
-    ("Rankings of all K responses, against disjoint pairs of the same responses", OWN_GPT2, "pairs"),
+    ("Five heads, each on its own resample, instead of one", HEADS, OWN_GPT2),
+    ("Rankings of all K responses, against disjoint pairs of them", OWN_GPT2, "pairs"),
 ]
 """A question, and the two contestants whose difference answers it."""
 
 
-def statements(study: Study) -> list[tuple[str, ...]]:
-    """Return each question that was measured, who was compared, and by how much they differ: see the page's columns."""
-    rows = []
-    for question, first, second in STATEMENTS:
-        difference = study.difference(study.main, first, second)
-        if difference is None:
-            continue
-        swapped = study.difference(study.main, first, second, SWAPPED)
-        seconds = [study.seconds_to_most(name).whole for name in (first, second)]
-        words = difference_words(difference), difference_words(swapped), f"{seconds[0] / seconds[1]:.2f} ×"
-        rows.append((question, f"{first} − {second}", *words))
-    return rows
+def statements(study: Study, subject: str) -> list[tuple[str, Difference]]:
+    """Return each question that was measured on a subject, with its answer; all of them are one family."""
+    asked = [(question, difference(study, subject, *pair)) for question, *pair in STATEMENTS]
+    asked = [(question, answer) for question, answer in asked if answer is not None]
+    return list(zip((q for q, _ in asked), family([answer for _, answer in asked]), strict=True))

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import torch
 
 from bench.architectures.contestants import LONGER, Contestant, find_contestant, fingerprint
 from bench.architectures.heads import ManyHeads
+from bench.architectures.provenance import code_digest
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
+from bench.timing import versions
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
 from minirm.errors import InputError
@@ -32,10 +34,10 @@ from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective
 
-FORMAT = 2
-"""Raised when what a cell computes changes, so that no older cell is taken for it."""
-EVALUATIONS = 10
-"""On validation, over the reward stage."""
+EVALUATIONS = 12
+"""On validation, over the reward stage of the fixed budget."""
+LONGEST = 4
+"""How many times the fixed budget a training may take that ends by patience."""
 LANGUAGE_MODEL_RATE = 3e-3
 SCORED_AT_ONCE = 4096
 """Tokens of a batch when nothing is learned."""
@@ -51,8 +53,11 @@ class Cell:
     contestant: str
     seed: int
     comparisons: int
-    """Training comparisons, each a prompt with its responses; 0: all."""
-    epochs: float
+    """Training comparisons, each a prompt with its responses."""
+    steps: int
+    """Of the optimizer, in the reward stage …"""
+    patience: int
+    """… which ends sooner after so many evaluations without a lower validation loss; 0: never."""
     learning_rate: float
     layers: int
     width: int
@@ -66,35 +71,53 @@ class Cell:
 
     def path(self, cache: Path, sources: Sources) -> Path:
         """Return where its result lies."""
+        return cache / f"{self._name(sources)}-{self._code()}.json"
+
+    def stale(self, cache: Path, sources: Sources) -> list[Path]:
+        """Return what other code, or another version of PyTorch, found for the same cell."""
+        return sorted(set(cache.glob(f"{self._name(sources)}-*.json")) - {self.path(cache, sources)})
+
+    def _name(self, sources: Sources) -> str:
         sizes = {name: value for name, value in asdict(sources).items() if name != "data"}
-        identity = json.dumps([FORMAT, asdict(self), sizes, torch.__version__])
+        identity = json.dumps([{**asdict(self), "file": ""}, sizes])
         digest = hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
         name = f"{Path(self.subject).name} {self.contestant.rpartition('/')[2]} seed {self.seed}"
-        return cache / f"{''.join(c if c.isalnum() else '-' for c in name)}-{digest}.json"
+        return f"{''.join(c if c.isalnum() else '-' for c in name)}-{digest}"
+
+    def _code(self) -> str:
+        identity = f"{code_digest((Path(__file__),))} {torch.__version__} {self.file}"
+        return hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
 
 
 def run_all(cells: Sequence[Cell], cache: Path, sources: Sources, workers: int, threads: int) -> Iterator[int]:
     """Run the cells that are not finished, and yield how many of them are, after each."""
-    todo = sorted({c for c in cells if not c.path(cache, sources).is_file()}, key=lambda c: (c.subject, c.fold))
+    missing = {c for c in cells if not c.path(cache, sources).is_file()}
+    todo = sorted(missing, key=lambda c: (c.subject, c.fold, c.seed, c.comparisons))
     if workers == 1 or not todo:
         for done, cell in enumerate(todo, start=1):
             torch.set_num_threads(threads)
             run_cell(cell, cache, sources)
             yield done
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads,)) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder,
+        ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads, folder)) as pool,
+    ):
         futures = [pool.submit(run_cell, cell, cache, sources) for cell in todo]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 yield done
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # what runs is finished and kept
+            for worker in active_children():  # what runs is lost, what is finished was kept: to wait would take minutes
+                worker.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _begin_worker(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which waits for what runs
+def _begin_worker(threads: int, folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this one …
+    tempfile.tempdir = folder  # … and clears away what it leaves
     torch.set_num_threads(threads)
 
 
@@ -106,7 +129,7 @@ def read_result(cell: Cell, cache: Path, sources: Sources) -> dict:
 def run_cell(cell: Cell, cache: Path, sources: Sources) -> None:
     """Train, score every set, and write the result."""
     contestant = find_contestant(cell.contestant)
-    subject, tokenizer = prepared(sources, cell.subject, cell.fold, cell.vocab_size)
+    subject, tokenizer = prepared(sources, cell.subject, cell.fold, cell.seed, cell.comparisons, cell.vocab_size)
     began = time.process_time()
     try:
         if not contestant.is_network:
@@ -115,25 +138,31 @@ def run_cell(cell: Cell, cache: Path, sources: Sources) -> None:
             result = _train(contestant, cell, subject, tokenizer)
     except InputError as error:  # a rate at which the loss is no number any more; anything else is a fault of the bench
         result = {"failed": str(error)}
-    result = {"cell": asdict(cell), "cpu_seconds": time.process_time() - began, **result}
+    computed = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__}
+    result = {"cell": asdict(cell), **computed, "cpu_seconds": time.process_time() - began, **result}
     write_whole(cell.path(cache, sources), lambda path: path.write_text(json.dumps(result) + "\n", encoding="utf-8"))
+
+
+@lru_cache
+def commit() -> str:
+    """Return at which commit this is, as far as git knows."""
+    return versions().get("commit", "unknown")
 
 
 def _without_network(contestant: Contestant, cell: Cell, subject: Subject) -> dict:
     if contestant.name == LONGER:
         return {"rewards": {name: length_rewards(rows) for name, rows in subject.sets.items()}}
-    training = subject.training[: cell.comparisons or None]
-    model = TfidfReward(use_log_length=True).fit(training)
+    model = TfidfReward(use_log_length=True).fit(subject.training)
     return {"rewards": {name: model.rewards(rows) for name, rows in subject.sets.items()}}
 
 
 def _train(contestant: Contestant, cell: Cell, subject: Subject, tokenizer: Tokenizer) -> dict:
     """Return how training went, and the rewards of the best evaluation's weights."""
     tokenizer = contestant.tokenizer(tokenizer)
-    training = subject.training[: cell.comparisons or None]
+    training = subject.training
     rows = disjoint_pairs(training) if contestant.as_pairs else training
     per_batch = round(cell.comparisons_per_batch * len(rows) / len(training))
-    scoring = PackingConfig(SCORED_AT_ONCE, max_tokens=cell.max_tokens, share_prompt=not contestant.bidirectional)
+    scoring = PackingConfig(SCORED_AT_ONCE, max_tokens=cell.max_tokens, share_prompt=contestant.shares)
     batching = replace(scoring, tokens_per_batch=UNLIMITED, comparisons_per_batch=per_batch)
     torch.manual_seed(cell.seed)
     model = contestant.reward_model(model_config(cell, tokenizer))
@@ -150,7 +179,7 @@ def _train(contestant: Contestant, cell: Cell, subject: Subject, tokenizer: Toke
     }
     if isinstance(model, ManyHeads):
         history["heads"] = _heads_rewards(model, tokenizer, scoring, subject.sets[AS_TRAINED])
-    counts = {"parameters": sum(p.numel() for p in model.parameters()), "comparisons": len(training)}
+    counts = {"comparisons": len(training)}
     return {**counts, **history, "rewards": rewards}
 
 
@@ -167,14 +196,16 @@ def _heads_rewards(
 
 
 @lru_cache(maxsize=2)
-def prepared(sources: Sources, name: str, fold: int, vocab_size: int | None) -> tuple[Subject, Tokenizer]:
+def prepared(
+    sources: Sources, name: str, fold: int, seed: int, comparisons: int, vocab_size: int | None
+) -> tuple[Subject, Tokenizer]:
     """Return a subject and the tokenizer that all contestants share on it, the last two of a process kept.
 
-    The tokenizer saw the texts of the training part, whatever share of it a cell learns from. Where they are too few
-    for the vocabulary, it is as large as they allow.
+    The tokenizer saw training comparisons of seed 0, as many as there are up to 2,000, whatever a cell learns from.
+    Where their texts are too few for the vocabulary, it is as large as they allow.
     """
-    subject = sources.load(name, fold)
-    rows = subject.training[:2000]
+    subject = sources.load(name, fold, seed, comparisons)
+    rows = sources.load(name, fold, 0, 2000).training
     texts = [text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses)]
     try:
         return subject, Tokenizer.train(texts, vocab_size)
@@ -215,8 +246,15 @@ def _reward_stage(
     contestant: Contestant, cell: Cell, model: RewardModel, streams: dict[str, Stream], seconds_before: float
 ) -> dict:
     """Train on preferences, put the weights of the best evaluation into the model, and return what happened."""
+    batches = len(streams["training"].plan(0))
+    every = max(1, cell.steps // (EVALUATIONS * LONGEST if cell.patience else EVALUATIONS))
     config = TrainConfig(
-        epochs=cell.epochs, learning_rate=cell.learning_rate, evaluate_every=cell.epochs / EVALUATIONS, seed=cell.seed
+        epochs=cell.steps / batches,
+        learning_rate=cell.learning_rate,
+        schedule="constant" if cell.patience else "cosine",
+        evaluate_every=every / batches,
+        patience=cell.patience,
+        seed=cell.seed,
     )
     trainer = Trainer(model, contestant.objective(config), streams["training"], streams["validation"], config)
     seconds, history = seconds_before, []
@@ -224,11 +262,11 @@ def _reward_stage(
         if isinstance(event, Step):
             seconds += event.seconds
         else:
-            entry = {"epoch": event.step / trainer.steps_per_epoch, "seconds": seconds}
+            entry = {"comparisons": event.step * cell.comparisons_per_batch, "seconds": seconds}
             history.append({**entry, "loss": event.loss, "accuracy": event.accuracy})
     trainer.use_best()
     return {
-        "steps": trainer.steps,
+        "steps": trainer.progress.step,
         "best_step": trainer.progress.best_step,
         "validation_loss": trainer.progress.best_loss,
         "language_model_seconds": seconds_before,
@@ -244,4 +282,4 @@ def _rounded(rewards: list[list[float]]) -> list[list[float]]:
 
 def cell_for(contestant: Contestant, template: Cell, **fields: object) -> Cell:
     """Return a cell like another one, for this contestant."""
-    return replace(template, contestant=contestant.name, file=template.file + fingerprint(contestant), **fields)
+    return replace(template, contestant=contestant.identity, file=template.file + fingerprint(contestant), **fields)

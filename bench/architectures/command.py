@@ -5,28 +5,32 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bench.architectures import conformance, costs, page
+from bench.architectures import conformance, costs, written
 from bench.architectures.cells import Cell, model_config, prepared, read_result, run_all
 from bench.architectures.contestants import GPT2, Contestant, find_contestants
 from bench.architectures.gpt2 import require_transformers
 from bench.architectures.plan import (
     PLANS,
     Plan,
+    Rates,
     Setup,
+    Shape,
+    at_rates,
+    convergence_cells,
     curve_cells,
+    every_cell,
     size_cells,
     table_cells,
-    tuned_on,
-    tuning_cells,
+    untuned,
 )
 from bench.architectures.study import Study
-from bench.architectures.subjects import Sources, disjoint_pairs
+from bench.architectures.subjects import WORLD, Sources, disjoint_pairs, is_known_truth, is_skill
 from bench.places import out_folder
 from bench.timing import machine
 from minirm.config import ModelConfig
@@ -62,59 +66,92 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", action="append", default=[], metavar="FILE.py:CLASS", help="your own contestant")
     parser.add_argument("--pretrained", action="append", default=[], metavar="FOLDER", help="a checkpoint, fine-tuned")
     parser.add_argument("--subjects", nargs="+", default=[], metavar="NAME", help="default: those of the plan")
+    parser.add_argument("--skills", nargs="+", default=[], metavar="NAME[:DIAL]", help="single skills, as subjects")
     parser.add_argument("--data", action="append", default=[], metavar="FILE", help="your comparisons, as a subject")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
     parser.add_argument("--seeds", type=int, help="default: those of the plan")
+    parser.add_argument("--comparisons", type=int, help="most training comparisons of a subject")
+    parser.add_argument("--epochs", type=float, help="passes over them; default: by the rule of the plan")
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates to try")
+    parser.add_argument("--layers", type=int, help="depth of all")
+    parser.add_argument("--width", type=int, help="width of the GPT-2 that others are matched to")
     parser.add_argument("--workers", type=int, default=2, help="trainings that run side by side")
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache"), help="finished trainings are kept here")
-    parser.add_argument("--out", type=Path, help="bench/results; a temporary folder for other contestants or seeds")
+    parser.add_argument("--out", type=Path, help="bench/results; a temporary folder for other choices than a plan's")
     parser.add_argument("--check", action="store_true", help="only check that the backbones keep the protocol")
     parser.set_defaults(plan="default")
     return parser
 
 
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Return the plan that was asked for, with what was asked for otherwise.
+
+    Raises:
+        InputError: a number is too small.
+    """
+    plan = PLANS[options.plan]
+    for name in ("seeds", "comparisons", "epochs", "layers", "width"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{name} {value}: must be above 0")
+    if options.rates and min(options.rates) <= 0:
+        raise InputError(f"--rates {min(options.rates):g}: must be above 0")
+    if options.seeds is not None:
+        plan = replace(plan, seeds=options.seeds, world_seeds=options.seeds)
+    if options.comparisons is not None:
+        at_most = min(options.comparisons, plan.skill)
+        plan = replace(plan, steps=plan.steps_for(WORLD, options.comparisons), comparisons=options.comparisons)
+        plan = replace(plan, skill=at_most)
+    if options.layers or options.width:
+        layers, width = plan.shapes[0]
+        plan = replace(plan, shapes=((options.layers or layers, options.width or width),))
+    return replace(plan, rates=tuple(sorted(options.rates or plan.rates)), epochs=options.epochs)
+
+
 def _run(options: argparse.Namespace, command: list[str]) -> int:
     require_transformers()
-    plan = PLANS[options.plan]
-    if options.seeds is not None:
-        plan = replace(plan, seeds=options.seeds, main_seeds=options.seeds)
+    plan = plan_of(options)
     contestants = find_contestants(options.contestants or plan.contestants, options.backbone, options.pretrained)
-    if not conforms(contestants, options.backbone):
+    if not conforms(contestants):
         return 2
     if options.check:
         return 0
     began, before = time.perf_counter(), machine()
     setup = set_up(plan, contestants, options)
     study = run(setup, options)
-    at_work = {"workers": options.workers, "threads of each": options.threads}
-    facts = {"command": " ".join(command), **before, **at_work}
-    facts["processor minutes of all trainings"] = round(study.seconds_of_computing() / 60, 1)
+    facts = {"command": " ".join(command), **before, "workers": options.workers, "threads of each": options.threads}
     facts["minutes of this call"] = round((time.perf_counter() - began) / 60, 1)
-    name, as_planned = _report_name(options), options.seeds is None and not options.contestants
-    out = out_folder(options.out, whole=as_planned and not options.backbone and not options.pretrained)
+    out = out_folder(options.out, whole=_is_as_planned(options))
     out.mkdir(parents=True, exist_ok=True)
-    print(page.write(study, out, name, facts))
-    page.write_tensorboard(study, options.cache / "tensorboard")
-    print(f"{out / name}.html; tensorboard --logdir {options.cache / 'tensorboard'}")
+    name = _report_name(options)
+    print(written.write(study, out, name, facts))
+    print(out / f"{name}.html")
     return 0
+
+
+def _is_as_planned(options: argparse.Namespace) -> bool:
+    """Return whether nothing was asked for but a plan, a match and subjects, which the report's name tells."""
+    others = ("contestants", "backbone", "pretrained", "seeds", "comparisons", "epochs", "rates", "layers", "width")
+    return not any(getattr(options, name) for name in others)
 
 
 def _report_name(options: argparse.Namespace) -> str:
     """Return the name of the report's files, in which are plan, match, subjects and data."""
-    parts = [options.plan, options.match, *options.subjects, *(Path(file).stem for file in options.data)]
+    files = [Path(file).stem for file in options.data]
+    parts = [options.plan, options.match, *options.subjects, *options.skills, *files]
     named = [part for part in parts if part not in ("default", "parameters")]
     words = "".join(letter if letter.isalnum() else " " for letter in " ".join(named)).split()
     return "-".join(["architectures", *words])
 
 
-def conforms(contestants: Sequence[Contestant], backbones: Sequence[str]) -> bool:
+def conforms(contestants: Sequence[Contestant]) -> bool:
     """Print what users' backbones promise and keep; return whether all that is needed is there."""
     good = True
     for contestant in contestants:
-        if contestant.name not in backbones:
+        if contestant.kind != "yours":
             continue
-        print(f"{contestant.name}:")
+        print(f"{contestant.place}:")
         for finding in conformance.check(contestant.build):
             mark = "yes" if finding.kept else "NO" if finding.needed else "no, and the bench does without"
             print(f"  {finding.promise}: {mark}" + (f". {finding.words}" if finding.words else ""))
@@ -125,14 +162,16 @@ def conforms(contestants: Sequence[Contestant], backbones: Sequence[str]) -> boo
 def set_up(plan: Plan, contestants: Sequence[Contestant], options: argparse.Namespace) -> Setup:
     """Return who takes part where, at widths that match."""
     sources = Sources(options.shared, **plan.sources)
-    named = [*options.subjects, *options.data]
-    for subject in named:
-        sources.load(subject)  # raises what is wrong with it
+    named = [*options.subjects, *options.skills, *options.data]
     for subject in () if named else plan.subjects:
         if not sources.has(subject):
             print(f"{subject}: not there; left out")
-    subjects = named or [subject for subject in plan.subjects if sources.has(subject)]
-    setup = Setup(plan, sources, contestants, subjects, {}, {}, options.match)
+    subjects = list(dict.fromkeys(named or [subject for subject in plan.subjects if sources.has(subject)]))
+    available = {
+        subject: _available(plan, sources, subject, options.comparisons) for subject in subjects
+    }  # raises what is wrong with one
+    asked = bool(options.contestants)
+    setup = Setup(plan, sources, contestants, subjects, available, options.match, everyone_everywhere=asked)
     if options.match in ("parameters", "flops"):
         return replace(setup, widths=_matched_widths(setup))
     if options.match == "seconds":
@@ -140,22 +179,31 @@ def set_up(plan: Plan, contestants: Sequence[Contestant], options: argparse.Name
     return setup
 
 
-def _matched_widths(setup: Setup) -> dict[tuple[str, str, int], int]:
-    """Return by contestant, subject and width of the baseline the width that matches."""
+def _available(plan: Plan, sources: Sources, subject: str, most: int | None) -> int:
+    """Return the training comparisons of a subject's table."""
+    if is_known_truth(subject):
+        sources.load(subject)
+        return plan.skill if is_skill(subject) else plan.comparisons
+    there = len(sources.load(subject).training)
+    return there if most is None else min(most, there)
+
+
+def _matched_widths(setup: Setup) -> dict[tuple[str, str, Shape], int]:
+    """Return by contestant, subject and shape of the baseline the width that matches."""
     widths = {}
     reference = find_contestants([GPT2])[0]
     for subject in setup.subjects:
-        sizes = {setup.plan.width, *(setup.plan.widths if subject == setup.main else ())}
+        shapes = setup.plan.shapes if subject == setup.main else setup.plan.shapes[:1]
         for contestant in [c for c in setup.on(subject) if c.is_network and c.pretrained is None]:
-            for width in sizes:
-                config, sample = _sample(setup, contestant, subject, width)
+            for shape in shapes:
+                config, sample = _sample(setup, contestant, subject, shape)
                 found = costs.matched_width(contestant, config, reference, setup.match, sample)
-                widths[contestant.name, subject, width] = found
+                widths[contestant.name, subject, shape] = found
     return widths
 
 
 def _matched_passes(setup: Setup, cache: Path) -> dict[str, float]:
-    """Return by contestant how many times the baseline's passes take it as long; measured once for a cache."""
+    """Return by contestant how many times the baseline's steps take it as long; measured once for a cache."""
     path = cache / f"passes-{setup.plan.name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not {contestant.name for contestant in setup.networks} <= known.keys():
@@ -169,29 +217,29 @@ def _matched_passes(setup: Setup, cache: Path) -> dict[str, float]:
 
 
 def _sample(
-    setup: Setup, contestant: Contestant, subject: str, width: int, *, as_pairs: bool = False
+    setup: Setup, contestant: Contestant, subject: str, shape: Shape, *, as_pairs: bool = False
 ) -> tuple[ModelConfig, list[list[Encoded]]]:
-    """Return a contestant's shape at a width, and a few batches of the subject."""
-    cell = replace(setup.plan.template(subject), width=width)
-    loaded, tokenizer = prepared(setup.sources, subject, 0, cell.vocab_size)
+    """Return a contestant's shape at the reference's width, and a few batches of the subject."""
+    cell = replace(setup.cell(contestant, subject, shape=shape), width=shape[1])
+    loaded, tokenizer = prepared(setup.sources, subject, 0, 0, SAMPLE, cell.vocab_size)
     rows = loaded.validation[:SAMPLE]
     rows = disjoint_pairs(rows) if as_pairs else rows
     texts = tokenize(rows, contestant.tokenizer(tokenizer))
     encoded = sorted((truncate(row, cell.max_tokens) for row in texts), key=lambda row: row.tokens)
-    size = SAMPLE_BATCH * len(rows) // min(SAMPLE, len(loaded.validation))
+    size = max(1, SAMPLE_BATCH * len(rows) // min(SAMPLE, len(loaded.validation)))
     return model_config(cell, tokenizer), [encoded[i : i + size] for i in range(0, len(encoded), size)]
 
 
 def measure_costs(setup: Setup) -> dict[str, costs.Cost]:
     """Return what each network costs on the main subject."""
-    shapes = {}
+    shapes, shape = {}, setup.plan.shapes[0]
     for contestant in setup.networks:
         if contestant in setup.on(setup.main):
-            config, scored = _sample(setup, contestant, setup.main, setup.plan.width)
-            _, trained = _sample(setup, contestant, setup.main, setup.plan.width, as_pairs=contestant.as_pairs)
+            config, scored = _sample(setup, contestant, setup.main, shape)
+            _, trained = _sample(setup, contestant, setup.main, shape, as_pairs=contestant.as_pairs)
             width = setup.cell(contestant, setup.main).width
             shapes[contestant.name] = (contestant, replace(config, width=width), trained, scored)
-    validation = prepared(setup.sources, setup.main, 0, setup.plan.template(setup.main).vocab_size)[0].validation
+    validation = setup.sources.load(setup.main).validation
     return costs.measure(shapes, min(SAMPLE, len(validation)), setup.plan.rounds)
 
 
@@ -199,28 +247,47 @@ def run(setup: Setup, options: argparse.Namespace) -> Study:
     """Tune, train what is not finished, and measure costs."""
 
     def finish(cells: Sequence[Cell], what: str) -> None:
-        began, missing = (
-            time.perf_counter(),
-            sum(not c.path(options.cache, setup.sources).is_file() for c in set(cells)),
-        )
-        print(f"{what}: {missing} of {len(set(cells))} trainings to do", flush=True)
+        began = time.perf_counter()
+        missing = [cell for cell in dict.fromkeys(cells) if not cell.path(options.cache, setup.sources).is_file()]
+        print(f"{what}: {len(missing)} of {len(set(cells))} trainings to do", flush=True)
+        stale = sum(bool(cell.stale(options.cache, setup.sources)) for cell in missing)
+        if stale:
+            print(f"  {stale} of them were done by other code, which is not mixed with this one's", flush=True)
         for done in run_all(cells, options.cache, setup.sources, options.workers, options.threads):
             minutes = (time.perf_counter() - began) / 60
-            print(
-                f"  {done} of {missing}, {minutes:.1f} min, {minutes / done * (missing - done):.1f} to go", flush=True
-            )
+            left = minutes / done * (len(missing) - done)
+            print(f"  {done} of {len(missing)}, {minutes:.1f} min, {left:.1f} to go", flush=True)
 
-    rates = {}
-    tuned = {subject: tuning_cells(setup, subject) for subject in dict.fromkeys(map(tuned_on, setup.subjects))}
-    finish([c for by_name in tuned.values() for cells in by_name.values() for c in cells], "learning rates")
-    for subject, by_name in tuned.items():
-        for name, cells in by_name.items():
-            rates[name, subject] = best_rate([read_result(cell, options.cache, setup.sources) for cell in cells])
-    table, curve, sizes = table_cells(setup, rates), curve_cells(setup, rates), size_cells(setup, rates)
-    finish([cell for folds in table.values() for cell in folds], "table")
-    finish([*curve.values(), *sizes.values()], "curves")
+    tables = [make(setup) for make in (table_cells, curve_cells, size_cells, convergence_cells)]
+    networks = {contestant.identity for contestant in setup.networks}
+    conditions = [untuned(cell) for cell in every_cell(tables) if cell.contestant in networks]
+    read = lambda cell: read_result(cell, options.cache, setup.sources)  # noqa: E731
+    rates, tuning = tune(list(dict.fromkeys(conditions)), setup.plan, finish, read)
+    table, curve, sizes, converged = (at_rates(cells, rates) for cells in tables)
+    finish(every_cell([table]), "tables")
+    finish(every_cell([curve, sizes, converged]), "curves")
     torch.set_num_threads(options.workers * options.threads)
-    return Study(setup, options.cache, rates, table, curve, sizes, measure_costs(setup))
+    return Study(setup, options.cache, rates, tuning, table, curve, sizes, converged, measure_costs(setup))
+
+
+def tune(
+    conditions: Sequence[Cell], plan: Plan, finish: Callable[[Sequence[Cell], str], None], read: Callable[[Cell], dict]
+) -> tuple[Rates, list[Cell]]:
+    """Return the learning rate of the lowest validation loss in each condition, and every cell that was tried.
+
+    Where the best is the lowest or the highest so far, one beyond it is tried next, a few times.
+    """
+    tried = {condition: list(plan.rates) for condition in conditions}
+    for extension in range(plan.extensions + 1):
+        cells = {c: [replace(c, learning_rate=rate) for rate in rates] for c, rates in tried.items()}
+        finish([cell for several in cells.values() for cell in several], "learning rates")
+        best = {condition: best_rate([read(cell) for cell in several]) for condition, several in cells.items()}
+        for condition, rates in tried.items() if extension < plan.extensions else ():
+            if len(rates) > 1 and best[condition] == min(rates):
+                rates.append(min(rates) / 2)
+            elif len(rates) > 1 and best[condition] == max(rates):
+                rates.append(max(rates) * 2)
+    return best, [cell for several in cells.values() for cell in several]
 
 
 def best_rate(results: Sequence[dict]) -> float:

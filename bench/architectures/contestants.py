@@ -1,15 +1,18 @@
 """Who takes part: minirm's backbones, single changes of one, the GPT-2 baseline, a user's own, and no network."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bench.architectures.gpt2 import HuggingFaceGPT2
-from bench.architectures.heads import EachHeadsObjective, ManyHeads
+from bench.architectures.heads import EachHeadsObjective, ManyHeads, PooledRead
+from bench.architectures.provenance import code_digest
 from bench.architectures.subjects import digest
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
@@ -44,8 +47,14 @@ class Contestant:
     """Folder of a checkpoint that it starts from."""
     as_pairs: bool = False
     """Trained on disjoint pairs of each prompt's responses instead of on all of them together."""
+    shares_prompt: bool = True
+    """A prompt is computed once for all its responses; False: a row for each response, as others have it."""
+    read: str = "last"
+    """Where a decoder's reward is read: at the last token, as the mean of the response, or as its learned mean."""
     heads: int = 1
     """More than one: an ensemble on one backbone, whose reward is their mean."""
+    place: str = ""
+    """FILE.py:CLASS or the folder, of what a user brings."""
     about: str = ""
     """What it is, for the report."""
 
@@ -55,9 +64,19 @@ class Contestant:
         return self.kind != "plain"
 
     @property
+    def identity(self) -> str:
+        """What `find_contestant` finds it by."""
+        return (PRETRAINED if self.pretrained else "") + self.place if self.place else self.name
+
+    @property
     def bidirectional(self) -> bool:
         """Whether it is an encoder, which reads a prompt anew for each response."""
         return self.fields.get("style") == "bert"
+
+    @property
+    def shares(self) -> bool:
+        """Whether its responses share the computation of their prompt."""
+        return self.shares_prompt and not self.bidirectional
 
     def reward_model(self, config: ModelConfig) -> RewardModel:
         """Return a fresh reward model of this shape; a pretrained one has its own shape, and a fresh head."""
@@ -66,6 +85,8 @@ class Contestant:
         config = replace(config, **self.fields)
         if self.heads > 1:
             return ManyHeads(config, self.heads)
+        if self.read != "last":
+            return PooledRead(config, learned=self.read == "learned mean")
         return RewardModel(config, None if self.build is None else self.build(config))
 
     def tokenizer(self, shared: Tokenizer) -> Tokenizer:
@@ -78,16 +99,29 @@ class Contestant:
 
     def pack(self, batch: Sequence[Encoded]) -> PackedBatch:
         """Return a batch as it reads it."""
-        return pack(batch, share_prompt=not self.bidirectional, bidirectional=self.bidirectional)
+        return pack(batch, share_prompt=self.shares, bidirectional=self.bidirectional)
 
 
 # ── Single changes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plain_start(model: Transformer) -> None:
-    """Draw queries and keys independently, as GPT-2 does, instead of equal."""
+@torch.no_grad()
+def start(model: Transformer, *, equal: bool, large: bool) -> None:
+    """Draw queries and keys anew: equal or apart, with variance 1/D, which minirm has, or 0.02², which GPT-2 has."""
+    width = model.config.width
     for block in model.blocks:
-        nn.init.normal_(block.attention.qkv.weight, std=0.02)
+        query_and_key = block.attention.qkv.weight[: 2 * width]
+        nn.init.normal_(query_and_key, std=width**-0.5 if large else 0.02)
+        if equal:
+            query_and_key[:width] = query_and_key.data[width:]
+
+
+@torch.no_grad()
+def loud_read(model: Transformer) -> None:
+    """Draw the last layer's values and output with variance 1/D, as `begin_as_average` does; queries look as before."""
+    attention, width = model.blocks[-1].attention, model.config.width
+    for weight in (attention.qkv.weight[2 * width :], attention.out.weight):
+        nn.init.normal_(weight, std=width**-0.5)
 
 
 def rms_norm(model: Transformer) -> None:
@@ -104,8 +138,8 @@ def rotary(model: Transformer) -> None:
 
 
 def swiglu(model: Transformer) -> None:
-    """Put SwiGLU of about as many weights in the place of the GELU MLP, with the same initialisation."""
-    llama = replace(model.config, style="llama", mlp_width=None)
+    """Put SwiGLU of as many weights, but without biases, in the place of the GELU MLP, drawn as that is."""
+    llama = replace(model.config, style="llama", mlp_width=round(8 * model.config.width / 3))
     for block in model.blocks:
         block.mlp = build_mlp(llama)
         nn.init.normal_(block.mlp.gate_up.weight, std=0.02)
@@ -120,10 +154,11 @@ def changed(config: ModelConfig, change: Callable[[Transformer], None]) -> Trans
 
 GPT2 = "GPT-2 (Hugging Face)"
 OWN_GPT2 = "GPT-2 style"
+APART = "start: apart, small"
 LONGER = "longer wins"
 HEADS = "five heads"
 PRETRAINED = "pretrained "
-"""What the name of one begins with, before its folder."""
+"""What the name of one begins with."""
 # fmt: off
 CONTESTANTS = [
     Contestant(
@@ -148,12 +183,32 @@ CONTESTANTS = [
     Contestant("GRU", "own", {"backbone": "gru"}, about="its memory of the prompt is forked for each response"),
     Contestant("LSTM", "own", {"backbone": "lstm"}, about="likewise"),
     Contestant(
-        "plain start", "change", build=partial(changed, change=plain_start),
-        about=f"{OWN_GPT2}, queries and keys drawn apart, as GPT-2 draws them",
+        APART, "change", build=partial(changed, change=partial(start, equal=False, large=False)),
+        about=f"{OWN_GPT2}, queries and keys drawn apart and small, as GPT-2 draws them",
+    ),
+    Contestant(
+        "start: apart, large", "change", build=partial(changed, change=partial(start, equal=False, large=True)),
+        about=f"{OWN_GPT2}, queries and keys drawn apart, at the scale at which {OWN_GPT2} has them equal",
+    ),
+    Contestant(
+        "start: equal, small", "change", build=partial(changed, change=partial(start, equal=True, large=False)),
+        about=f"{OWN_GPT2}, queries and keys equal, at GPT-2's scale",
+    ),
+    Contestant(
+        "loud read", "change", build=partial(changed, change=loud_read),
+        about=f"{OWN_GPT2}, the values and output of whose last layer begin at unit gain",
     ),
     Contestant(
         "average read", "change", build=partial(changed, change=Transformer.begin_as_average),
-        about=f"{OWN_GPT2}, whose last layer begins as the mean of all it sees",
+        about="loud read, whose last layer also begins with queries of zero: as the mean of all it sees",
+    ),
+    Contestant("read: mean", "change", read="mean", about=f"{OWN_GPT2}, read as the mean over the response's tokens"),
+    Contestant(
+        "read: learned mean", "change", read="learned mean",
+        about=f"{OWN_GPT2}, read as the mean over the response's tokens, weighted by the softmax of a learned score",
+    ),
+    Contestant(
+        "separate rows", "change", shares_prompt=False, about=f"{OWN_GPT2}, a row for each response, prompt included"
     ),
     Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm), about=f"{OWN_GPT2} with RMSNorm"),
     Contestant(
@@ -194,7 +249,11 @@ def find_contestants(
         if name not in known:
             raise InputError(f"contestant {name!r}: must be one of {', '.join(known)}")
     chosen = [known[name] for name in (names or known)]
-    return [*chosen, *map(load_contestant, backbones), *map(load_pretrained, pretrained)]
+    chosen += [*map(load_contestant, backbones), *map(load_pretrained, pretrained)]
+    twice = [name for name, times in Counter(contestant.name for contestant in chosen).items() if times > 1]
+    if twice:
+        raise InputError(f"contestant {twice[0]!r}: taken twice")
+    return chosen
 
 
 def find_contestant(name: str) -> Contestant:
@@ -224,7 +283,7 @@ def load_contestant(place: str) -> Contestant:
     build = getattr(module, name, None)
     if build is None:
         raise InputError(f"--backbone {place}: {file} holds no {name}")
-    return Contestant(place, "yours", build=build)
+    return Contestant(name, "yours", build=build, place=place)
 
 
 def load_pretrained(folder: str) -> Contestant:
@@ -234,11 +293,12 @@ def load_pretrained(folder: str) -> Contestant:
         InputError: there is none, or minirm does not compute what it describes.
     """
     model = read_model(folder)
-    return Contestant(PRETRAINED + folder, "pretrained", {"style": model.config.style}, pretrained=Path(folder))
+    name, fields = PRETRAINED + Path(folder).resolve().name, {"style": model.config.style}
+    return Contestant(name, "pretrained", fields, pretrained=Path(folder), place=folder)
 
 
 def fingerprint(contestant: Contestant) -> str:
-    """Return what a user's file or checkpoint is, in short: a changed one is trained anew. "" for all others."""
+    """Return what a user's file, with what it imports, or checkpoint is, in short; "" for all others."""
     if contestant.pretrained is not None:
         return digest(tuple(sorted(contestant.pretrained.glob("*.*"))))
-    return digest((Path(contestant.name.rpartition(":")[0]),)) if contestant.kind == "yours" else ""
+    return code_digest((Path(contestant.place.rpartition(":")[0]),)) if contestant.kind == "yours" else ""

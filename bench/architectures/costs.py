@@ -24,6 +24,7 @@ class Cost:
 
     width: int
     parameters: int
+    """Without embeddings of tokens and positions."""
     flops: float
     """Multiplications and additions of the matrix products of one forward pass, per comparison, as they are computed:
     padding and repeated prompts count."""
@@ -36,8 +37,14 @@ class Cost:
 
 
 def parameters(contestant: Contestant, config: ModelConfig) -> int:
-    """Return the number of weights, embedding and head included."""
-    return sum(p.numel() for p in contestant.reward_model(config).parameters())
+    """Return the number of weights that work on every token: without embeddings of tokens and positions."""
+    return weights_of(contestant.reward_model(config))
+
+
+def weights_of(model: RewardModel) -> int:
+    """Return the number of a model's weights without embeddings of tokens and positions."""
+    embedding = model.backbone.embedding.weight
+    return sum(p.numel() for name, p in model.named_parameters() if p is not embedding and "positions" not in name)
 
 
 def flops(contestant: Contestant, config: ModelConfig, sample: Sequence[Sequence[Encoded]]) -> float:
@@ -86,7 +93,7 @@ def measure(
     for name, (contestant, config, _, sample) in shapes.items():
         costs[name] = Cost(
             models[name].config.width,
-            sum(p.numel() for p in models[name].parameters()),
+            weights_of(models[name]),
             flops(contestant, config, sample),
             spread(np.array(training[name]) / comparisons),
             spread(np.array(scoring[name]) / comparisons),

@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.architectures.statistics import GROUPS, Resampled, area_under_risk_coverage, resample
-from bench.architectures.subjects import TestSet, best_possible
+from bench.architectures.subjects import REVERSED, SWAPPED, TestSet, best_possible
 from minirm import metrics
 from minirm.evaluation.pairs import PairTable, Rewards, pair_table
 
 ACCURACY, NLL, ECE, ECE_TEMPERED = "accuracy", "NLL", "ECE", "ECE, tempered"
 REGRET, WAY = "best-of-K regret", "part of the way"
 RANK, RANK_OVERALL = "rank correlation", "rank correlation over all prompts"
+BOUNDS = {
+    ACCURACY: (0, 1), REVERSED: (0, 1), SWAPPED: (0, 1), NLL: (0, np.inf), ECE: (0, 1),
+    REGRET: (0, np.inf), RANK: (-1, 1), RANK_OVERALL: (-1, 1),
+}  # fmt: skip
+"""Where a figure must end, and so its interval."""
 
 
 @dataclass(frozen=True)
@@ -194,19 +199,4 @@ def joined(each: Sequence[dict[str, Resampled]]) -> dict[str, Resampled]:
             np.concatenate([one[name].whole for one in each]), np.concatenate([one[name].without for one in each], 1)
         )
         for name in each[0]
-    }
-
-
-def only_this_one(all_right: dict[str, NDArray]) -> dict[str, tuple[float, float]]:
-    """Return for each contestant the share of pairs that it alone gets wrong, and that it alone gets right.
-
-    Args:
-        all_right: (pairs,) by contestant, the share of its seeds that are right; more than half counts as right.
-    """
-    names = list(all_right)
-    right = np.stack([all_right[name] > 0.5 for name in names])
-    count = right.sum(0)
-    return {
-        name: (float((~right[i] & (count == len(names) - 1)).mean()), float((right[i] & (count == 1)).mean()))
-        for i, name in enumerate(names)
     }

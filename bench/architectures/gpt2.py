@@ -22,7 +22,9 @@ class HuggingFaceGPT2(nn.Module):
         super().__init__()
         from transformers import GPT2Model
 
-        self.model = GPT2Model(gpt2_config(config))
+        model = GPT2Model(gpt2_config(config))
+        self.positions = model.wpe  # first, and so its name: what is called positions is not decayed, as in minirm
+        self.model = model
         self.checkpointing = False
 
     @property

@@ -1,7 +1,4 @@
-"""Several heads on one backbone, each trained on a resample of its own: an ensemble for the price of one model.
-
-Source: Osband et al., arXiv:1602.04938, heads on bootstrap resamples; Oza and Russell 2001, Poisson counts instead.
-"""
+"""Other heads: read elsewhere than at the last token; and several on one backbone, an ensemble."""
 
 from dataclasses import dataclass
 
@@ -15,8 +12,48 @@ from minirm.tokens.packing import PackedBatch
 from minirm.training.objectives import Outcome, RewardObjective, count_hits, preference_losses
 
 
+class PooledRead(RewardModel):
+    """A reward model of a decoder whose reward is read at all tokens of the response: their mean, by equal weights or
+    by the softmax of a learned score, which begins equal."""
+
+    def __init__(self, config: ModelConfig, *, learned: bool) -> None:
+        super().__init__(config)
+        self.score = nn.Linear(config.width, 1, bias=False) if learned else None
+        if self.score is not None:
+            nn.init.zeros_(self.score.weight)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return rewards (B, K)."""
+        hidden, _ = self.backbone(batch.tokens, batch.layout)  # (M, D)
+        tokens, response = self.responses(batch)
+        score = hidden.new_zeros(len(tokens)) if self.score is None else self.score(hidden[tokens])[:, 0]
+        weight = (score - score.max()).exp()
+        zero = hidden.new_zeros(len(batch.place))
+        pooled = zero.index_add(
+            0, response, weight * self.head(hidden[tokens])[:, 0]
+        )  # the head is linear: pool rewards
+        rewards = pooled / zero.index_add(0, response, weight)  # (N,)
+        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.place, rewards).view(batch.mask.shape)
+
+    @staticmethod
+    def responses(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Return the tokens of all responses, (R,), and which of the N responses each belongs to."""
+        own = {}
+        for level in batch.layout.levels:
+            own.update(zip(level.segments.tolist(), level.lengths.tolist(), strict=True))
+        tails = {path[-1]: path[-own[segment] :] for segment, path in enumerate(batch.layout.paths)}
+        spans = [tails[read] for read in batch.layout.reads.tolist()]
+        which = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        device = batch.tokens.device
+        return torch.from_numpy(np.concatenate(spans)).to(device), torch.from_numpy(which).to(device)
+
+
 class ManyHeads(RewardModel):
-    """A reward model of a decoder whose reward is the mean of H heads' rewards, or that of one of them."""
+    """A reward model of a decoder whose reward is the mean of H heads' rewards, or that of one of them.
+
+    Each is trained on a resample of its own. Source: Osband et al., arXiv:1602.04938; Poisson counts instead of a
+    bootstrap, Oza and Russell 2001.
+    """
 
     def __init__(self, config: ModelConfig, heads: int) -> None:
         super().__init__(config)

@@ -1,216 +1,233 @@
-"""Every number of a study → sections of tables and pictures; the same as HTML, Markdown, JSON and TensorBoard."""
+"""Every number of a study → sections of tables and pictures."""
 
-import json
-import shutil
-import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from bench.architectures import pictures, words
-from bench.architectures.answers import difference_words, statements, verdict, with_interval
+from bench.architectures.answers import difference_words, statements, with_interval
+from bench.architectures.differences import against_baseline, groups, usual_detectable
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
-    ECE_TEMPERED,
     NLL,
     RANK,
-    RANK_OVERALL,
     REGRET,
     WAY,
 )
-from bench.architectures.plan import tuned_on
-from bench.architectures.study import Study, figure_in
-from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED
-from bench.timing import Spread
-from minirm.evaluation.report import PIXELS_PER_INCH, Picture, Section, Table, write_report
-from minirm.files.disk import write_whole
+from bench.architectures.prices import (
+    accuracy_after,
+    pairs_per_comparison,
+    pairs_trained_on,
+    seconds,
+    shortest_training,
+)
+from bench.architectures.profile import profile, until_most
+from bench.architectures.study import Study, figure_in, figure_of
+from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED, is_known_truth, is_skill
+from minirm.evaluation.pairs import pair_table
+from minirm.evaluation.report import Picture, Section, Table
 
-TITLE = "Which architecture makes a better reward model"
-FIGURES = (WAY, RANK, RANK_OVERALL, NLL, ECE, ECE_TEMPERED, REGRET)
+FIGURES = (RANK, NLL, ECE, REGRET)
+
+Blocks = list[str | Table | Picture]
 
 
 def sections(study: Study, facts: dict) -> list[Section]:
-    """Return the report, from the table to everything that is needed to repeat it."""
+    """Return the report, from the pictures to everything that is needed to repeat it."""
+    others = [subject for subject in study.setup.subjects if not is_skill(subject)]
+    asked = [subject for subject in study.setup.subjects if len(statements(study, subject)) > 1]
+    found = [
+        ("At a glance", _glance(study)),
+        ("Who is told apart from whom", [_groups(study), words.intervals(study)]),
+        ("The subjects", [words.comparison(study), _subjects(study)]),
+        ("Skill by skill", [words.PROFILE, _skills(study)] if study.setup.skills else []),
+        *((f"How good: {Path(subject).name}", _subject(study, subject)) for subject in others),
+        *((f"Questions, asked of {Path(subject).name}", [_statements(study, subject)]) for subject in asked),
+        ("Budgets and sizes", _curves(study)),
+        (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study)]),
+        ("What decides", _attributes(study)),
+        ("Ensembles and doubt", _doubt(study)),
+        ("Who took part, and how they were tuned", _contestants(study)),
+        ("What was computed when, and how to repeat it", _repeat(study, facts)),
+    ]
+    return [Section(heading, blocks) for heading, blocks in found if blocks]
+
+
+def _glance(study: Study) -> Blocks:
     return [
-        Section(
-            f"How good: {study.main}",
-            [
-                words.comparison(study),
-                words.subject(study, study.main),
-                _views(study, study.main),
-                words.INTERVALS,
-                words.QUALITY,
-                *(_quality(study, study.main, view) for view in study.views(study.main)),
-                *_truth_pictures(study),
-            ],
+        Picture(
+            pictures.profile_map(study),
+            "What each has learned of each subject: part of the way from chance to the best possible accuracy, mean "
+            "over seeds; where no truth is known, the accuracy.",
         ),
-        Section("At what price", [words.costs(study), _costs(study), *_cost_pictures(study)]),
-        *([Section("Questions and answers", [_statements(study)])] if statements(study) else []),
-        Section("Curves", _curves(study)),
-        *(
-            Section(
-                f"How good: {subject}",
-                [words.subject(study, subject), _views(study, subject), _quality(study, subject)],
-            )
-            for subject in study.setup.subjects
-            if subject != study.main
+        Picture(
+            pictures.forest(study),
+            f"Differences to {study.baseline}: 95% intervals, a tick for each seed; filled where resolved, the number "
+            "of differences being considered.",
         ),
-        Section("Who is wrong where", _mistakes(study)),
-        Section("Ensembles and doubt", _doubt(study)),
-        Section("Who took part, and how they were tuned", _contestants(study)),
-        Section("To repeat it", _repeat(study, facts)),
+        Picture(pictures.accuracy_against_cost(study), "Accuracy on test against the price of a training."),
+        Picture(pictures.accuracy_over_seconds(study), "Accuracy on validation while training goes on."),
     ]
 
 
-def _contestants(study: Study) -> list[str | Table]:
-    about = [(contestant.name, contestant.about or contestant.kind) for contestant in study.setup.contestants]
-    return [
-        Table(("contestant", "what it is"), about),
-        words.tuning(study),
-        Table(("contestant", "tuned on", "learning rate", ""), _rates(study), "Learning rates that validation chose."),
-        *(f"Failed: {line}" for line in study.failures()),
-    ]
+def _groups(study: Study) -> Table:
+    rows = []
+    for subject in study.subjects:
+        found = groups(study, subject, pictures.compared(study))
+        if found:
+            together = " | ".join(", ".join(map(pictures.shortened, group)) for group in found)
+            rows.append((Path(subject).name, together, f"{usual_detectable(against_baseline(study, subject)):.3f}"))
+    caption = (
+        "The architectures on each subject, the best first. A bar ends a group of which no two are told apart; one may "
+        "stand in several. Last: the smallest true difference to the baseline that this design shows four times in "
+        "five, before any correction."
+    )
+    return Table(("subject", "groups", "shows"), rows, caption)
 
 
-def _rates(study: Study) -> list[tuple[str, str, str, str]]:
-    edges = {min(study.setup.plan.rates): "the lowest tried", max(study.setup.plan.rates): "the highest tried"}
-    return [(name, subject, f"{rate:g}", edges.get(rate, "")) for (name, subject), rate in study.rates.items()]
+def _subjects(study: Study) -> Table:
+    rows = []
+    for name in study.setup.subjects:
+        test = study.subject(name).tests[AS_TRAINED]
+        pairs = len(pair_table(test.comparisons, [[0.0] * len(row.responses) for row in test.comparisons]).better)
+        trained = study.setup.available[name]
+        folds = f" in each of {len(study.setup.folds(name))} folds" if len(study.setup.folds(name)) > 1 else ""
+        tested = f"{len(test.comparisons):,} ({len(set(test.keys)):,}; {pairs:,}){folds}"
+        best = f"{study.best_possible(name):.3f}" if is_known_truth(name) else "unknown"
+        rows.append(
+            (Path(name).name, f"{trained:,}", f"{study.setup.plan.steps_for(name, trained):,}", tested, best,
+             words.subject(name) if is_skill(name) else "see below")
+        )  # fmt: skip
+    columns = ("subject", "training", "steps", "test (groups; pairs)", "best possible", "what it is")
+    return Table(
+        columns, rows, "Comparisons for training, steps, comparisons in the test, and the best accuracy there."
+    )
 
 
-def _names(study: Study, subject: str) -> list[str]:
-    """Return who was measured on a subject, the most accurate first."""
-    names = [name for where, name in study.resampled if where == subject]
-    return sorted(names, key=lambda name: -study.resampled[subject, name][ACCURACY].whole.mean())
+def _skills(study: Study) -> Table:
+    found, rows = profile(study), []
+    for subject in study.setup.skills:
+        resolved = {one.first: one for one in against_baseline(study, subject)}
+        for name in study.ranking(subject):
+            learned = found[name, subject]
+            rows.append(
+                (subject, name, with_interval(study.interval(subject, name, WAY)), difference_words(resolved.get(name)),
+                 f"{learned.learned} of {learned.trainings}; {until_most(learned)}")
+            )  # fmt: skip
+    columns = ("skill", "contestant", "part of the way", f"minus {study.baseline}", "learned; by")
+    return Table(columns, rows)
+
+
+def _subject(study: Study, subject: str) -> Blocks:
+    views = study.subject(subject).tests
+    blocks = [words.subject(subject), _views(study, subject), words.QUALITY]
+    blocks += [_quality(study, subject, view) for view in views]
+    if subject == study.main:
+        blocks.append(Picture(pictures.reliability(study), "Reliability, before temperature; dashed: as often right."))
+        if is_known_truth(subject):
+            blocks.append(Picture(pictures.reward_against_utility(study), "Reward against true utility, seed 0."))
+    return blocks
 
 
 def _views(study: Study, subject: str) -> Table:
     """Return accuracies on the views of a subject, with the paired difference to the baseline."""
+    differences = {one.first: one for one in against_baseline(study, subject, ACCURACY)}
+    others = [view for view in (REVERSED, SWAPPED) if view in study.subject(subject).tests]
     rows = []
-    for name in _names(study, subject):
-        difference = study.difference(subject, name, study.baseline)
-        against = "the baseline" if name == study.baseline else difference_words(difference)
-        views = [with_interval(study.interval(subject, name, view)) for view in (ACCURACY, REVERSED, SWAPPED)]
-        rows.append((name, views[0], against, *views[1:]))
-    columns = ("contestant", AS_TRAINED, f"minus {study.baseline}", REVERSED, SWAPPED)
-    return Table(columns, rows, "Accuracy on held-out pairs.")
+    for name in study.ranking(subject):
+        against = "the baseline" if name == study.baseline else difference_words(differences.get(name))
+        seen = [with_interval(study.interval(subject, name, view)) for view in (ACCURACY, *others)]
+        rows.append((name, seen[0], against, *seen[1:]))
+    shows = f"Accuracy on held-out pairs. Shown four times in five: {usual_detectable(list(differences.values())):.3f}."
+    return Table(("contestant", AS_TRAINED, f"minus {study.baseline}", *others), rows, shows)
 
 
-def _quality(study: Study, subject: str, view: str = AS_TRAINED) -> Table:
-    names = _names(study, subject)
+def _quality(study: Study, subject: str, view: str) -> Table:
+    names = study.ranking(subject)
     called = {figure: figure_in(view, figure) for figure in FIGURES}
-    measured = [f for f in FIGURES if any(called[f] in study.resampled[subject, name] for name in names)]
-    rows = [(name, *(with_interval(study.interval(subject, name, called[f])) for f in measured)) for name in names]
-    return Table(("contestant", *measured), rows, f"{view[0].upper()}{view[1:]}.")
+    measured = [f for f in FIGURES if any(study.figure(subject, name, called[f]) is not None for name in names)]
+    rows = [(name, *(_rounded(study, subject, name, called[f]) for f in measured)) for name in names]
+    return Table(("contestant", *measured), rows, f"{view[0].upper()}{view[1:]}; ± half of the 95% interval.")
 
 
-def _truth_pictures(study: Study) -> list[Picture]:
-    shown = [
-        Picture(
-            pictures.reliability(study),
-            "Reliability, before temperature: on the dashed line it is right as often as it claims to be.",
-        )
-    ]
-    if any(views[AS_TRAINED].test.judged for (subject, _), views in study.scored.items() if subject == study.main):
-        shown.append(Picture(pictures.reward_against_utility(study), "Reward against true utility, seed 0."))
-    return shown
+def _rounded(study: Study, subject: str, name: str, figure: str) -> str:
+    found = study.interval(subject, name, figure)
+    return "–" if found is None else f"{found.estimate:.3f} ±{(found.high - found.low) / 2:.3f}".replace("-", "−")
+
+
+def _statements(study: Study, subject: str) -> Table:
+    answers = statements(study, subject)
+    rows = [(question, f"{one.first} − {one.second}", difference_words(one)) for question, one in answers]
+    what = "part of the way" if figure_of(subject) == WAY else "accuracy"
+    shows = usual_detectable([one for _, one in answers])
+    caption = f"Difference in {what}, all of these being one family. Shown four times in five: {shows:.3f}."
+    return Table(("question", "first − second", "difference"), rows, caption)
+
+
+def _curves(study: Study) -> Blocks:
+    names, blocks = pictures.compared(study), []
+    curves = (
+        (study.curve, "training comparisons", "Accuracy against the number of comparisons, by the rule of the budget."),
+        (study.sizes, "layers × width of the baseline", "Accuracy against size; the others have the one that matches."),
+    )
+    for cells, what, caption in curves:
+        points = study.points(cells)
+        places = list(dict.fromkeys(place for line in points.values() for place in line))
+        if len(places) > 1:
+            rows = [(name, *(with_interval(line.get(place)) for place in places)) for name, line in points.items()]
+            blocks += [
+                Picture(pictures.curves(points, names, what), caption),
+                Table(("contestant", *map(pictures.named_point, places)), rows, f"By {what}."),
+            ]
+    if study.converged:
+        blocks += [words.CONVERGED, _converged(study)]
+    return blocks
+
+
+def _converged(study: Study) -> Table:
+    points, rows = study.points(study.converged), []
+    for name, line in points.items():
+        results = [study.result(cell) for key, (cell,) in study.converged.items() if key[0] == name]
+        seen = [r["best_step"] * study.setup.plan.per_batch(study.main) for r in results if "best_step" in r]
+        fixed = with_interval(study.interval(study.main, name, ACCURACY))
+        rows.append((name, fixed, with_interval(line["converged"]), f"{sum(seen) / len(seen):,.0f}" if seen else "–"))
+    columns = ("contestant", "fixed budget", "to convergence", "comparisons until the best")
+    return Table(columns, rows, f"Accuracy on {Path(study.main).name}.")
 
 
 def _costs(study: Study) -> Table:
-    rows = []
-    shortest = study.shortest_training()
+    rows, shortest, pairs = [], shortest_training(study), pairs_per_comparison(study)
     for name, cost in study.costs.items():
-        trained = study.histories(name)
-        seconds = [f"{value:.1f}" for value in study.seconds_to_most(name)] if trained else ["–"] * 3
-        rows.append(
-            (
-                name,
-                cost.width,
-                cost.parameters,
-                f"{cost.flops / 1e6:.1f} M",
-                _per_second(study.pairs_trained_on(name), cost.training),
-                _per_second(study.pairs_per_comparison, cost.scoring),
-                f"{cost.peak_bytes / 1e6:.1f} MB",
-                *seconds,
-                with_interval(study.accuracy_after(name, shortest) if trained else None),
-            )
-        )
-    columns = ("contestant", "width", "parameters", "operations", "pairs/s training", "pairs/s scoring", "peak memory",
-               "s to 90%", "s to 90% of the way", "s in all", f"accuracy after {shortest:.1f} s")  # fmt: skip
+        taken = seconds(study, name)
+        trained = pairs_trained_on(study, name) / cost.training.median
+        speeds = f"{trained:,.0f}; {pairs / cost.scoring.median:,.0f}"
+        timed = "–" if taken is None else f"{taken.to_most:.1f}; {taken.whole:.1f}"
+        after = with_interval(accuracy_after(study, name, shortest))
+        sizes = f"{cost.parameters:,}", f"{cost.flops / 1e6:.1f} M"
+        rows.append((name, *sizes, speeds, f"{cost.peak_bytes / 1e6:.1f} MB", timed, after))
+    columns = ("contestant", "parameters", "operations", "pairs/s training; scoring", "memory", "s to 90%; in all",
+               f"accuracy after {shortest:.1f} s")  # fmt: skip
     return Table(columns, rows)
 
 
-def _per_second(pairs: float, seconds: Spread) -> str:
-    return f"{pairs / seconds.median:,.0f} [{pairs / seconds.high:,.0f}, {pairs / seconds.low:,.0f}]"
-
-
-def _cost_pictures(study: Study) -> list[Picture]:
-    return [
-        Picture(
-            pictures.accuracy_against_cost(study), "Accuracy on test, with its interval, against the training's price."
-        ),
-        Picture(
-            pictures.accuracy_over_seconds(study), "Accuracy on validation while training goes on, mean over seeds."
-        ),
-    ]
-
-
-def _statements(study: Study) -> Table:
-    columns = (
-        "question",
-        "first − second",
-        "difference in accuracy",
-        "with prompts swapped",
-        "seconds, first / second",
-    )
-    return Table(columns, statements(study), f"On {study.main}; seconds are those of a whole training.")
-
-
-def _curves(study: Study) -> list[Picture | Table]:
-    names = pictures.compared(study)
-    by_comparisons, by_width = study.points(study.curve), study.points(study.sizes)
-    shown: list[Picture | Table] = []
-    if len(study.setup.plan.curve) > 1:
-        figure = pictures.curves(by_comparisons, names, "training comparisons")
-        caption = f"Accuracy on {study.main} against the number n of comparisons, in steps that grow as √n."
-        shown.append(Picture(figure, caption))
-    if len(study.setup.plan.widths) > 1:
-        figure = pictures.curves(by_width, names, f"width of {study.baseline}")
-        shown.append(
-            Picture(figure, "Accuracy against the size of the model; the others have the size that matches it.")
-        )
-    for points, columns in ((by_comparisons, study.setup.plan.curve), (by_width, study.setup.plan.widths)):
-        if len(columns) > 1:
-            rows = [(name, *(with_interval(line.get(place)) for place in columns)) for name, line in points.items()]
-            shown.append(Table(("contestant", *(f"{place:,}" for place in columns)), rows))
-    return shown
-
-
-def _mistakes(study: Study) -> list[Table | Picture]:
-    rows = [(name, f"{wrong:.2%}", f"{right:.2%}") for name, (wrong, right) in study.mistakes().items()]
-    alone = Table(
-        ("contestant", "it alone is wrong", "it alone is right"),
-        rows,
-        "Share of the pairs that this one gets wrong (right), and every other here right (wrong), by most seeds.",
-    )
-    found = [alone, Picture(pictures.alone(study), alone.caption)]
+def _attributes(study: Study) -> Blocks:
     by_attribute = study.attributes()
-    if not by_attribute:
-        return found
     attributes = sorted({attribute for found in by_attribute.values() for attribute in found})
+    if not attributes:
+        return []
     rows = [(name, *(found.get(attribute) for attribute in attributes)) for name, found in by_attribute.items()]
     caption = "Accuracy against the truth on pairs of which one attribute alone decides which response is better."
-    return [*found, Table(("contestant", *attributes), rows, caption)]
+    return [Table(("contestant", *attributes), rows, caption)]
 
 
-def _doubt(study: Study) -> list[Table | Picture | str]:
+def _doubt(study: Study) -> Blocks:
     found = study.ensembles()
+    if not found:
+        return []
     columns = list(next(iter(found.values())))
-    shown = lambda column, value: (difference_words if "−" in column else with_interval)(value)  # noqa: E731
-    rows = [(name, *(shown(column, values[column]) for column in columns)) for name, values in found.items()]
-    best = study.ranking()[0]
+    signed = lambda column, value: with_interval(value, "+" if "−" in column else "")  # noqa: E731
+    rows = [(name, *(signed(column, values[column]) for column in columns)) for name, values in found.items()]
+    best = study.networks(study.main)[0]
     curve = pictures.risk_over_coverage(study.scored[study.main, best][AS_TRAINED], best)
     return [
         words.doubt(study),
@@ -219,94 +236,43 @@ def _doubt(study: Study) -> list[Table | Picture | str]:
     ]
 
 
-def _repeat(study: Study, facts: dict) -> list[str | Table]:
-    sources = study.setup.sources
-    sources = asdict(sources) | {"data": str(sources.data)}
-    plan = {**asdict(study.setup.plan), "sources": sources, "match": study.setup.match}
+def _contestants(study: Study) -> Blocks:
+    about = [(c.name, c.about or c.place or c.kind) for c in study.setup.contestants]
+    chosen: dict[tuple[str, str], list[str]] = {}
+    named = {contestant.identity: contestant.name for contestant in study.setup.contestants}
+    for cell, rate in study.rates.items():
+        chosen.setdefault((named[cell.contestant], cell.subject), []).append(f"{rate:g}")
+    rows = [(name, Path(subject).name, ", ".join(rates)) for (name, subject), rates in chosen.items()]
     return [
+        Table(("contestant", "what it is"), about),
+        words.tuning(study),
+        *(f"Failed: {line}" for line in study.failures()),
+        Table(("contestant", "tuned on", "learning rates"), rows, "Chosen rates, one for each condition of a subject."),
+    ]
+
+
+def _repeat(study: Study, facts: dict) -> Blocks:
+    sources = asdict(study.setup.sources) | {"data": str(study.setup.sources.data)}
+    plan = {**asdict(study.setup.plan), "sources": sources, "match": study.setup.match}
+    computed = "Trainings by the commit and the day that computed them, all by the code of now."
+    return [
+        Table(("commit", "day", "PyTorch", "trainings", "processor minutes"), computed_when(study), computed),
+        f"Trainings of other code that lie in the cache and were not used: {stale(study)}.",
         Table(("", ""), [(name, str(value)) for name, value in facts.items()], "Command, machine and versions."),
         Table(("", ""), [(name, str(value)) for name, value in plan.items()], "The plan."),
         "Two runs with the same seeds, versions and threads give the same accuracies; times differ.",
     ]
 
 
-# ── Written down ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def computed_when(study: Study) -> list[tuple[str, str, str, int, str]]:
+    """Return by commit, day and version of PyTorch how many trainings were done, and in how many minutes."""
+    minutes: dict[tuple[str, str, str], list[float]] = {}
+    for cell in study.cells:
+        result = study.result(cell)
+        minutes.setdefault((result["commit"], result["date"], result["torch"]), []).append(result["cpu_seconds"] / 60)
+    return [(*key, len(taken), f"{sum(taken):.1f}") for key, taken in sorted(minutes.items())]
 
 
-def write(study: Study, folder: Path, name: str, facts: dict) -> str:
-    """Write NAME.html, NAME.md with its pictures, NAME.json and TensorBoard; return the verdict."""
-    said, parts = verdict(study), sections(study, facts)
-    write_report(folder / f"{name}.html", title=TITLE, verdict=said, sections=parts)
-    text = as_markdown(said, parts, folder, name)
-    write_whole(folder / f"{name}.md", lambda path: path.write_text(text, encoding="utf-8"))
-    record = json.dumps(as_json(study, said, facts), indent=1, ensure_ascii=False)
-    write_whole(folder / f"{name}.json", lambda path: path.write_text(record + "\n", encoding="utf-8"))
-    return said
-
-
-def as_markdown(said: str, parts: Sequence[Section], folder: Path, name: str) -> str:
-    """Return the report as Markdown, its pictures written beside it."""
-    lines, number = [f"# {TITLE}", "", said, ""], 0
-    for section in parts:
-        lines += [f"## {section.heading}", ""]
-        for block in section.blocks:
-            if isinstance(block, Table):
-                lines += _markdown_table(block)
-            elif isinstance(block, Picture):
-                number += 1
-                file = f"{name}-{number}.png"
-                block.figure.savefig(folder / file, dpi=PIXELS_PER_INCH // 2)
-                lines += [f"![{block.caption}]({file})", "", block.caption, ""]
-            else:
-                lines += [block, ""]
-    return "\n".join(lines)
-
-
-def _markdown_table(table: Table) -> list[str]:
-    cell = lambda value: "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)  # noqa: E731
-    lines = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
-    lines += [f"| {' | '.join(map(cell, row))} |" for row in table.rows]
-    return [*lines, "", *([table.caption, ""] if table.caption else [])]
-
-
-def as_json(study: Study, said: str, facts: dict) -> dict:
-    """Return every number of the report."""
-    table = {}
-    for (subject, name), found in study.resampled.items():
-        figures = {figure: study.interval(subject, name, figure) for figure in found}
-        against = {figure: study.difference(subject, name, study.baseline, figure) for figure in found}
-        table.setdefault(subject, {})[name] = {
-            "learning rate": study.rates.get((name, tuned_on(subject))),
-            "figures": figures,
-            f"minus {study.baseline}": against,
-        }
-    return {
-        "verdict": said,
-        "facts": facts,
-        "plan": asdict(study.setup.plan),
-        "match": study.setup.match,
-        "table": table,
-        "costs": {name: asdict(cost) for name, cost in study.costs.items()},
-        "seconds": {name: study.seconds_to_most(name)._asdict() for name in study.costs if study.histories(name)},
-        "statements": statements(study),
-        "by comparisons": study.points(study.curve),
-        "by width": study.points(study.sizes),
-        "histories": {name: study.histories(name) for name in study.costs},
-        "alone wrong, alone right": study.mistakes(),
-        "by attribute": study.attributes(),
-        "ensembles": study.ensembles(),
-        "failures": study.failures(),
-    }
-
-
-def write_tensorboard(study: Study, folder: Path) -> None:
-    """Write the validation curves of the main subject, a run for each seed; "Relative" shows seconds of training."""
-    shutil.rmtree(folder, ignore_errors=True)  # of earlier calls, which may have had other seeds
-    begin = time.time()
-    for name in study.costs:
-        for seed, history in enumerate(study.histories(name)):
-            with SummaryWriter(str(folder / name.replace("/", " ") / f"seed {seed}")) as board:
-                for entry in history:
-                    for figure in ("accuracy", "loss"):
-                        place = round(1000 * entry["epoch"])
-                        board.add_scalar(f"validation/{figure}", entry[figure], place, begin + entry["seconds"])
+def stale(study: Study) -> int:
+    """Return how many results of the same trainings by other code lie in the cache."""
+    return sum(len(cell.stale(study.cache, study.setup.sources)) for cell in study.cells)

@@ -1,17 +1,20 @@
 """The bench's pictures, as matplotlib figures that read at phone width."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.architectures.figures import ACCURACY, DOUBTS, Scored
+from bench.architectures.differences import Difference, against_baseline
+from bench.architectures.figures import ACCURACY, DOUBTS, WAY, Scored
 from bench.architectures.plan import COMPARED
+from bench.architectures.prices import histories, mean_history, seconds
 from bench.architectures.statistics import risk_coverage
-from bench.architectures.study import Study, mean_history
-from bench.architectures.subjects import AS_TRAINED
+from bench.architectures.study import Study, figure_of
+from bench.architectures.subjects import AS_TRAINED, is_skill
 from minirm import metrics
 from minirm.metrics import Interval
 
@@ -26,64 +29,120 @@ def compared(study: Study) -> list[str]:
     return [c.name for c in study.setup.networks if c.kind in COMPARED]
 
 
+def profile_map(study: Study) -> Figure:
+    """Return the part of the way that each contestant goes on each subject of known truth, and accuracy elsewhere."""
+    known = [c.name for c in study.setup.contestants if c.kind in COMPARED]
+    names = [name for name in study.ranking(study.subjects[0]) if name in known]
+    subjects = study.subjects
+    figure = Figure(figsize=(WIDTH_INCHES, 1.6 + 0.27 * len(subjects)), layout="constrained")
+    axes = figure.subplots()
+    values = np.full((len(subjects), len(names)), np.nan)
+    for row, subject in enumerate(subjects):
+        for column, name in enumerate(names):
+            found = study.figure(subject, name, figure_of(subject))
+            values[row, column] = np.nan if found is None else found.whole.mean()
+    ways = np.array([figure_of(subject) == WAY for subject in subjects])
+    axes.imshow(np.where(ways[:, None], values, np.nan), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            colour = "white" if ways[row] and value > 0.6 else COLOURS[0]
+            text = f"{value:z.2f}".replace("0.", ".").replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
+    labels = [
+        subject if way else f"{Path(subject).stem}, accuracy" for subject, way in zip(subjects, ways, strict=True)
+    ]
+    axes.set_yticks(range(len(subjects)), labels)
+    axes.set_xticks(
+        range(len(names)), [shortened(name) for name in names], rotation=55, ha="left", rotation_mode="anchor"
+    )
+    axes.xaxis.tick_top()
+    axes.tick_params(labelsize=9, length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def forest(study: Study) -> Figure:
+    """Return differences to the baseline with intervals and a tick for each seed; filled: resolved in its family."""
+    shown = [subject for subject in study.subjects if not is_skill(subject)] or study.subjects
+    families = {subject: _compared_differences(study, subject) for subject in shown}
+    families = {subject: found for subject, found in families.items() if found}
+    rows = [max(1, len(found)) for found in families.values()] or [1]
+    figure = Figure(figsize=(WIDTH_INCHES, 0.5 + sum(0.55 + 0.24 * n for n in rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=[1.4 + n for n in rows])[:, 0]
+    for axes, (subject, found) in zip(panels, families.items(), strict=False):
+        for row, one in enumerate(found):
+            low, high = one.interval.low, one.interval.high
+            axes.plot([low, high], [row, row], color=COLOURS[1], linewidth=1.4)
+            axes.plot(one.by_seed, [row] * len(one.by_seed), "|", color=GREY, markersize=7)
+            face = COLOURS[1] if one.is_resolved else "white"
+            axes.plot(one.interval.estimate, row, "o", color=COLOURS[1], markerfacecolor=face, markersize=6)
+        axes.axvline(0, color=GREY, linewidth=1)
+        axes.set_yticks(range(len(found)), [shortened(one.first) for one in found])
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        what = "part of the way" if figure_of(subject) == WAY else "accuracy"
+        axes.set_title(f"{Path(subject).stem}: {what}, minus {study.baseline}", fontsize=9.5, loc="left")
+        _plain(axes)
+        axes.tick_params(labelsize=9)
+    return figure
+
+
+def _compared_differences(study: Study, subject: str) -> list[Difference]:
+    known = {*compared(study), *(c.name for c in study.setup.contestants if not c.is_network)}
+    return [one for one in against_baseline(study, subject) if one.first in known]
+
+
+def shortened(name: str) -> str:
+    """Return a contestant's name without what its place in a picture makes clear."""
+    return name.replace(" (Hugging Face)", "").replace(" + logistic regression", "")
+
+
 def accuracy_against_cost(study: Study) -> Figure:
     """Return each network's accuracy over its seconds of training, with intervals."""
     figure, axes = _figure(4.2)
     for n, name in enumerate(compared(study)):
         accuracy = study.interval(study.main, name, ACCURACY)
-        if accuracy is not None:
-            seconds = study.seconds_to_most(name).whole
-            _point(axes, seconds, accuracy, n, name)
-    axes.set(xlabel="seconds of training", ylabel="accuracy")
+        taken = seconds(study, name) if name in study.costs else None
+        if accuracy is not None and taken is not None:
+            _point(axes, taken.whole, accuracy, n, name)
+    axes.set(xlabel=f"seconds of training on {Path(study.main).stem}", ylabel="accuracy")
     _logarithmic(axes)
     _legend(figure)
     return figure
 
 
-def curves(points: Mapping[str, Mapping[int, Interval]], names: Sequence[str], xlabel: str) -> Figure:
+def curves(points: Mapping[str, Mapping[object, Interval]], names: Sequence[str], xlabel: str) -> Figure:
     """Return accuracies over places, with intervals; contestants that are no network are grey."""
     figure, axes = _figure(4.4)
+    places = list(dict.fromkeys(place for line in points.values() for place in line))
     for name, line in points.items():
         n = names.index(name) if name in names else None
-        places = np.array(list(line), float)
         mean, low, high = np.array([list(interval) for interval in line.values()]).T
         style = _style(n) if n is not None else {"color": GREY, "linestyle": ":"}
-        axes.plot(places, mean, label=name, linewidth=1.6, markersize=5, **style)
-        axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
-    axes.set(xlabel=xlabel, ylabel="accuracy", xscale="log")
-    places = sorted({place for line in points.values() for place in line})
-    axes.set_xticks(places, [f"{place:,}" for place in places])
-    axes.minorticks_off()
+        at = [places.index(place) for place in line]
+        axes.plot(at, mean, label=name, linewidth=1.6, markersize=5, **style)
+        axes.fill_between(at, low, high, color=style["color"], alpha=0.1, linewidth=0)
+    axes.set(xlabel=xlabel, ylabel="accuracy")
+    axes.set_xticks(range(len(places)), [named_point(place) for place in places])
     _legend(figure)
     return figure
+
+
+def named_point(point: object) -> str:
+    """Return "1,000" comparisons, or "2 × 64" layers and width, or what else a point of a curve is."""
+    return (
+        " × ".join(map(str, point)) if isinstance(point, tuple) else f"{point:,}" if isinstance(point, int) else point
+    )
 
 
 def accuracy_over_seconds(study: Study) -> Figure:
     """Return validation accuracy over seconds of training, mean over seeds."""
     figure, axes = _figure(4.2)
     for n, name in enumerate(compared(study)):
-        histories = study.histories(name)
-        if histories:
-            seconds, accuracy = (mean_history(histories, field) for field in ("seconds", "accuracy"))
-            axes.plot(seconds, accuracy, label=name, linewidth=1.6, markersize=4, **_style(n))
+        if name in study.costs and histories(study, name):
+            taken, accuracy = (mean_history(study, name, field) for field in ("seconds", "accuracy"))
+            axes.plot(taken, accuracy, label=name, linewidth=1.6, markersize=4, **_style(n))
     axes.set(xlabel="seconds of training", ylabel="accuracy on validation")
     _logarithmic(axes)
-    _legend(figure)
-    return figure
-
-
-def alone(study: Study) -> Figure:
-    """Return the shares of pairs that one architecture gets wrong, or right, and all others the other way round."""
-    figure, axes = _figure(3.6)
-    shares = study.mistakes()
-    places = np.arange(len(shares))
-    wrong, right = 100 * np.array(list(shares.values())).T
-    axes.barh(places - 0.19, wrong, 0.36, color=COLOURS[2], label="it alone is wrong")
-    axes.barh(places + 0.19, right, 0.36, color=COLOURS[3], label="it alone is right")
-    axes.set_yticks(places, list(shares))
-    axes.invert_yaxis()
-    axes.set(xlabel="% of the pairs")
-    axes.grid(visible=False, axis="y")
     _legend(figure)
     return figure
 

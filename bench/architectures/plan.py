@@ -1,17 +1,29 @@
 """Which cells are run: tuning first, then every contestant on every subject, then the curves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from bench.architectures.cells import Cell, cell_for
+from bench.architectures.cells import LONGEST, Cell, cell_for
 from bench.architectures.contestants import Contestant
-from bench.architectures.subjects import FOLDS, WORLD, WORLDS, Sources
+from bench.architectures.subjects import FOLDS, WORLD, Sources, is_known_truth, is_skill
 
 TUNING_SEED = 1000
 """Of no reported run."""
-COMPARISONS_PER_BATCH = {"alpaca-rankings": 1}
+COMPARISONS_PER_BATCH = {WORLD: 4, "alpaca-rankings": 1}
 COMPARED = ("baseline", "own", "yours", "pretrained", "plain")
-"""Kinds that are run on every subject; the others are questions about one thing, asked of the main world."""
+"""Kinds that are run on every subject; the others are questions about one thing, asked of some subjects."""
+PATIENCE = 6
+"""Evaluations without a lower validation loss, after which a training to convergence ends."""
+
+SUITE = ("words:11", "negation:5", "order:1", "match:1", "recall:4", "two-hop:2", "arithmetic:16", "counting:10",
+         "nesting:3", "agreement:1", "style:2", "shortcut:0.8")  # fmt: skip
+"""Every skill, at a dial that a first look at one network left neither at the ceiling nor, where possible, at 0."""
+HARDER = ("order:2", "match:4", "recall:14", "two-hop:4", "arithmetic:60", "nesting:6", "agreement:3", "shortcut:0.95")
+
+Shape = tuple[int, int]
+"""Layers, and the reference's width."""
+Rates = dict[Cell, float]
+"""By `untuned` cell."""
 
 
 @dataclass(frozen=True)
@@ -22,99 +34,104 @@ class Plan:
     sources: dict = field(default_factory=dict)
     """Sizes that differ from the defaults of `Sources`."""
     seeds: int = 3
-    """Of curves and of all subjects but the main one …"""
-    main_seeds: int = 5
-    """… whose table answers the questions."""
+    """Of every table and curve …"""
+    world_seeds: int = 4
+    """… but that of the world."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
-    """Learning rates that each contestant may try once, on validation."""
-    subjects: tuple[str, ...] = (*WORLDS, "hh-harmless")
+    """Learning rates that each contestant may try once in each condition, on validation …"""
+    extensions: int = 2
+    """… and how often one more is tried, where the best is the lowest or the highest so far."""
+    subjects: tuple[str, ...] = (*SUITE, WORLD, "hh-harmless")
+    questions: tuple[str, ...] = (WORLD, "match:1")
+    """Subjects on which the single changes are run too."""
     comparisons: int = 3000
-    """Training comparisons of the main world …"""
-    epochs: float = 2.0
-    """… and passes over them; fewer comparisons get more passes, see `epochs_for`."""
-    others: int = 1000
-    """Training comparisons of the other worlds."""
-    curve: tuple[int, ...] = (250, 500, 750, 1000, 2000, 3000)
-    """Training comparisons of the learning curve."""
-    width: int = 64
-    widths: tuple[int, ...] = (32, 64, 96)
-    """Of the reference, in the curve over model size."""
+    """Most training comparisons of a subject that is no single skill; a file may have fewer …"""
+    steps: int = 1200
+    """… and the steps that so many get; fewer get fewer, see `steps_for`."""
+    epochs: float | None = None
+    """Passes over the comparisons of whatever subject; None: as `steps_for` has it."""
+    skill: int = 4000
+    """Training comparisons of a single skill, each of which is seen once."""
+    halvings: int = 2
+    """How often the comparisons of known truth are halved in the learning curve; those of a file are once."""
+    shapes: tuple[Shape, ...] = ((2, 64),)
+    """Depth and width: that of the tables first, all in the curve over model size."""
     contestants: tuple[str, ...] = ()
     """Names; none: all."""
     rounds: int = 7
     """Of the timing."""
-    real_epochs: float = 1.0
-    """Passes over subjects that are no world."""
+    converges: bool = True
+    """Whether a main subject of known truth is also learned until validation no longer gains."""
 
-    def epochs_for(self, comparisons: int) -> float:
-        """Return the passes over so many comparisons: steps grow with the square root of the comparisons."""
-        return self.epochs * (self.comparisons / comparisons) ** 0.5
+    def steps_for(self, subject: str, comparisons: int) -> int:
+        """Return the steps for so many training comparisons: one rule, for table, curves and files alike.
 
-    def template(self, subject: str) -> Cell:
-        """Return the cell of a subject from which all others differ by contestant, width, rate and seed."""
-        is_world = subject in WORLDS
-        comparisons = self.comparisons if subject == WORLD else min(self.others, self.comparisons)
-        return Cell(
-            subject=subject,
-            fold=0,
-            contestant="",
-            seed=TUNING_SEED,
-            comparisons=comparisons if is_world else 0,
-            epochs=self.epochs_for(comparisons) if is_world else self.real_epochs,
-            learning_rate=0.0,
-            layers=2,
-            width=self.width,
-            heads=4,
-            vocab_size=None if is_world else 2048,
-            comparisons_per_batch=COMPARISONS_PER_BATCH.get(subject, 4 if is_world else 8),
-            max_tokens=128 if is_world else 256,
-        )
+        A single skill is seen once; elsewhere the steps grow with the square root of the comparisons, so that few are
+        seen more often than many.
+        """
+        if self.epochs or is_skill(subject):
+            return max(1, round((self.epochs or 1) * comparisons / self.per_batch(subject)))
+        return max(1, round(self.steps * (comparisons / self.comparisons) ** 0.5))
+
+    def per_batch(self, subject: str) -> int:
+        """Return the comparisons of a batch."""
+        return COMPARISONS_PER_BATCH.get(subject, 8)
 
 
 PLANS = {
     "quick": Plan(
         "quick",
-        sources={"world_training": 2000, "world_test": 300},
+        sources={"test": 200, "validation": 100},
         rates=(1e-3, 3e-3),
-        subjects=(WORLD,),
-        comparisons=1000,
-        epochs=4.0,
-        curve=(250, 1000),
-        widths=(64,),
+        extensions=0,
+        subjects=("words:5", "negation:2", "match:0", "recall:0", "counting:4", WORLD),
+        questions=(),
+        comparisons=800,
+        steps=500,
+        skill=1600,
+        halvings=1,
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "Llama style", "GRU", "longer wins",
                      "TF-IDF + logistic regression"),
-        main_seeds=3,
+        seeds=2,
+        world_seeds=3,
         rounds=3,
+        converges=False,
     ),
     "default": Plan("default"),
     "full": Plan(
         "full",
-        sources={"world_training": 16000, "world_test": 1000, "most_training": 20000},
+        sources={"test": 1000, "validation": 300, "most_training": 20000},
         seeds=5,
         comparisons=8000,
-        others=4000,
-        rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
-        subjects=(*WORLDS, "hh-harmless", "alpaca-pairs", "alpaca-rankings"),
-        curve=(250, 500, 1000, 2000, 4000, 8000, 16000),
-        widths=(32, 64, 128, 256),
+        steps=4000,
+        skill=16000,
+        halvings=5,
+        extensions=4,
+        subjects=(*SUITE, *HARDER, WORLD, "hh-harmless", "alpaca-pairs", "alpaca-rankings"),
+        questions=(*SUITE, WORLD),
+        shapes=((2, 64), (1, 64), (4, 64), (8, 64), (2, 32), (2, 128), (2, 256)),
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A plan, who takes part, at which width, and how many times the reference's passes."""
+    """A plan, who takes part, at which width, and how many times the reference's steps."""
 
     plan: Plan
     sources: Sources
     contestants: Sequence[Contestant]
     subjects: Sequence[str]
-    widths: dict[tuple[str, str, int], int]
-    """By contestant, subject and width of the reference."""
-    passes: dict[str, float]
-    """By contestant: 1, unless wall-clock time is matched."""
+    available: dict[str, int]
+    """By subject, the training comparisons that its table is about."""
     match: str
-    """What is equal between them: "parameters", "flops", "seconds" or the "shape"."""
+    """What is equal between contestants: "parameters", "flops", "seconds" or the "shape"."""
+    widths: dict[tuple[str, str, Shape], int] = field(default_factory=dict)
+    """By contestant, subject and shape of the reference."""
+    passes: dict[str, float] = field(default_factory=dict)
+    """By contestant: 1, unless wall-clock time is matched."""
+    everyone_everywhere: bool = False
+    """Whether single changes are run on all subjects, having been asked for by name."""
 
     @property
     def networks(self) -> list[Contestant]:
@@ -123,88 +140,128 @@ class Setup:
 
     def on(self, subject: str) -> list[Contestant]:
         """Return who is run on a subject."""
-        main = subject == self.main
-        return [contestant for contestant in self.contestants if main or contestant.kind in COMPARED]
+        asked = self.everyone_everywhere or subject in self.plan.questions
+        known = [contestant for contestant in self.contestants if asked or contestant.kind in COMPARED]
+        return [one for one in known if not (one.as_pairs and is_skill(subject))]  # whose pairs are ties but for one
 
     @property
     def main(self) -> str:
-        """The subject of the main table and of the curves."""
+        """The subject of the prices, the curves and the ensembles."""
         return WORLD if WORLD in self.subjects else self.subjects[0]
+
+    @property
+    def skills(self) -> list[str]:
+        """The subjects that are single skills."""
+        return [subject for subject in self.subjects if is_skill(subject)]
 
     def seeds(self, contestant: Contestant, subject: str) -> range:
         """Return the seeds of a contestant in the table of a subject; what is not trained by steps has one."""
-        trained = self.plan.main_seeds if subject == self.main else self.plan.seeds
+        trained = self.plan.world_seeds if subject == WORLD else self.plan.seeds
         return range(trained if contestant.is_network else 1)
 
-    def cell(self, contestant: Contestant, subject: str, *, width: int | None = None, **fields: object) -> Cell:
-        """Return a contestant's cell on a subject."""
-        template = replace(self.plan.template(subject), file=self.sources.digest(subject))
-        reference = width or self.plan.width
-        fields["width"] = self.widths.get((contestant.name, subject, reference), reference)
-        fields["epochs"] = fields.get("epochs", template.epochs) * self.passes.get(contestant.name, 1.0)
-        return cell_for(contestant, template, **fields)
+    def folds(self, subject: str) -> range:
+        """Return the folds of a subject."""
+        return range(FOLDS.get(subject, 1))
 
-
-def tuned_on(subject: str) -> str:
-    """Return the subject on which the learning rate of another is tuned: all worlds share one."""
-    return WORLD if subject in WORLDS else subject
-
-
-def tuning_cells(setup: Setup, subject: str) -> dict[str, list[Cell]]:
-    """Return by contestant the cells among which validation chooses the learning rate, of one seed and one fold."""
-    return {
-        contestant.name: [setup.cell(contestant, subject, learning_rate=rate) for rate in setup.plan.rates]
-        for contestant in setup.on(subject)
-        if contestant.is_network
-    }
-
-
-def table_cells(setup: Setup, rates: dict[tuple[str, str], float]) -> dict[tuple[str, str, int], list[Cell]]:
-    """Return the cells of the tables by subject, contestant and seed: one for each fold.
-
-    Args:
-        rates: learning rate by contestant and `tuned_on(subject)`.
-    """
-    cells = {}
-    for subject in setup.subjects:
-        for contestant in setup.on(subject):
-            rate = rates.get((contestant.name, tuned_on(subject)), 0.0)
-            for seed in setup.seeds(contestant, subject):
-                cells[subject, contestant.name, seed] = [
-                    setup.cell(contestant, subject, learning_rate=rate, seed=seed, fold=fold)
-                    for fold in range(FOLDS.get(subject, 1))
-                ]
-    return cells
-
-
-def curve_cells(setup: Setup, rates: dict[tuple[str, str], float]) -> dict[tuple[str, int, int], Cell]:
-    """Return the cells of the learning curve by contestant, comparisons and seed."""
-    plan, subject = setup.plan, setup.main
-    return {
-        (contestant.name, n, seed): setup.cell(
-            contestant,
-            subject,
-            learning_rate=rates.get((contestant.name, tuned_on(subject)), 0.0),
-            seed=seed,
-            comparisons=n,
-            epochs=plan.epochs_for(n),
+    def cell(
+        self,
+        contestant: Contestant,
+        subject: str,
+        *,
+        shape: Shape | None = None,
+        comparisons: int | None = None,
+        patience: int = 0,
+    ) -> Cell:
+        """Return a contestant's cell on a subject, at no rate yet and with the seed of tuning."""
+        plan, shape = self.plan, shape or self.plan.shapes[0]
+        comparisons = comparisons or self.available[subject]
+        steps = self.passes.get(contestant.name, 1.0) * plan.steps_for(subject, comparisons)
+        steps *= LONGEST if patience else 1
+        known = is_known_truth(subject)
+        template = Cell(
+            subject=subject,
+            fold=0,
+            contestant="",
+            seed=TUNING_SEED,
+            comparisons=comparisons,
+            steps=max(1, round(steps)),
+            patience=patience,
+            learning_rate=0.0,
+            layers=shape[0],
+            width=self.widths.get((contestant.name, subject, shape), shape[1]),
+            heads=4,
+            vocab_size=None if known else 2048,
+            comparisons_per_batch=plan.per_batch(subject),
+            max_tokens=192 if known else 256,
+            file=self.sources.digest(subject),
         )
-        for contestant in setup.on(subject)
-        if contestant.kind in COMPARED
-        for n in plan.curve
-        for seed in range(plan.seeds if contestant.is_network else 1)
-    }
+        return cell_for(contestant, template)
 
 
-def size_cells(setup: Setup, rates: dict[tuple[str, str], float]) -> dict[tuple[str, int, int], Cell]:
-    """Return the cells of the curve over model size by contestant, the reference's width and seed."""
-    plan, subject = setup.plan, setup.main
+Table = dict[tuple, list[Cell]]
+"""Cells by what they are about, the contestant's name first and the seed last: one for each fold."""
+
+
+def table_cells(setup: Setup) -> Table:
+    """Return the cells of the tables by contestant, subject and seed."""
     return {
-        (contestant.name, width, seed): setup.cell(
-            contestant, subject, width=width, learning_rate=rates[contestant.name, tuned_on(subject)], seed=seed
-        )
-        for contestant in setup.networks
-        if contestant.kind in COMPARED
-        for width in plan.widths
-        for seed in range(plan.seeds)
+        (contestant.name, subject, seed): [
+            replace(setup.cell(contestant, subject), seed=seed, fold=fold) for fold in setup.folds(subject)
+        ]
+        for subject in setup.subjects
+        for contestant in setup.on(subject)
+        for seed in setup.seeds(contestant, subject)
     }
+
+
+def curve_comparisons(setup: Setup) -> list[int]:
+    """Return the training comparisons of the learning curve: what there is, and halves of it."""
+    most, halvings = setup.available[setup.main], setup.plan.halvings if is_known_truth(setup.main) else 1
+    return sorted({max(1, most >> halving) for halving in range(halvings + 1)})
+
+
+def curve_cells(setup: Setup) -> Table:
+    """Return the cells of the learning curve by contestant, comparisons and seed; its last point is the table's."""
+    return _curve(setup, {n: {"comparisons": n} for n in curve_comparisons(setup)})
+
+
+def size_cells(setup: Setup) -> Table:
+    """Return the cells of the curve over model size by contestant, the reference's shape and seed."""
+    shapes = setup.plan.shapes
+    return _curve(setup, {shape: {"shape": shape} for shape in shapes} if len(shapes) > 1 else {})
+
+
+def convergence_cells(setup: Setup) -> Table:
+    """Return the cells of trainings that end by patience, by contestant, "converged" and seed."""
+    converges = setup.plan.converges and is_known_truth(setup.main)
+    return _curve(setup, {"converged": {"patience": PATIENCE}} if converges else {})
+
+
+def _curve(setup: Setup, points: dict[object, dict]) -> Table:
+    """Return cells of the main subject in other conditions, by contestant, point and seed; of the first fold alone."""
+    return {
+        (contestant.name, point, seed): [replace(setup.cell(contestant, setup.main, **fields), seed=seed)]
+        for contestant in setup.on(setup.main)
+        if contestant.kind in COMPARED
+        for point, fields in points.items()
+        for seed in range(setup.plan.seeds if contestant.is_network else 1)
+    }
+
+
+def untuned(cell: Cell) -> Cell:
+    """Return the cell by whose trainings the learning rate of another is chosen; patience is none of its business."""
+    steps = cell.steps // LONGEST if cell.patience else cell.steps
+    return replace(cell, seed=TUNING_SEED, fold=0, learning_rate=0.0, steps=steps, patience=0)
+
+
+def at_rates(cells: Table, rates: Rates) -> Table:
+    """Return the same cells, each at the learning rate that was chosen for it."""
+    return {
+        key: [replace(cell, learning_rate=rates.get(untuned(cell), 0.0)) for cell in folds]
+        for key, folds in cells.items()
+    }
+
+
+def every_cell(tables: Iterable[Table]) -> list[Cell]:
+    """Return all cells of some tables."""
+    return [cell for table in tables for folds in table.values() for cell in folds]

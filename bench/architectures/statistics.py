@@ -1,4 +1,4 @@
-"""Intervals over prompts and seeds, and what a measure of doubt is worth.
+"""Intervals over prompts and seeds, families of differences, and what a measure of doubt is worth.
 
 A contestant is trained from S seeds and tested on P prompts. Another draw of either would have given another figure, so
 both belong into its interval. Prompts are put into G groups, and every figure is computed for each seed on all prompts
@@ -7,12 +7,13 @@ correlation) as for those that are. What is given for a difference of two contes
 figures, seed by seed and group by group, so that what is hard for both cancels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from minirm.metrics import Interval
 
@@ -44,12 +45,35 @@ def resample(figure: Callable[[NDArray], ArrayLike], group: ArrayLike) -> Resamp
     return Resampled(np.asarray(figure(everything), float), np.asarray(without, float))
 
 
-def two_way_interval(figure: Resampled, level: float = 0.95) -> Interval:
-    """Return the mean over seeds with its interval over prompts and seeds.
+def mean_of(figures: Sequence[Resampled]) -> Resampled:
+    """Return the mean of figures of as many seeds, each over prompts of its own, such as those of several skills.
+
+    To leave out a group of one of them changes its share of the mean alone.
+    """
+    whole = np.mean([figure.whole for figure in figures], axis=0)
+    without = [whole + (figure.without - figure.whole) / len(figures) for figure in figures]
+    return Resampled(whole, np.concatenate(without))
+
+
+class Error(NamedTuple):
+    """How far a mean over seeds may be from the truth."""
+
+    deviation: float
+    """Standard error."""
+    freedom: float
+    """Degrees of freedom of its square."""
+
+    def reach(self, level: float) -> float:
+        """Return how far from the mean Student's t reaches, with this probability that the truth lies no higher."""
+        return float(stdtrit(self.freedom, level) * self.deviation) if self.deviation else 0.0
+
+
+def error_of(figure: Resampled) -> Error:
+    """Return the standard error of the mean over seeds, and its degrees of freedom.
 
     The variance of the mean is the jackknife's over groups of prompts, (G − 1)/G · Σ (θ₍g₎ − θ̄)², plus that over seeds,
-    s²/S. How far the interval reaches is Student's t with the degrees of freedom that Welch and Satterthwaite give to
-    the sum: with three seeds that differ much it is wide, as it must be. A single seed gives an interval over prompts.
+    s²/S. The degrees of freedom are those that Welch and Satterthwaite give to the sum: with three seeds that differ
+    much they are few, and an interval wide, as it must be. A single seed gives what prompts alone say.
 
     Source: jackknife, Efron and Tibshirani 1993, chapter 11; degrees of freedom, Satterthwaite 1946.
     """
@@ -58,17 +82,56 @@ def two_way_interval(figure: Resampled, level: float = 0.95) -> Interval:
     from_prompts = (groups - 1) / groups * ((means - means.mean()) ** 2).sum()
     from_seeds = figure.whole.var(ddof=1) / seeds if seeds > 1 else 0.0
     variance = from_prompts + from_seeds
-    centre = float(figure.whole.mean())
-    if variance == 0:
-        return Interval(centre, centre, centre)
-    freedom = variance**2 / (from_prompts**2 / (groups - 1) + (from_seeds**2 / (seeds - 1) if seeds > 1 else 0.0))
-    reach = float(stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance))
-    return Interval(centre, centre - reach, centre + reach)
+    if variance <= 1e-24:  # rounding of figures that are all the same
+        return Error(0.0, 1.0)
+    parts = from_prompts**2 / (groups - 1) + (from_seeds**2 / (seeds - 1) if seeds > 1 else 0.0)
+    return Error(float(variance**0.5), float(variance**2 / parts))
 
 
-def is_resolved(difference: Interval) -> bool:
-    """Return whether the interval of a difference excludes 0."""
-    return difference.low > 0 or difference.high < 0
+def two_way_interval(
+    figure: Resampled, level: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Interval:
+    """Return the mean over seeds with its interval over prompts and seeds, cut where the figure itself must end."""
+    centre, reach = float(figure.whole.mean()), error_of(figure).reach((1 + level) / 2)
+    return Interval(centre, max(centre - reach, min(bounds[0], centre)), min(centre + reach, max(bounds[1], centre)))
+
+
+def p_value(difference: Resampled) -> float:
+    """Return how probable a mean at least so far from 0 is where the truth is 0."""
+    centre, error = abs(float(difference.whole.mean())), error_of(difference)
+    if not error.deviation:
+        return 1.0 if centre < 1e-12 else 0.0
+    return float(2 * stdtr(error.freedom, -centre / error.deviation))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values for a family of differences: below 0.05 for any without a cause at most once in twenty families.
+
+    Source: Holm 1979.
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(scaled).clip(max=1.0)
+    return adjusted.tolist()
+
+
+def smallest_detectable(difference: Resampled, power: float = 0.8) -> float:
+    """Return the true difference that a design with this error resolves with this probability, alone and at 95%."""
+    error = error_of(difference)
+    return error.reach(0.975) + error.reach(power)
+
+
+def groups_not_told_apart(ranked: Sequence[str], apart: Callable[[str, str], bool]) -> list[list[str]]:
+    """Return the longest runs of neighbours in a ranking of which no two are told apart."""
+    groups: list[list[str]] = []
+    for first in range(len(ranked)):
+        last = first + 1
+        while last < len(ranked) and not any(apart(one, ranked[last]) for one in ranked[first:last]):
+            last += 1
+        if not groups or ranked[last - 1] not in groups[-1]:
+            groups.append(list(ranked[first:last]))
+    return groups
 
 
 def risk_coverage(doubt: ArrayLike, wrong: ArrayLike) -> NDArray:

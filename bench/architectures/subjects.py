@@ -1,10 +1,10 @@
-"""What is learned from and tested on: the known-truth world at several dials, real preferences, a user's file."""
+"""What is learned from and tested on: skills and a world whose truth is known, real preferences, a user's file."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,14 @@ from minirm.evaluation.pairs import pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
+from minirm.worlds import skills
 from minirm.worlds.films import read_prompt
 from minirm.worlds.grammar import Judged, World, WorldConfig
+from minirm.worlds.skills import SKILLS, find_skill
 
 WORLD = "world"
-WORLDS = {
-    WORLD: {"noise": 0.7, "shortcut_strength": 0.5},
-    "world, little noise": {"noise": 0.35, "shortcut_strength": 0.5},
-    "world, much noise": {"noise": 1.4, "shortcut_strength": 0.5},
-    "world, weak shortcut": {"noise": 0.7, "shortcut_strength": 0.2},
-    "world, strong shortcut": {"noise": 0.7, "shortcut_strength": 0.8},
-}
-"""The film world without facts: what must be copied from the prompt is the title alone, and texts stay short."""
-RESPONSES = 8
+"""Film reviews without facts, so that texts stay short: several skills mixed. Its tests name 32 films of their own."""
+WORLD_CONFIG = WorldConfig(facts=0, responses=8, titles=16)
 FOLDS = {"hh-harmless": 5}
 """Subjects that are tested by cross-validation; every other one has one test set."""
 TRAIN_TEST = ("alpaca-pairs", "alpaca-rankings")
@@ -55,10 +50,11 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Subject:
-    """One split of one data set. Training comparisons are in random order: the first n are n drawn at random."""
+    """One split of one data set."""
 
     name: str
     training: list[Comparison]
+    """As many as were asked for, drawn by the seed: another seed has other ones, as far as there are any."""
     validation: list[Comparison]
     tests: dict[str, TestSet]
 
@@ -74,22 +70,20 @@ class Sources:
 
     data: Path
     """Folder of the real data sets."""
-    world_training: int = 3000
-    """Comparisons that a world offers for training …"""
-    world_validation: int = 200
-    """… for validation …"""
-    world_test: int = 500
+    validation: int = 150
+    """Comparisons of known truth for validation …"""
+    test: int = 500
     """… and in each test set."""
     most_training: int = 4000
     """Of a data set with more comparisons, so many are drawn for training."""
 
     def has(self, name: str) -> bool:
         """Return whether a subject is there."""
-        return name in WORLDS or self._path(name).exists()
+        return is_known_truth(name) or self._path(name).exists()
 
     def digest(self, name: str) -> str:
-        """Return what the files of a subject hold, in short, so that changed ones are learned anew; "" for a world."""
-        if name in WORLDS:
+        """Return what the files of a subject hold, in short, so that changed ones are learned anew; "" without any."""
+        if is_known_truth(name):
             return ""
         path = self._path(name)
         return digest(tuple(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else (path,))
@@ -97,34 +91,41 @@ class Sources:
     def _path(self, name: str) -> Path:
         return self.data / name if name in FOLDS or name in TRAIN_TEST else Path(name)
 
-    def load(self, name: str, fold: int = 0) -> Subject:
+    def load(self, name: str, fold: int = 0, seed: int = 0, comparisons: int | None = None) -> Subject:
         """Return a subject.
 
+        Args:
+            seed: of the draw of the training comparisons. Validation and tests are always the same.
+            comparisons: for training; None: all that a file has, and none of known truth.
         Raises:
             InputError: there is no such subject or file.
         """
-        if name in WORLDS:
-            return self._world(name)
+        if is_known_truth(name):
+            return self._known_truth(name, seed, comparisons or 0)
         if not self.has(name):
-            known = ", ".join([*WORLDS, *FOLDS, *TRAIN_TEST])
+            known = ", ".join([*SKILLS, WORLD, *FOLDS, *TRAIN_TEST])
             raise InputError(f"subject {name!r}: must be one of {known}, or a file of comparisons")
+        subject = self._files(name, fold)
+        order = np.random.default_rng(seed).permutation(len(subject.training))[:comparisons]
+        return replace(subject, training=[subject.training[i] for i in order])
+
+    def _known_truth(self, name: str, seed: int, comparisons: int) -> Subject:
+        draw = partial(_draw_world if name == WORLD else _draw_skill, name)
+        training, validation = draw(comparisons, "train", seed=1 + seed), draw(self.validation, "validation", seed=0)
+        views = {AS_TRAINED: "test"} | ({REVERSED: "reversed", SWAPPED: "swapped"} if name == WORLD else {})
+        tests = {}
+        for view, split in views.items():
+            judged = draw(self.test, split, seed=0)
+            world = name == WORLD
+            keys = [read_prompt(j.comparison.prompt[0].text).film.title if world else i for i, j in enumerate(judged)]
+            noise = WORLD_CONFIG.noise if world else skills.NOISE
+            tests[view] = TestSet([j.comparison for j in judged], keys, judged, noise)
+        return Subject(name, [j.comparison for j in training], [j.comparison for j in validation], tests)
+
+    def _files(self, name: str, fold: int) -> Subject:
         if name in FOLDS:
             return self._fold(name, fold)
-        if name in TRAIN_TEST:
-            return self._train_test(name)
-        return self._file(name)
-
-    def _world(self, name: str) -> Subject:
-        world = World(WorldConfig(facts=0, responses=RESPONSES, **WORLDS[name]))
-        splits = {AS_TRAINED: "test", REVERSED: "reversed", SWAPPED: "swapped"}
-        tests = {}
-        for view, split in splits.items():
-            judged = world.sample(self.world_test, split)
-            films = [read_prompt(j.comparison.prompt[0].text).film.title for j in judged]
-            tests[view] = TestSet([j.comparison for j in judged], films, judged, world.config.noise)
-        parts = {"train": self.world_training, "validation": self.world_validation}
-        training, validation = ([j.comparison for j in world.sample(n, split)] for split, n in parts.items())
-        return Subject(name, training, validation, tests)
+        return self._train_test(name) if name in TRAIN_TEST else self._file(name)
 
     def _fold(self, name: str, fold: int) -> Subject:
         rows = list(usable(read_comparisons([self._path(name)]), Counter()))
@@ -137,8 +138,7 @@ class Sources:
             part: list(usable(read_comparisons([self._path(name) / f"{part}.jsonl.gz"]), Counter()))
             for part in ("train", "validation", "test")
         }
-        training = _shuffled(parts["train"])[: self.most_training]
-        return Subject(name, training, parts["validation"][:500], _tests(parts["test"], prompt_key))
+        return Subject(name, self._some(parts["train"]), parts["validation"][:500], _tests(parts["test"], prompt_key))
 
     def _file(self, name: str) -> Subject:
         rows = list(usable(read_comparisons([Path(name)]), Counter()))
@@ -161,7 +161,11 @@ class Sources:
         held_out = {keys[i] for i in drawn[: max(1, round(VALIDATION_SHARE * len(keys)))]}
         training = [row for row in rows if repr(key(row)) not in held_out]
         validation = [row for row in rows if repr(key(row)) in held_out]
-        return Subject(name, _shuffled(training)[: self.most_training], validation, tests)
+        return Subject(name, self._some(training), validation, tests)
+
+    def _some(self, rows: list[Comparison]) -> list[Comparison]:
+        """Return at most `most_training` of them, drawn at random."""
+        return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: self.most_training]]
 
 
 def _tests(rows: list[Comparison], key: Callable[[Comparison], Hashable]) -> dict[str, TestSet]:
@@ -170,8 +174,22 @@ def _tests(rows: list[Comparison], key: Callable[[Comparison], Hashable]) -> dic
     return {AS_TRAINED: TestSet(rows, keys), SWAPPED: TestSet(swap_prompts(rows), keys)}
 
 
-def _shuffled(rows: Sequence[Comparison]) -> list[Comparison]:
-    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+def _draw_world(_name: str, n: int, split: str, *, seed: int) -> list[Judged]:
+    return World(replace(WORLD_CONFIG, seed=seed)).sample(n, split)
+
+
+def _draw_skill(name: str, n: int, split: str, *, seed: int) -> list[Judged]:
+    return skills.sample(*find_skill(name), n, split, seed=seed)
+
+
+def is_skill(name: str) -> bool:
+    """Return whether a subject is a single skill, with or without its dial."""
+    return name.partition(":")[0] in SKILLS
+
+
+def is_known_truth(name: str) -> bool:
+    """Return whether the truth about a subject's tests is known."""
+    return name == WORLD or is_skill(name)
 
 
 @lru_cache

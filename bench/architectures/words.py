@@ -4,28 +4,39 @@ from collections.abc import Sequence
 
 import torch
 
+from bench.architectures.cells import EVALUATIONS, LONGEST
 from bench.architectures.contestants import HEADS
+from bench.architectures.plan import PATIENCE
+from bench.architectures.prices import pairs_per_comparison
+from bench.architectures.profile import LEARNED, MOST
 from bench.architectures.study import Study
-from bench.architectures.subjects import WORLDS
+from bench.architectures.subjects import WORLD, WORLD_CONFIG, is_skill
+from minirm.worlds.skills import SKILLS, find_skill
 
 QUALITY = (
-    "Below: the part of the way from chance to the best possible accuracy (labels are drawn, so luck may bring it "
-    "above 1); Spearman's correlation of reward and true utility, mean over prompts, and over the responses of all "
-    "prompts, between which no training compares; negative log-likelihood in nats; expected calibration error "
-    "before and after a temperature fitted on validation; utility (score, where no truth is known) lost by taking "
-    "the response of highest reward."
+    "Spearman's correlation of reward and true utility, mean over prompts; negative log-likelihood in nats; expected "
+    "calibration error; utility (score, where no truth is known) lost by taking the response of highest reward. The "
+    "same after a temperature fitted on validation, and the correlation over all prompts, stand in the JSON."
 )
-OF_FILES = (
-    "Comparisons from files. With prompts swapped the responses and labels stay and the prompt is another one: what "
-    "is still right needs no prompt, so a high figure there is no merit."
+PROFILE = (
+    "The way is that from chance (0) to the accuracy of one who knows every utility (1), on a test whose names no "
+    f"training has seen. Learned: trainings that got {LEARNED:.0%} of the way. By: after how many comparisons, each "
+    f"seen once, validation first said {MOST:.0%} of the way, in the median training."
 )
-INTERVALS = (
-    "Intervals are 95%, over prompts and seeds: the grouped jackknife over prompts (in the worlds over the 8 films "
-    "of the test prompts, none of which training names), and the variance over seeds, with Student's t. Differences "
-    "are paired by prompt and seed; one whose interval holds 0 is not resolved, which does not mean that it is "
-    "small. Nothing is corrected for the number of differences: of twenty without any cause, one would seem "
-    "resolved."
-)
+
+
+def intervals(study: Study) -> str:
+    """Return how intervals and p-values come about."""
+    plan = study.setup.plan
+    seeds = "over prompts and seeds" if min(plan.seeds, plan.world_seeds) > 1 else "over prompts (there is one seed)"
+    return (
+        f"Intervals are 95%, {seeds}: the grouped jackknife over prompts, the variance over seeds, and Student's t; "
+        "each seed has its own start, its own order and, where there are enough, its own training comparisons. "
+        "Differences are paired by prompt and seed. A star marks what is resolved: its p-value, with Holm's correction "
+        "for all differences of its table, is below .05; its interval is that of a difference alone. What is not "
+        "resolved is not shown to be small: the smallest difference that a table would have shown, four times in "
+        "five, stands with it."
+    )
 
 
 def comparison(study: Study) -> str:
@@ -33,16 +44,18 @@ def comparison(study: Study) -> str:
     plan = study.setup.plan
     return (
         "Every network was trained from nothing (a checkpoint excepted), by the same loop, on the same comparisons, "
-        f"as many of them in a step, with the same tokenizer, from {plan.main_seeds} seeds on {study.main} and "
-        f"{plan.seeds} in its curves and elsewhere. Widths were chosen so that {what_matches(study)}. A comparison "
-        "is a prompt with its K responses (the worlds: 8)."
+        f"as many of them in a step, with the same tokenizer, from {plan.seeds} seeds ({plan.world_seeds} on "
+        f"{WORLD}). Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
+        f"K responses. The budget is one rule: a skill's comparisons are seen once; elsewhere {plan.comparisons:,} "
+        f"comparisons get {plan.steps:,} steps, and n of them √(n / {plan.comparisons:,}) times as many"
+        + (f"; here, {plan.epochs:g} passes were asked for." if plan.epochs else ".")
     )
 
 
 def what_matches(study: Study) -> str:
     """Return in words what is equal between the contestants."""
     return {
-        "parameters": "all have about as many parameters as the baseline",
+        "parameters": "all have about as many parameters as the baseline, embeddings not counted",
         "flops": "all need about as many operations for a comparison as the baseline",
         "seconds": "all are the same; instead each trains for about as many seconds as the baseline",
         "shape": "all are the same",
@@ -52,13 +65,15 @@ def what_matches(study: Study) -> str:
 def tuning(study: Study) -> str:
     """Return how learning rates and weights were chosen, and what that leaves open."""
     at_the_end, trained = study.best_at_the_end()
+    plan = study.setup.plan
+    folds = any(len(study.setup.folds(subject)) > 1 for subject in study.setup.subjects)
+    folded = "(In folds: in the first, part of whose validation is tested on in another.) " if folds else ""
+    further = f", and up to {plan.extensions} beyond where the best lay at the edge" if plan.extensions else ""
     return (
-        "Each had one training of one seed, judged on validation, for each of the learning rates "
-        f"{listed(study.setup.plan.rates)}. So little tuning is noisy, and its noise is in none of the intervals; "
-        "where the chosen rate is the lowest or the highest of them, a better one may lie beyond. (On hh-harmless "
-        "rates are tuned in the first fold, part of whose validation is tested on in another.) The weights that are "
-        f"tested are those of the best of ten evaluations on validation. It was the last one in {at_the_end} of "
-        f"{trained} trainings: longer ones might order the contestants differently."
+        "In each condition (subject, comparisons, size) each network had one training of one seed, judged on "
+        f"validation, for each of the learning rates {listed(plan.rates)}{further}. So little tuning is noisy, and "
+        f"its noise is in none of the intervals. {folded}The weights that are tested are those of the best of "
+        f"{EVALUATIONS} evaluations on validation. It was the last one in {at_the_end} of {trained} trainings."
     )
 
 
@@ -67,39 +82,50 @@ def listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
-def subject(study: Study, name: str) -> str:
+def subject(name: str) -> str:
     """Return what a subject is, and what its views are."""
-    if name not in WORLDS:
-        return OF_FILES
-    noise, strength = WORLDS[name]["noise"], WORLDS[name]["shortcut_strength"]
-    trained = study.setup.plan.template(name).comparisons
+    if is_skill(name):
+        skill, dial = find_skill(name)
+        return f"{SKILLS[skill].about} Dial: {dial:g} {SKILLS[skill].dial}."
+    if name == WORLD:
+        noise, strength = WORLD_CONFIG.noise, WORLD_CONFIG.shortcut_strength
+        return (
+            "Film reviews on request, judged by what was asked for, the right film and manners, with noise "
+            f"{noise:g} in the labels, the better response tending to be the longer one (strength {strength:g}). "
+            "Mostly it is decided by the title. Shortcut reversed: the better response tends to be the shorter one. "
+            "Prompts swapped: the responses behind another request, which suits another of them; the labels are the "
+            "truth about that one, so a high figure is good. That queries start equal to keys, and the average read, "
+            "were found on worlds of this kind."
+        )
     return (
-        f"{trained:,} comparisons of a world whose truth is known (minirm/synthetic.py): film reviews on request, "
-        f"judged by what was asked for, the right film and manners, with noise {noise:g} in the labels, the better "
-        f"response tending to be the longer one (strength {strength:g}). One who knows the truth is right in "
-        f"{study.best_possible(name):.3f} of the test pairs, on average over the draws of labels. Shortcut reversed: "
-        "the better response tends to be the shorter one. Prompts swapped: the responses behind another request, which "
-        "another of them suits; the labels are the truth about that one, so a high figure is good. The start with "
-        "queries equal to keys, and the average read, were found on worlds of this kind."
+        "Judgements from files. With prompts swapped the responses and labels stay and the prompt is another one: "
+        "what is still right needs no prompt, so a high figure there is no merit."
     )
+
+
+CONVERGED = (
+    f"Beside the fixed budget: at a constant rate, until {PATIENCE} evaluations brought no lower validation loss, "
+    f"within {LONGEST} times the steps. The rate is the one tuned for the fixed budget."
+)
 
 
 def costs(study: Study) -> str:
     """Return what the columns of the costs mean."""
     return (
-        "Operations: multiplications and additions of matrix products, forward, per comparison, which has "
-        f"{study.pairs_per_comparison:.3g} pairs. Speeds: medians and quartiles of one run in which all took turns, "
-        f"with {torch.get_num_threads()} threads. Peak memory: of tensors in one training step. Seconds, at these "
-        "speeds, to 90% of the final accuracy on validation, to 90% of the way from ½ to it, and of the whole "
-        "training, language-model stage included; last, the accuracy on validation that each has when the fastest "
-        "is done, the others being in the middle of their schedule."
+        "Parameters: without embeddings of tokens and positions. Operations: multiplications and additions of matrix "
+        f"products, forward, per comparison, which has {pairs_per_comparison(study):.3g} pairs. Speeds: medians of one "
+        f"run in which all took turns, with {torch.get_num_threads()} threads. Peak memory: of tensors in one training "
+        "step. Seconds, at these speeds, to 90% of the way from ½ to the final accuracy on validation, and of the "
+        "whole training, language-model stage included; last, the accuracy on validation that each has when the "
+        "fastest is done, the others being in the middle of their schedule."
     )
 
 
 def doubt(study: Study) -> str:
     """Return what the table of ensembles shows."""
+    seeds = max(len(study.setup.seeds(contestant, study.main)) for contestant in study.setup.networks)
     return (
-        f"Members are the {study.setup.plan.main_seeds} seeds of a contestant, which cost as many trainings; its "
+        f"Members are the {seeds} seeds of a contestant, which cost as many trainings; its "
         f"intervals are over prompts alone. Those of “{HEADS}” are the heads of one model; its intervals are over "
         "its seeds too. Accuracy of one member (mean) and of the members' mean reward, and the area under the "
         "latter's risk–coverage curve, pairs being judged in order of doubt: lower finds the mistakes better. "

@@ -20,8 +20,12 @@ def _list(text: str, separator: str = "|") -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(separator) if entry.strip())
 
 
-ADJECTIVES = _list("Silent | Crimson | Hidden | Golden | Restless | Velvet | Broken | Midnight")
-NOUNS = _list("Harbour | Orchard | Lantern | Garden | Letter | Mirror | Carousel | Violin")
+ADJECTIVES = _list("""
+    Silent | Crimson | Hidden | Golden | Restless | Velvet | Broken | Midnight |
+    Distant | Scarlet | Wandering | Frozen | Gentle | Painted | Secret | Winter""")
+NOUNS = _list("""
+    Harbour | Orchard | Lantern | Garden | Letter | Mirror | Carousel | Violin |
+    Bridge | Castle | Compass | Feather | Island | Theatre | Shadow | Voyage""")
 FACTS = {  # in the order in which `WorldConfig.facts` counts them
     "director": _list("""
         Ida Moreau | Otto Lindqvist | Clara Voss | Emil Tanaka |

@@ -20,8 +20,9 @@ Default dials, 12,000 pairs a set:        test  reversed  swapped
 
 import math
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Literal, get_args
 
@@ -68,6 +69,8 @@ class WorldConfig:
     """How many of (director, year, actor) the prompt states and the responses repeat, in this order; 0 to 3."""
     responses: int = 2
     """K, responses per prompt; 2 to 64."""
+    titles: int = 8
+    """Adjectives, and nouns, of which titles are made: 8, and so 8 films in a test, or 16, and so 32."""
     seed: int = 0
     """Another seed is another draw from the same world."""
 
@@ -78,6 +81,7 @@ class WorldConfig:
             ("shortcut_strength", 0 <= self.shortcut_strength <= 1, "must be in [0, 1]"),
             ("facts", self.facts in range(4), "must be 0, 1, 2 or 3"),
             ("responses", self.responses in range(2, 65), "must be a whole number from 2 to 64"),
+            ("titles", self.titles in (8, 16), "must be 8 or 16"),
             ("seed", isinstance(self.seed, int), "must be a whole number"),
         )
         for name, holds, rule in rules:
@@ -138,20 +142,25 @@ def _other(rng: Random, values: tuple[str, ...], than: str) -> str:
     return value
 
 
-def _draw_title(rng: Random, classes: tuple[int, ...], other_than: str = "") -> str:
-    """Return a title of the classes that shares neither word with the one given."""
+def _draw_title(rng: Random, split: str, titles: int, other_than: str = "") -> str:
+    """Return a title of a split, of so many adjectives and nouns, that shares neither word with the one given."""
+    classes = [again + number for again in range(0, titles, 8) for number in _TITLE_CLASSES[split]]
     while True:
-        adjective = rng.randrange(len(ADJECTIVES))
-        noun = (rng.choice(classes) - adjective) % len(NOUNS)
+        adjective = rng.randrange(titles)
+        noun = (rng.choice(classes) - adjective) % titles
         if ADJECTIVES[adjective] not in other_than and NOUNS[noun] not in other_than:
             return f"The {ADJECTIVES[adjective]} {NOUNS[noun]}"
 
 
-def _draw_said(rng: Random, asked: Asked, classes: tuple[int, ...]) -> Said:
-    """Return a response to the request: like people's, it is right more often than wrong."""
+def _draw_said(rng: Random, asked: Asked, draw_other: Callable[[], str]) -> Said:
+    """Return a response to the request: like people's, it is right more often than wrong.
+
+    Args:
+        draw_other: returns the title of another film.
+    """
     film = asked.film
     leaning = asked.sentiment if rng.random() < 0.5 else rng.choice(_LEANINGS)
-    other = _draw_title(rng, classes, film.title)
+    other = draw_other()
     facts = {"director": (), "year": (), "actor": ()}
     stated = [fact for fact in FACTS if getattr(film, fact)]
     for fact in stated:
@@ -246,11 +255,13 @@ class World:
 
     def _draw(self, rng: Random, split: str, responses: int) -> tuple[Asked, list[Said]]:
         """Return a request and so many responses to it."""
-        classes = _TITLE_CLASSES[split]
+        titles = self.config.titles
         facts = {fact: rng.choice(values) for fact, values in FACTS.items()}  # drawn whether they are stated or not
-        film = Film(_draw_title(rng, classes), **{fact: facts[fact] if fact in self._facts else "" for fact in FACTS})
+        title = _draw_title(rng, split, titles)
+        film = Film(title, **{fact: facts[fact] if fact in self._facts else "" for fact in FACTS})
         asked = Asked(film, rng.choice(_WISHES), rng.choice(self._questions))
-        return asked, [_draw_said(rng, asked, classes) for _ in range(responses)]
+        other = partial(_draw_title, rng, split, titles, title)
+        return asked, [_draw_said(rng, asked, other) for _ in range(responses)]
 
     def _respond(self, rng: Random, said: Said, utility: float, strength: float) -> str:
         """Return the response in words, with the shortcut in proportion to its utility."""
@@ -262,7 +273,7 @@ class World:
 
     def _suiting(self, rng: Random, said: Said, asked: Asked) -> Asked:
         """Return another request, one that the response would have suited; what it does not say is drawn anew."""
-        elsewhere = _draw_title(rng, _TITLE_CLASSES["test"], other_than=asked.film.title)
+        elsewhere = _draw_title(rng, "test", self.config.titles, other_than=asked.film.title)
         film = asked.film._replace(title=said.title[0] if said.title else elsewhere)
         for fact in self._facts:
             mentioned = getattr(said, fact)
