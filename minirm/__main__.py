@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from minirm.cli.main import STOPPED
+from minirm.cli import STOPPED
 
 
 def main() -> int:

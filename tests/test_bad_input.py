@@ -527,7 +527,7 @@ def no_room_for_weights(monkeypatch):
     def save_file(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("minirm.files.reading.reading.reading.disk.save_file", save_file)
+    monkeypatch.setattr("minirm.files.disk.save_file", save_file)
 
 
 def test_weights_that_find_no_room_are_refused_by_their_name(tmp_path, no_room_for_weights):

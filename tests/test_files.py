@@ -293,15 +293,15 @@ def test_a_line_and_a_cell_and_a_document_have_limits(tmp_path, monkeypatch):
         fields_of(written(tmp_path, "x.jsonl", f'{{}}\n{{"a": "{long}"}}'))
     with pytest.raises(InputError, match=r"x\.csv:2: not valid CSV: field larger than field limit"):
         fields_of(written(tmp_path, "x.csv", "a,b\n" + '1,"' + "x\n" * (LARGEST_RECORD // 2 + 9) + '"'))
-    monkeypatch.setattr("minirm.files.reading.reading.reading.reading.LARGEST_DOCUMENT", 100)
+    monkeypatch.setattr("minirm.files.reading.LARGEST_DOCUMENT", 100)
     with pytest.raises(InputError, match=r"x\.json:1: a JSON document of more than 100 bytes: must be smaller; JSON L"):
         fields_of(written(tmp_path, "x.json", "[" + '{"a": 1},' * 50 + "{}]"))
 
 
 def test_what_expands_without_end_is_refused_before_it_fills_memory(tmp_path, monkeypatch, peak_bytes):
     path = written(tmp_path, "x.jsonl.xz", b'{"a": "x"}\n' * 1_000_000)
-    monkeypatch.setattr("minirm.files.reading.reading.reading.reading.LARGEST_DOCUMENT", 1_000)
-    monkeypatch.setattr("minirm.files.reading.reading.reading.reading.LARGEST_EXPANSION", 250)
+    monkeypatch.setattr("minirm.files.reading.LARGEST_DOCUMENT", 1_000)
+    monkeypatch.setattr("minirm.files.reading.LARGEST_EXPANSION", 250)
     limit = 250 * path.stat().st_size
     with pytest.raises(InputError, match=rf"x\.jsonl\.xz: expands to more than {limit:,} bytes"):
         for _ in read_rows(path):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from minirm.cli import STOPPED
 from minirm.cli.console import new_console
-from minirm.cli.main import STOPPED
 from minirm.cli.watcher import Watcher
 from minirm.files import disk
 from minirm.worlds.demo import run_demo, verdict

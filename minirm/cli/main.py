@@ -7,9 +7,9 @@ import sys
 
 import tyro
 
+from minirm.cli import STOPPED
 from minirm.cli.commands import COMMANDS, Command
 from minirm.cli.console import UNPAIRED, LastingConsole
-from minirm.cli.main import STOPPED
 from minirm.cli.memory import is_out_of_memory, keep_freed_memory
 from minirm.cli.watcher import sigterm_as_ctrl_c, tell
 from minirm.errors import InputError

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
+from minirm.cli import STOPPED
 from minirm.cli.console import new_console
-from minirm.cli.main import STOPPED
 from minirm.cli.watcher import Stopper
 from minirm.errors import InputError, name_paths
 from minirm.files import disk

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from minirm.cli import STOPPED
 from minirm.cli.console import new_console, print_evaluation
-from minirm.cli.main import STOPPED
 from minirm.cli.options import LoraOptions, ModelOptions
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig

@@ -50,7 +50,7 @@ def evaluate(
         swapped_rewards: the same for the same responses behind another comparison's prompt.
         training_prompts: `minirm.data.splits.prompt_key` of all that was trained on; leakage is reported if given.
         cut: what `minirm.evaluation.scoring.score_comparisons` says that it cut; reported if given.
-        dropped: what `minirm.files.reading.reading.reading.survey.usable` says that it left out before; reported if given.
+        dropped: what `minirm.files.survey.usable` says that it left out before; reported if given.
         resamples: bootstrap resamples of the prompts, for the 95% intervals.
     Raises:
         InputError: no comparison has two different scores.

@@ -122,7 +122,7 @@ class RewardScorer:
         """Return the rewards of comparisons and how well they order them, also behind the prompts of others.
 
         Args:
-            dropped: what `minirm.files.reading.reading.reading.survey.usable` left out of the comparisons; reported if given.
+            dropped: what `minirm.files.survey.usable` left out of the comparisons; reported if given.
             seed: of the intervals' resamples.
         """
         before, known = self.cut.copy(), self.run.training_prompts
