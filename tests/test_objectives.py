@@ -18,7 +18,8 @@ from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 from minirm.losses import bradley_terry_loss, centering_penalty, davidson_loss, rao_kupper_loss
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import Encoded, PackedBatch, Steps, fit, pack, tokenize, truncate
+from minirm.tokens.packing import Encoded, PackedBatch, fit, pack, tokenize, truncate
+from minirm.tokens.steps import Steps
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training import objectives
 from minirm.training.objectives import LOSSES, LanguageModelObjective, RewardObjective, count_hits, preference_losses

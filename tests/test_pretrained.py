@@ -16,10 +16,10 @@ from minirm.cli.main import main
 from minirm.config import PackingConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
+from minirm.files.pretrained import PretrainedTokenizer
 from minirm.hub import export_run
 from minirm.hub.load import load_zero_shot
 from minirm.tokens.packing import fit, tokenize
-from minirm.tokens.pretrained import PretrainedTokenizer
 
 transformers = pytest.importorskip("transformers")
 from tests import pretrained_folders as made  # noqa: E402

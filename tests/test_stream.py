@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
-from minirm.tokens.packing import Encoded, Steps, pack
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.steps import Steps
 from minirm.tokens.stream import Stream, TokenStore, ahead, preferred
 from tests.strategies import encoded_batches
 

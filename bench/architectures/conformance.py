@@ -13,7 +13,8 @@ from minirm.config import ModelConfig, TrainConfig
 from minirm.models.protocol import Backbone
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import lay_out
-from minirm.tokens.packing import Encoded, PackedBatch, Steps, pack
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.steps import Steps
 from minirm.training.objectives import LOSSES, preference_losses
 
 CONFIG = ModelConfig(vocab_size=23, layers=2, width=16, heads=2, max_positions=64)

@@ -25,12 +25,12 @@ from minirm.files.dialogue import (
     render_response,
 )
 from minirm.files.fields import Names, Record, parse_fields
+from minirm.files.pretrained import AnyTokenizer
 from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
 from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
-from minirm.tokens.pretrained import AnyTokenizer
 
 Prompt = str | Sequence[dict] | None
 ROWS_AT_ONCE = 256

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 from minirm.errors import InputError, field_error
 from minirm.files.disk import read_json
-from minirm.tokens.opening import naming
-from minirm.tokens.pretrained import FILES
+from minirm.files.opening import naming
+from minirm.files.pretrained import FILES
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from minirm.config import ModelConfig
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.disk import read_json
+from minirm.files.pretrained import PretrainedTokenizer
 from minirm.hub import adapters
 from minirm.hub.families import FAMILIES, Family, part_rows, read_config
 from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest, heads_beside
@@ -18,7 +19,6 @@ from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
 from minirm.runs.run_folder import CONFIG, Start, check_tokenizer
-from minirm.tokens.pretrained import PretrainedTokenizer
 
 DRAWN = ("head.", "offset", "pooler.")
 """What a reward model made of a language model draws anew, unless the file has it."""

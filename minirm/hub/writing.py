@@ -12,11 +12,11 @@ from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun
 from minirm.files.disk import check_free, save_tensors, write_folder_whole, write_json
+from minirm.files.pretrained import PretrainedTokenizer
 from minirm.hub.card import write_card
 from minirm.hub.families import FAMILIES, Family, part_rows, write_config
 from minirm.hub.tensors import WEIGHTS
 from minirm.runs.run_folder import CONFIG, load_run
-from minirm.tokens.pretrained import PretrainedTokenizer
 from minirm.tokens.tokenizer import END, FILE, PAD, ROLES, Tokenizer
 
 SETTINGS, CHAT_TEMPLATE = "tokenizer_config.json", "chat_template.jinja"

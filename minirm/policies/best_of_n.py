@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Reward, sample
-from minirm.tokens.pretrained import AnyTokenizer
 
 
 @dataclass(frozen=True)

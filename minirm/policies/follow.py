@@ -15,6 +15,7 @@ from minirm.data.splits import has_prompt, prompt_key, prompt_set
 from minirm.errors import InputError
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files.disk import read_json, write_json, write_tensors, write_text
+from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.policies.ppo import PPO, Iteration, PPOConfig
 from minirm.policies.sampling import Dialogue, Reward
@@ -33,7 +34,6 @@ from minirm.runs.run_folder import (
     write_prompts,
     write_tokenizer,
 )
-from minirm.tokens.pretrained import AnyTokenizer
 
 SAMPLES = "samples.jsonl"
 SECONDS_BETWEEN_SAVES = 30

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from minirm.config_rules import NotNegative, Positive, Seed, check, require
 from minirm.errors import InputError, shorten
 from minirm.files.disk import load_weights
+from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Reward, Sample, sample
 from minirm.runs.state import State, check_moments
 from minirm.shaping import kl_penalty, whiten
 from minirm.tokens.packing import PackedBatch, pack
-from minirm.tokens.pretrained import AnyTokenizer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
 AtLeastOne = Annotated[int, Meta(ge=1)]

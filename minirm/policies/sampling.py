@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from minirm.data.comparison import Turn
+from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
-from minirm.tokens.pretrained import AnyTokenizer
 
 Dialogue = tuple[Turn, ...]
 Reward = Callable[[Sequence[Dialogue], Sequence[str]], list[float]]

@@ -19,10 +19,10 @@ from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
 from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
 from minirm.files.dialogue import check_text, parse_prompt, render_dialogue
+from minirm.files.pretrained import AnyTokenizer
 from minirm.files.tables import Row
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
-from minirm.tokens.pretrained import AnyTokenizer
 
 YES, NO = " yes", " no"
 """The two answers, unless others are given."""

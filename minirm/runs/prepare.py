@@ -19,6 +19,7 @@ from minirm.data.splits import draw_validation, prompt_key
 from minirm.errors import InputError, name_paths
 from minirm.files.disk import read_json, write_json
 from minirm.files.fields import Usage, tell_unread
+from minirm.files.pretrained import AnyTokenizer
 from minirm.files.reading import find_files
 from minirm.files.records import read_comparisons
 from minirm.files.survey import MERGED, DataSummary, describe, usable
@@ -36,7 +37,6 @@ from minirm.runs.run_folder import (
     write_tokenizer,
 )
 from minirm.tokens.packing import Encoded, fit, labels_of, tokenize
-from minirm.tokens.pretrained import AnyTokenizer
 from minirm.tokens.stream import TokenStore, preferred
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import broken_rule

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,27 +23,13 @@ from torch import Tensor
 
 from minirm.config import PackingConfig
 from minirm.config_rules import require
-from minirm.data.comparison import Comparison, join_steps
+from minirm.data.comparison import Comparison
 from minirm.tokens.layout import Layout, lay_out, lay_out_rows
-from minirm.tokens.tokenizer import Pieces
+from minirm.tokens.steps import Steps, find_steps, steps_left
+from minirm.tokens.tokenizer import ComparisonTokenizer
 
 TOKENIZE_AT_ONCE = 256
 """Comparisons handed to the tokenizer together."""
-
-
-class Steps(NamedTuple):
-    """The labelled steps of one response."""
-
-    ends: np.ndarray  # (S,) int64, the last token of each step, counted within the response; of the last step: of all
-    labels: np.ndarray  # (S,) float64 in [0, 1]: 1 right, 0 wrong
-
-
-class ComparisonTokenizer(Protocol):
-    """What tokenizes comparisons: minirm's own `Tokenizer`, or a pretrained folder's."""
-
-    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Pieces]:
-        """Yield each comparison in tokens; see `Pieces`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -137,25 +123,8 @@ def tokenize(
             texts = tuple(np.array(ids, dtype=np.int32) for ids in responses)
             dials = (comparison.margin, comparison.weight, comparison.probability)
             prompt, learned = np.array(prompt, dtype=np.int32), np.array(learned, dtype=bool)
-            steps = None if comparison.steps is None else _find_steps(comparison, len(prompt), texts, tokenizer)
+            steps = None if comparison.steps is None else find_steps(comparison, len(prompt), texts, tokenizer)
             yield Encoded(prompt, texts, comparison.scores, *dials, learned, ending, steps)
-
-
-def _find_steps(
-    comparison: Comparison, prompt: int, texts: Sequence[np.ndarray], tokenizer: ComparisonTokenizer
-) -> tuple[Steps, ...]:
-    """Return where steps end: as many tokens on as the text up to there has, the last one where the response ends."""
-    found = []
-    for ids, steps, labels in zip(texts, comparison.steps, comparison.step_labels, strict=True):
-        begun = [
-            replace(comparison, responses=(join_steps(steps[:n]),), scores=(0.0,), steps=None, step_labels=None)
-            for n in range(1, len(steps))
-        ]
-        pieces = tokenizer.encode_comparisons(begun, by_assistant=False)
-        lengths = [len(before) + len(response) - ending - prompt for before, [response], _, ending in pieces]
-        ends = [min(max(length, 1), len(ids)) - 1 for length in lengths]
-        found.append(Steps(np.array([*ends, len(ids) - 1]), np.array(labels, dtype=float)))
-    return tuple(found)
 
 
 def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
@@ -175,14 +144,8 @@ def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> 
     left_out = max(0, length + max(map(len, responses)) - max_tokens)
     kept = np.r_[:first, first + left_out : length]
     learned = None if encoded.learned is None else encoded.learned[kept]
-    steps = encoded.steps and tuple(map(_steps_left, encoded.steps, encoded.responses, responses))
+    steps = encoded.steps and tuple(map(steps_left, encoded.steps, encoded.responses, responses))
     return replace(encoded, prompt=encoded.prompt[kept], responses=responses, learned=learned, steps=steps)
-
-
-def _steps_left(steps: Steps, whole: np.ndarray, cut: np.ndarray) -> Steps:
-    """Return the steps that are still whole."""
-    left = steps.ends < (len(whole) if len(cut) == len(whole) else len(cut) - 1)
-    return Steps(steps.ends[left], steps.labels[left])
 
 
 def fit(

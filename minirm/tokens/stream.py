@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.tokens.packing import Encoded, PackedBatch, Steps, pack
+from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.steps import Steps
 
 WINDOW = 1024
 """Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""

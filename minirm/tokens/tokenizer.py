@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
@@ -47,6 +48,14 @@ Ids = list[int]
 Pieces = tuple[Ids, list[Ids], list[bool], int]
 """A comparison in tokens: its prompt; its responses; which of the prompt's tokens an assistant wrote; how many tokens
 end each response."""
+
+
+class ComparisonTokenizer(Protocol):
+    """What tokenizes comparisons: minirm's own `Tokenizer`, or a pretrained folder's."""
+
+    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Pieces]:
+        """Yield each comparison in tokens; see `Pieces`."""
+        ...
 
 
 class Tokenizer:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minirm.errors import InputError
-from minirm.tokens.guarded import Guarded
+from minirm.files.guarded import Guarded
 from minirm.tokens.tokenizer import FILE
 
 SECONDS, MEGABYTES = 15.0, 2048

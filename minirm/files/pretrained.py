@@ -16,8 +16,8 @@ from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
 from minirm.files.dialogue import MARKERS, render_dialogue
 from minirm.files.disk import read_json
-from minirm.tokens.guarded import Guarded
-from minirm.tokens.opening import first_line, naming, open_theirs
+from minirm.files.guarded import Guarded
+from minirm.files.opening import first_line, naming, open_theirs
 from minirm.tokens.tokenizer import FILE, Ids, Pieces, Tokenizer
 
 FOLDER = "tokenizer"
