@@ -51,5 +51,6 @@ def sample(
         chosen = ids if len(ids) == max_new_tokens else [*ids, tokenizer.end_id]
         learned = np.zeros(len(prompt_ids), dtype=bool)
         tokens = Encoded(np.array(prompt_ids, np.int32), (np.array(chosen, np.int32),), (0.0,), learned=learned)
-        samples.append(Sample(prompt, tokenizer.decode(ids), tokens))
+        text = tokenizer.decode(ids).replace("\0", "\ufffd")  # no reward reads a NUL, which a byte's token may write
+        samples.append(Sample(prompt, text, tokens))
     return samples
