@@ -39,7 +39,7 @@ def in_processes(work: Work, folder: Path, count: int = 2) -> None:
 
 
 def _join(rank: int, folder: str, work: Work, count: int) -> None:
-    meeting, patience = f"file://{folder}/meeting", timedelta(seconds=60)
+    meeting, patience = f"file://{folder}/meeting {count}", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=patience)
     torch.set_num_threads(1)
     work(rank, Path(folder))
@@ -56,11 +56,20 @@ BACKWARD = {
 """Ways of weighing and cutting that must not matter; every other comparison is a long one."""
 
 
-def exact_trainer(folder: Path, config: TrainConfig, objective: type, count: int = 7) -> Trainer:
-    """Return a float64 trainer without dropout, whose steps are the gradient itself."""
-    config = replace(config, optimizer="sgd", learning_rate=1.0, warmup=0.0, clip=0.0)
+def exact_trainer(
+    folder: Path,
+    config: TrainConfig,
+    objective: type,
+    count: int = 7,
+    optimizer: str = "sgd",
+    learning_rate: float = 1.0,
+) -> Trainer:
+    """Return a float64 trainer without dropout; with SGD its steps are the gradient itself."""
+    config = replace(config, optimizer=optimizer, learning_rate=learning_rate, warmup=0.0, clip=0.0)
     judges = objective is RewardObjective
-    store = TokenStore.write(some_comparisons(count, seed=5), folder)
+    knows_margins = config.loss == "all_pairs"
+    comparisons = [replace(one, margin=one.margin * knows_margins) for one in some_comparisons(count, seed=5)]
+    store = TokenStore.write(comparisons, folder)
     stream = Stream(store, PackingConfig(comparisons_per_batch=4))
     model = randomised(RewardModel(MODEL) if judges else LanguageModel(MODEL)).double()
     return Trainer(model, objective(config) if judges else objective(), stream, stream, config)
@@ -88,8 +97,7 @@ def test_several_processes_take_the_steps_that_one_would(tmp_path, processes):
         expected, told = torch.load(path)
         for rank in range(processes):
             found, same = torch.load(tmp_path / path.name.replace(" 0.pt", f" {rank}.pt"))
-            if rank == 0 or not path.name.startswith("sharded"):
-                torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
             assert [pytest.approx(event, rel=1e-9, abs=1e-9) for event in told] == same
 
 
@@ -183,6 +191,39 @@ def test_a_timed_save_comes_after_the_same_step_though_clocks_differ(tmp_path):
     """By rank 0's clock the time has come one event earlier."""
     in_processes(_train_by_clocks_that_differ, tmp_path)
     assert (tmp_path / "saves0").read_text() == "24 [3, 24]"
+
+
+def _leave_and_go_on(rank: int, folder: Path) -> None:
+    """Go on from the state that is there, whoever saved it; leave another one after two more steps."""
+    config = TrainConfig(epochs=3.0, evaluate_every=100, micro_batch_tokens=30, shard=(folder / "shard").exists())
+    trainer = exact_trainer(folder / f"{dist.get_world_size() if dist.is_initialized() else 1} {rank}", config,
+                            RewardObjective, optimizer="adamw", learning_rate=1e-2)  # fmt: skip
+    if state := read_state(folder / "states", print):
+        restore_trainer(trainer, state)
+    for _ in zip(range(2), trainer.run(), strict=False):
+        pass
+    tensors, progress = trainer_state(trainer, "reward")
+    if rank == 0:
+        save_state(folder / "states", tensors, progress)
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
+def test_what_some_processes_saved_any_other_number_goes_on_from(tmp_path, shard):
+    """1 → 2 → 3 → 1, against one that was never left: the same weights and moments."""
+    alone, folder = tmp_path / "alone", tmp_path / "moved"
+    for path in (alone, folder):
+        path.mkdir()
+        (path / "states").mkdir()
+    if shard:
+        (folder / "shard").touch()
+    for _ in range(4):
+        _leave_and_go_on(0, alone)
+    for count in (1, 2, 3, 1):
+        in_processes(_leave_and_go_on, folder, count) if count > 1 else _leave_and_go_on(0, folder)
+    expected, found = (read_state(path / "states", print) for path in (alone, folder))
+    assert found.progress == pytest.approx(expected.progress) and found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-9, atol=1e-9)
 
 
 def _resume(rank: int, folder: Path) -> None:

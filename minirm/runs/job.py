@@ -1,6 +1,7 @@
 """From prepared data to a run folder: language-model stage, reward stage, evaluation, or one of the stages alone."""
 
 import contextlib
+import copy
 import dataclasses
 import math
 import shutil
@@ -13,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from minirm.config import TrainConfig
 from minirm.config_rules import require, to_json
@@ -35,6 +35,7 @@ from minirm.runs.state import State, restore_trainer, trainer_state
 from minirm.tokens.stream import Stream
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
+from minirm.training.parallel import whole_weights
 
 SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
@@ -136,19 +137,17 @@ class _Stages:
         model = self._begin(RewardModel(self.config.model))
         if LANGUAGE_MODEL in self.config.stages and self.resume_at != REWARD:
             language_model = self._begin(LanguageModel(self.config.model))
-            loss = self._train(language_model, LANGUAGE_MODEL, self.config.language_model)
-            if loss is None:
-                return None
-            if REWARD not in self.config.stages:
-                return language_model, loss
+            trained = self._train(language_model, LANGUAGE_MODEL, self.config.language_model)
+            if trained is None or REWARD not in self.config.stages:
+                return trained
+            language_model, _ = trained
             model.backbone.load_state_dict(language_model.backbone.state_dict())
             torch.manual_seed(self.config.reward.seed)  # dropout has left each process's generator elsewhere
         if self.config.reads_the_average:
             model.backbone.begin_as_average()
         if self.config.lora is not None and self.start is None:
             add_adapters(model.backbone, self.config.lora)
-        loss = self._train(model, REWARD, self.config.reward)
-        return None if loss is None else (model, loss)
+        return self._train(model, REWARD, self.config.reward)
 
     def _begin(self, model: M) -> M:
         """Put the weights that there are into a new model, and adapters beside them."""
@@ -158,8 +157,9 @@ class _Stages:
                 add_adapters(model.backbone if isinstance(model, RewardModel) else model, self.config.lora)
         return model
 
-    def _train(self, model: nn.Module, stage: str, config: TrainConfig) -> float | None:
-        """Run one stage, put the best weights into the model and return its loss; None if training was stopped."""
+    def _train(self, model: M, stage: str, config: TrainConfig) -> tuple[M, float] | None:
+        """Run one stage and return the model with the best weights, and its loss; None if training was stopped."""
+        unsharded = copy.deepcopy(model) if config.shard else None  # takes the whole weights in the end
         model.to(pick_device())
         if config.precision == "bfloat16" and not computes_bfloat16(pick_device()):
             self.observer.note(f"{stage}: bfloat16 is slower than float32 here: this processor has no products in it")
@@ -180,7 +180,9 @@ class _Stages:
         self.journal.begin(stage, trainer.progress.step)
         finished = self._follow(trainer, stage)
         trainer.use_best()
-        return trainer.progress.best_loss if finished else None
+        if unsharded is not None:
+            unsharded.load_state_dict(whole_weights(model))
+        return (unsharded or model, trainer.progress.best_loss) if finished else None
 
     def _follow(self, trainer: Trainer, stage: str) -> bool:
         saved, stop = time.monotonic(), False
@@ -192,8 +194,8 @@ class _Stages:
             late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES  # by this process's clock
             stop, late = trainer.ranks.any(stop or self.observer.should_stop(), late)
             if stop or late or isinstance(event, Evaluated):
+                tensors, progress = trainer_state(trainer, stage)
                 if is_writer():
-                    tensors, progress = trainer_state(trainer, stage)
                     self.job.save(tensors, {**progress, "written": self.journal.written()})
                 saved = time.monotonic()
             if stop:

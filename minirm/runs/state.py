@@ -14,7 +14,6 @@ from minirm.config_rules import config_from_json, require
 from minirm.errors import InputError
 from minirm.files.disk import (
     check_tensors,
-    load_weights,
     read_json,
     read_tensors,
     write_folder_whole,
@@ -24,6 +23,7 @@ from minirm.files.disk import (
 from minirm.runs.checksums import check_sealed, seal
 from minirm.training.loop import Progress, Trainer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer, trained_weights
+from minirm.training.parallel import sharded_like, whole
 
 TENSORS, PROGRESS = "training.safetensors", "progress.json"
 REMEMBERED = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
@@ -83,10 +83,14 @@ def _states(folder: Path) -> list[Path]:
 
 
 def trainer_state(trainer: Trainer, stage: str) -> tuple[dict[str, Tensor], dict]:
-    """Return all that going on needs: weights, best weights and optimizer; and the place in the data."""
+    """Return all that going on needs, whole: weights, best weights and optimizer; and how far it came in the data.
+
+    All ranks must ask, for where tensors are sharded they put them together. Any number of them can go on from it.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
+    tensors = {name: whole(tensor) for name, tensor in tensors.items()}
     progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
     return tensors, progress | {"best_loss": progress["best_loss"] if trainer.best_weights else None}
 
@@ -102,8 +106,11 @@ def restore_trainer(trainer: Trainer, state: State) -> None:
     if best:
         check_tensors(best, {name: weight.data for name, weight in learned.items()}, path)
     check_moments(state.under("optimizer."), trainer.optimizer, path)
-    load_weights(trainer.model, state.under("model."), path)
-    trainer.progress, trainer.best_weights = progress, best
+    own, weights = trainer.model.state_dict(), state.under("model.")
+    check_tensors(weights, own, path, any_precision=True)
+    trainer.model.load_state_dict({name: sharded_like(tensor, own[name]) for name, tensor in weights.items()})
+    trainer.progress = progress
+    trainer.best_weights = {name: sharded_like(tensor, learned[name].data) for name, tensor in best.items()}
     restore_optimizer(trainer.optimizer, state.under("optimizer."))
 
 

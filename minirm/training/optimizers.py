@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from minirm.config import TrainConfig
+from minirm.training.parallel import sharded_like, whole
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -62,10 +62,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Let an optimizer remember what `optimizer_tensors` returned; its rates stay as they are."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, what = name.split(".", 1)
-        states.setdefault(int(number), {})[what] = tensor
+        like = weights[int(number)]
+        same = tensor.shape == like.shape and what != "step"
+        states.setdefault(int(number), {})[what] = sharded_like(tensor, like.data) if same else tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
 
@@ -84,4 +87,4 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scale the gradients so that their norm is at most `largest` (0: leave them), and return the norm before."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+    return whole(norm).item()

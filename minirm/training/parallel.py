@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from minirm.config_rules import require
@@ -66,7 +66,15 @@ def _sharded(model: nn.Module, ranks: int) -> nn.Module:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's weights; where they are sharded, all ranks must ask, and the first one gets them whole."""
-    if not isinstance(model, FSDPModule):
-        return model.state_dict()
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    """Return the model's weights, put together where they are sharded; all ranks must ask."""
+    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which each rank may hold a part; all ranks must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return this rank's part of a whole tensor, cut as another one is; the tensor itself where that is whole."""
+    return distribute_tensor(tensor, other.device_mesh, other.placements) if isinstance(other, DTensor) else tensor
