@@ -14,7 +14,8 @@ import torch
 from minirm import disk
 from minirm.config import PackingConfig
 from minirm.data.records import read_comparisons
-from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.evaluate import evaluate
+from minirm.evaluation.report import as_table
 from minirm.hub.load import load
 from minirm.losses import all_pairs_loss, bradley_terry_loss
 from minirm.runs import run_folder

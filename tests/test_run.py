@@ -15,7 +15,8 @@ from minirm.data.records import Comparison, Turn, read_comparisons
 from minirm.data.splits import prompt_key
 from minirm.disk import alone_in
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.evaluate import evaluate
+from minirm.evaluation.report import as_table
 from minirm.evaluation.scoring import RewardScorer
 from minirm.hub.load import load
 from minirm.runs import job as run

@@ -14,7 +14,7 @@ from minirm.data.files import Row
 from minirm.data.records import Comparison, Turn
 from minirm.errors import InputError
 from minirm.evaluation import scoring
-from minirm.evaluation.evaluate import as_table
+from minirm.evaluation.report import as_table
 from minirm.evaluation.scoring import ROWS_AT_ONCE, RewardScorer, swap_prompts
 from minirm.tokens.packing import pack, tokenize, truncate
 from minirm.tokens.template import Template

@@ -17,7 +17,7 @@ from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.data.dialogue import Turn
 from minirm.data.records import Comparison, read_comparisons
 from minirm.errors import InputError
-from minirm.evaluation.figures import Surprise
+from minirm.evaluation.evaluate import Surprise
 from minirm.hub.load import load
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel

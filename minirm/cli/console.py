@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import Evaluation, as_table
+from minirm.evaluation.evaluate import Evaluation
+from minirm.evaluation.report import as_table
 from minirm.runs.job import is_writer
 
 STOPPED = 130

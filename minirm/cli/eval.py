@@ -13,7 +13,7 @@ from minirm.cli.watcher import counting
 from minirm.data.records import read_comparisons
 from minirm.data.survey import usable
 from minirm.errors import InputError, name_paths
-from minirm.evaluation.page import check_evaluation_folder, write_evaluation
+from minirm.evaluation.report import check_evaluation_folder, write_evaluation
 from minirm.evaluation.rewardbench import write_results
 from minirm.hub.load import load
 

@@ -18,7 +18,7 @@ from minirm.cli.options import LoraOptions, ModelOptions
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.evaluation.figures import Surprise
+from minirm.evaluation.evaluate import Surprise
 from minirm.hub import read_start
 from minirm.runs.job import read_config, train_run
 from minirm.runs.resume import check_resumable

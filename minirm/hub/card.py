@@ -7,7 +7,7 @@ from typing import Any
 from minirm.config_json import KINDS, config_from_json
 from minirm.disk import read_json
 from minirm.errors import InputError, field_error
-from minirm.evaluation.figures import Estimate
+from minirm.evaluation.evaluate import Estimate
 from minirm.evaluation.scoring import LoadedRun
 from minirm.runs.run_folder import CONFIG, DATA, METRICS
 

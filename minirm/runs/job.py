@@ -23,8 +23,8 @@ from minirm.config_json import config_from_json, to_json
 from minirm.disk import alone_in, write_whole
 from minirm.errors import InputError
 from minirm.evaluation import scoring
-from minirm.evaluation.figures import Evaluation, Surprise
-from minirm.evaluation.page import write_evaluation
+from minirm.evaluation.evaluate import Evaluation, Surprise
+from minirm.evaluation.report import write_evaluation
 from minirm.evaluation.scoring import RewardScorer, score_comparisons
 from minirm.models.language_model import LanguageModel
 from minirm.models.lora import add_adapters, merge

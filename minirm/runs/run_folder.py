@@ -29,7 +29,7 @@ from minirm.config_rules import require
 from minirm.data.splits import prompt_set
 from minirm.disk import load_weights, read_json, read_tensors, write_whole
 from minirm.errors import InputError, shorten
-from minirm.evaluation.page import CONFIG, METRICS
+from minirm.evaluation.report import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
