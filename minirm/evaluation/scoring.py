@@ -1,10 +1,9 @@
-"""A trained run as a function: texts in, rewards out, encoded exactly as in training."""
+"""Texts in, rewards out: what every scorer answers to, and the one that reads a trained run."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,14 +17,14 @@ from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import Encoded, pack, tokenize, truncate
+from minirm.tokens.packing import Encoded, cut_into_batches, pack, tokenize, truncate
 from minirm.tokens.tokenizer import Tokenizer
 
 Prompt = str | Sequence[dict] | None
 OTHER_PROMPTS = ("messages", "instruction", "question", "input", "conversation")
 """How other formats name a prompt."""
-ROWS_AT_ONCE = 256
-"""Records that `score_rows` reads before it yields their rewards."""
+RECORDS_AT_ONCE = 256
+"""Records that `score_records` reads before it yields their rewards."""
 TOKENS_AT_ONCE = 2048
 """On a CPU, a batch takes comparisons until their tokens reach this number: what so few need stays in its caches."""
 
@@ -33,8 +32,82 @@ Advance = Callable[[int], object]
 """Is told how many more responses have been scored."""
 
 
-def to_nobody(_responses: int) -> None:
-    """Let what is told go unheard."""
+class Scorer:
+    """Scores responses. A kind of scorer says how `score_comparisons` does it; all else follows from that.
+
+    Who wants to follow the work puts a function into `advance`.
+    """
+
+    reads_prompts = True
+    """Whether the prompt of a response counts."""
+
+    def __init__(self) -> None:
+        self.advance: Advance = lambda _responses: None
+
+    def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
+        """Return the rewards of each comparison's responses."""
+        raise NotImplementedError
+
+    def score(
+        self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
+    ) -> list[float]:
+        """Return one reward per response, in order.
+
+        Args:
+            prompts: one per response: text, a list of messages, or None. A single one serves all responses.
+            responses: texts, without an end token.
+            normalise: subtract the mean and divide by the spread that the rewards had on the run's validation split.
+        Raises:
+            InputError: the numbers of prompts and responses differ, or one of them is no text.
+        """
+        if isinstance(responses, str):
+            raise field_error("responses", responses, "must be a list of texts")
+        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
+        prompts = [prompts] * len(responses) if one else list(prompts)
+        if len(prompts) != len(responses):
+            raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
+        singles = [
+            _unjudged(parse_prompt(prompt, f"prompts[{n}]"), [parse_response(text, prompt, name)], name)
+            for n, (prompt, text) in enumerate(zip(prompts, responses, strict=True))
+            for name in [f"responses[{n}]"]
+        ]
+        return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
+
+    def score_records(self, records: Iterable[Row], *, normalise: bool = False) -> Iterator[dict]:
+        """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
+
+        A record holds "response" or "responses", with or without "prompt", or is one that training accepts.
+
+        Raises:
+            InputError: a record is none of these; the message names where it stands.
+        """
+        records = iter(records)
+        while some := list(islice(records, RECORDS_AT_ONCE)):
+            comparisons, singly = zip(*map(_read_row, some), strict=True)
+            scored = self.score_comparisons(comparisons, normalise=normalise)
+            for record, is_single, rewards in zip(some, singly, scored, strict=True):
+                yield {**record.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
+
+    def reward_fn(
+        self,
+        samples: Sequence[str] | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        outputs: Sequence[str] | None = None,
+        completions: Sequence | None = None,
+        **kwargs: object,
+    ) -> list[float]:
+        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
+
+        A sample alone is a dialogue whose last "\\n\\nAssistant:" opens the response, or a response without a prompt;
+        it is a response as a whole where the prompt does not count.
+        """
+        outputs = outputs if outputs is not None else completions
+        if prompts is not None and outputs is not None and (self.reads_prompts or samples is None):
+            return self.score(list(prompts), [last_text(output) for output in outputs])
+        if samples is None:
+            raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
+        singles = [_parse_sample(one) if self.reads_prompts else _unjudged((), [one]) for one in samples]
+        return [reward for (reward,) in self.score_comparisons(singles)]
 
 
 @dataclass(frozen=True)
@@ -46,45 +119,20 @@ class LoadedRun:
     packing: PackingConfig
     reward_mean: float | None
     reward_std: float | None
-    """How the rewards lay on the validation part; None where no file says so, as the training's prompts."""
+    """How the rewards lay on the validation split; None where no file says so, as the training's prompts."""
     training_prompts: np.ndarray | None
 
 
-class RewardScorer:
+class RewardScorer(Scorer):
     """Scores responses with a reward model. Responses to the same prompt share its computation.
 
-    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` names it; who wants
-    to follow the work puts a function into `advance`.
+    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` below names it.
     """
 
     def __init__(self, run: LoadedRun) -> None:
+        super().__init__()
         self.run = run
         self.cut: Counter[str] = Counter()
-        self.advance: Advance = to_nobody
-
-    def score(
-        self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
-    ) -> list[float]:
-        """Return one reward per response, in order.
-
-        Args:
-            prompts: one per response: text, a list of messages, or None. A single one serves all responses.
-            responses: texts, without an end token.
-            normalise: subtract the mean and divide by the spread that the rewards had on the run's validation part.
-        Raises:
-            InputError: the numbers of prompts and responses differ, or one of them is no text.
-        """
-        if isinstance(responses, str):
-            raise field_error("responses", responses, "must be a list of texts")
-        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
-        prompts = [prompts] * len(responses) if one else list(prompts)
-        if len(prompts) != len(responses):
-            raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
-        singles = [
-            _unjudged(parse_prompt(prompt, f"prompts[{n}]"), [parse_response(response, prompt, f"responses[{n}]")])
-            for n, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-        ]
-        return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
 
     def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
         """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
@@ -97,9 +145,9 @@ class RewardScorer:
         if not all(math.isfinite(reward) for values in scored for reward in values):
             raise InputError("a reward is not finite: the numbers of this reward model overflow")
         rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
-        mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
+        mean, spread = (run.reward_mean, run.reward_std) if normalise else (0.0, 1.0)
         if mean is None:
-            raise InputError("normalise: this model does not say how its rewards lay on a validation part")
+            raise InputError("normalise: this model does not say how its rewards lay on a validation split")
         return [
             [(reward - mean) / spread for reward in islice(rewards[comparison.prompt], len(comparison.responses))]
             for comparison in comparisons
@@ -128,47 +176,9 @@ class RewardScorer:
         )
         return rewards, evaluation
 
-    def score_rows(self, rows: Iterable[Row], *, normalise: bool = False) -> Iterator[dict]:
-        """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
-
-        A record holds "response" or "responses", with or without "prompt", or is one that training accepts.
-
-        Raises:
-            InputError: a record is none of these; the message names its place.
-        """
-        return score_rows(rows, partial(self.score_comparisons, normalise=normalise))
-
-    def reward_fn(
-        self,
-        samples: Sequence[str] | None = None,
-        prompts: Sequence[Prompt] | None = None,
-        outputs: Sequence[str] | None = None,
-        completions: Sequence | None = None,
-        **kwargs: object,
-    ) -> list[float]:
-        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
-
-        A sample alone is a dialogue whose last "\\n\\nAssistant:" opens the response, or a response without a prompt.
-        """
-        outputs = outputs if outputs is not None else completions
-        if prompts is not None and outputs is not None:
-            return self.score(list(prompts), [last_text(output) for output in outputs])
-        if samples is None:
-            raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return [reward for (reward,) in self.score_comparisons(list(map(_parse_sample, samples)))]
-
 
 def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = "") -> Comparison:
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses), source=source)
-
-
-def score_rows(rows: Iterable[Row], score: Callable[[Sequence[Comparison]], list[list[float]]]) -> Iterator[dict]:
-    """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
-    rows = iter(rows)
-    while batch := list(islice(rows, ROWS_AT_ONCE)):
-        comparisons, singly = zip(*map(_read_row, batch), strict=True)
-        for row, is_single, rewards in zip(batch, singly, score(comparisons), strict=True):
-            yield {**row.fields, **({"reward": rewards[0]} if is_single else {"rewards": rewards})}
 
 
 def _read_row(row: Row) -> tuple[Comparison, bool]:
@@ -221,7 +231,7 @@ def score_comparisons(
     packing: PackingConfig,
     comparisons: Sequence[Comparison],
     cut: Counter[str] | None = None,
-    advance: Advance = to_nobody,
+    advance: Advance | None = None,
 ) -> list[list[float]]:
     """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out.
 
@@ -232,22 +242,22 @@ def score_comparisons(
     """
     cut = Counter() if cut is None else cut
     rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
-    parts: list[Encoded] = []
-    owners: list[tuple[int, list[int]]] = []
-    for row, encoded in enumerate(tokenize(comparisons, tokenizer)):
-        for numbers, part in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional):
-            parts.append(part)
-            owners.append((row, numbers))
-    for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts, advance), strict=True):
-        for k, reward in zip(numbers, scored, strict=True):
-            rewards[row][k] = reward
+    cuts = [
+        (n, numbers, same)
+        for n, encoded in enumerate(tokenize(comparisons, tokenizer))
+        for numbers, same in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional)
+    ]
+    scored = score_encoded(model, packing, [same for _, _, same in cuts], advance)
+    for (n, numbers, _), values in zip(cuts, scored, strict=True):
+        for k, reward in zip(numbers, values, strict=True):
+            rewards[n][k] = reward
     return rewards
 
 
 def _cut_each(
     encoded: Encoded, max_tokens: int, cut: Counter[str], *, keep_first: bool
 ) -> Iterator[tuple[list[int], Encoded]]:
-    """Yield responses that see the same part of the prompt together, each cut as if it stood alone, and counted.
+    """Yield responses that see the same of the prompt together, each cut as if it stood alone, and counted.
 
     So a reward depends on its prompt and response, and never on a longer response beside it.
     """
@@ -265,50 +275,40 @@ def _cut_each(
 
 @torch.inference_mode()
 def score_encoded(
-    model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded], advance: Advance = to_nobody
+    model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded], advance: Advance | None = None
 ) -> list[list[float]]:
-    """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time."""
+    """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time.
+
+    A comparison beyond that is read in pieces, each behind the prompt.
+    """
     model.eval()
     device, budget = model.head.weight.device, packing.tokens_per_batch
-    rewards: list[list[float]] = [[] for _ in encoded]
-    for rows, batch in _batches(encoded, packing, min(budget, TOKENS_AT_ONCE) if device.type == "cpu" else budget):
-        packed = pack(batch, share_prompt=packing.share_prompt, bidirectional=model.config.bidirectional)
+    most = min(budget, TOKENS_AT_ONCE) if device.type == "cpu" else budget
+    rewards = [[0.0] * len(item.responses) for item in encoded]
+    pieces = [piece for n, item in enumerate(encoded) for piece in _pieces(n, item, packing)]
+    for numbers in cut_into_batches([piece.tokens for _, _, piece in pieces], most):
+        batch = [pieces[i] for i in numbers]
+        items = [piece for _, _, piece in batch]
+        packed = pack(items, share_prompt=packing.share_prompt, bidirectional=model.config.bidirectional)
         scored = model(packed.to(device)).tolist()
-        for row, item, values in zip(rows, batch, scored, strict=True):
-            rewards[row] += values[: len(item.responses)]
-        advance(sum(len(item.responses) for item in batch))
+        for (n, start, piece), values in zip(batch, scored, strict=True):
+            count = len(piece.responses)
+            rewards[n][start : start + count] = values[:count]
+        if advance is not None:
+            advance(sum(len(item.responses) for item in items))
     return rewards
 
 
-def _batches(
-    encoded: Sequence[Encoded], packing: PackingConfig, most: int
-) -> Iterator[tuple[list[int], list[Encoded]]]:
-    """Yield comparisons of like length together, `most` tokens or a single one; beyond the budget it is split."""
-    budget = packing.tokens_per_batch
-    rows: list[int] = []
-    batch: list[Encoded] = []
-    tokens = 0
-    for row in sorted(range(len(encoded)), key=lambda n: encoded[n].tokens):
-        for part in _parts(encoded[row], budget if packing.share_prompt else 0):  # 0: each response is a part
-            if batch and tokens + part.tokens > most:
-                yield rows, batch
-                rows, batch, tokens = [], [], 0
-            rows.append(row)
-            batch.append(part)
-            tokens += part.tokens
-    if batch:
-        yield rows, batch
-
-
-def _parts(encoded: Encoded, budget: int) -> Iterator[Encoded]:
-    """Yield a comparison in parts within the budget, each behind the prompt; one response at least in each."""
+def _pieces(n: int, encoded: Encoded, packing: PackingConfig) -> Iterator[tuple[int, int, Encoded]]:
+    """Yield n, the first response, and some responses within the budget, at least one; unshared, one by one."""
+    budget = packing.tokens_per_batch if packing.share_prompt else 0
     start = 0
     while start < len(encoded.responses):
         tokens, stop = len(encoded.prompt), start
         while stop < len(encoded.responses) and (stop == start or tokens + len(encoded.responses[stop]) <= budget):
             tokens += len(encoded.responses[stop])
             stop += 1
-        yield Encoded(encoded.prompt, encoded.responses[start:stop], encoded.scores[start:stop])
+        yield n, start, Encoded(encoded.prompt, encoded.responses[start:stop], encoded.scores[start:stop])
         start = stop
 
 
