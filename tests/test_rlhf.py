@@ -7,7 +7,6 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,17 +22,13 @@ from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.policies import follow, ppo
 from minirm.policies.best_of_n import best_of_n
-from minirm.policies.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
-from minirm.policies.sampling import sample
+from minirm.policies.ppo import PPO, PPOConfig
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
-from minirm.tokens.template import OWN, as_dialogue
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.worlds.films import praise
 from tests.conftest import write_lines
-from tests.oracles import hidden_states
-from tests.strategies import randomised
 from tests.test_run import a_config
 from tests.test_sft import chats
 
@@ -59,136 +54,6 @@ def a_policy(folder: Path, **model: object) -> list[str]:
 
 def vowels(prompts, responses) -> list[float]:
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
-
-
-# Drawing
-
-
-@pytest.mark.parametrize("backbone", ["transformer", "gru"])
-def test_a_sample_holds_its_tokens_its_text_and_its_end_if_it_has_one(backbone):
-    model = randomised(a_model(backbone))
-    drawn = sample(model, BARE, PROMPTS * 20, max_new_tokens=12, seed=1)
-    ended = [one.encoded.responses[0][-1] == BARE.end_id for one in drawn]
-    assert any(ended) and not all(ended)
-    for one, has_end in zip(drawn, ended, strict=True):
-        tokens = one.encoded.responses[0].tolist()
-        assert BARE.end_id not in tokens[:-1] and (has_end or len(tokens) == 12)
-        assert one.encoded.prompt.tolist() == BARE.encode_prompts([one.prompt])[0]
-        assert one.response == BARE.decode(tokens) and not one.encoded.learned.any()
-
-
-def test_best_of_n_is_the_best_of_the_same_draws():
-    model = randomised(a_model())
-    best = best_of_n(model, BARE, PROMPTS, vowels, n=8, max_new_tokens=10, seed=3)
-    drawn = sample(model, BARE, [prompt for prompt in PROMPTS for _ in range(8)], max_new_tokens=10, seed=3)
-    for p, one in enumerate(best):
-        mine = [each.response for each in drawn[8 * p : 8 * p + 8]]
-        assert list(one.rewards) == vowels(None, mine) and one.reward == max(one.rewards)
-        assert one.response == mine[int(np.argmax(one.rewards))]
-
-
-@pytest.mark.parametrize("template", [OWN, as_dialogue("", "<|end|>")], ids=["own", "with a space before a response"])
-def test_what_is_scored_is_what_was_written_token_for_token(monkeypatch, template):
-    tokenizer = Tokenizer(Tokenizer.train(["fine film"] * 9).bpe, template)
-    written = [ids[:-1] for ids in tokenizer.encode_responses(["fine film", "film", " fine", ""])]
-    monkeypatch.setattr(LanguageModel, "generate", lambda *_, **__: written)
-    drawn = sample(a_model(), tokenizer, PROMPTS[:1] * 4, max_new_tokens=99, seed=0)
-    scored = tokenizer.encode_responses([one.response for one in drawn])
-    assert scored == [one.encoded.responses[0].tolist() for one in drawn]
-    best = best_of_n(a_model(), tokenizer, PROMPTS[:1], lambda _, texts: list(map(len, texts)), n=4, max_new_tokens=99)
-    assert best[0].response == "fine film"
-
-
-@pytest.mark.parametrize(
-    "fields", [{}, {"style": "llama"}, {"backbone": "gru"}], ids=["learned positions", "rotary", "recurrent"]
-)
-def test_what_is_drawn_may_fill_the_positions_and_no_more(fields):
-    model, [prompt] = randomised(a_model(**fields)), BARE.encode_prompts(PROMPTS[:1])
-    room, end_id = 64 - len(prompt), -1  # nothing ends
-    assert [len(ids) for ids in model.generate([prompt], max_new_tokens=room, end_id=end_id)] == [room]
-    message = f"a prompt of {len(prompt)} tokens and max_new_tokens={room + 1} must not exceed the model's max_pos"
-    with pytest.raises(InputError, match=message):
-        model.generate([[0], prompt], max_new_tokens=room + 1, end_id=end_id)
-    with pytest.raises(InputError, match="must not exceed the model's max_positions=64"):
-        best_of_n(model, BARE, PROMPTS, vowels, n=2, max_new_tokens=64)
-
-
-# The mathematics
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
-def test_advantages_are_their_sum(decay):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [5, 1, 3]
-    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
-    rewards, values = (torch.randn(3, 5, generator=generator, dtype=torch.float64) * mask for _ in range(2))
-    found = generalised_advantages(rewards, values, decay)
-    for n, length in enumerate(lengths):
-        value = [*values[n, :length].tolist(), 0.0]
-        for t in range(length):
-            terms = [decay ** (k - t) * (rewards[n, k].item() + value[k + 1] - value[k]) for k in range(t, length)]
-            assert found[n, t].item() == pytest.approx(sum(terms), abs=1e-12)
-    assert not found[~mask].any()
-
-
-def moved_policy() -> tuple[Policy, LanguageModel]:
-    """Return a policy that has gone some way from its first model, with values that are not 0."""
-    first = randomised(a_model(), seed=0).eval()
-    policy = randomised(Policy(a_model()), seed=1).eval()
-    with torch.no_grad():
-        for parameter, before in zip(policy.language_model.parameters(), first.parameters(), strict=True):
-            parameter.copy_(before + 0.1 * parameter)
-    return policy, first
-
-
-def test_what_is_still_to_come_is_the_reward_less_the_price_of_distance():
-    policy, first = moved_policy()
-    samples = sample(policy.language_model, BARE, PROMPTS, max_new_tokens=9, seed=0)
-    rewards = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    experience, kl_nats = gather(policy, first, samples, rewards, PPOConfig(kl_weight=0.3, decay=1.0))
-    for n, one in enumerate(samples):
-        ids = [*one.encoded.prompt.tolist(), *one.encoded.responses[0].tolist()]
-        log_p = []
-        for model in (policy.language_model, first):
-            logits = hidden_states(model.backbone, torch.tensor(ids)) @ model.backbone.embedding.weight.T
-            rows = range(len(one.encoded.prompt), len(ids))
-            log_p.append([logits.log_softmax(-1)[i - 1, ids[i]].item() for i in rows])
-        assert experience.log_p[n][experience.mask[n]].tolist() == pytest.approx(log_p[0], abs=1e-9)
-        apart = [ours - theirs for ours, theirs in zip(*log_p, strict=True)]
-        assert kl_nats[n].item() == pytest.approx(sum(apart), abs=1e-9)
-        to_come = [rewards[n].item() - 0.3 * sum(apart[t:]) for t in range(len(apart))]
-        assert experience.returns[n][experience.mask[n]].tolist() == pytest.approx(to_come, abs=1e-9)
-    whitened = experience.advantages[experience.mask]
-    assert whitened.mean().item() == pytest.approx(0, abs=1e-9) and whitened.std().item() == pytest.approx(1, abs=1e-6)
-
-
-def test_the_loss_is_that_of_a_loop_over_tokens_and_knows_its_clip():
-    policy, first = moved_policy()
-    samples = sample(policy.language_model, BARE, PROMPTS, max_new_tokens=9, seed=0)
-    config = PPOConfig(clip=0.1, value_weight=0.25)
-    experience, _ = gather(policy, first, samples, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), config)
-    generator = torch.Generator().manual_seed(2)
-    shift = torch.randn(experience.log_p.shape, generator=generator, dtype=torch.float64) * 0.3
-    experience = replace(experience, log_p=experience.log_p + shift)  # as if the policy had learned since
-    loss = surrogate_loss(policy, experience, config)
-    total, clipped = [], 0
-    for n, one in enumerate(samples):
-        ids = torch.tensor([*one.encoded.prompt.tolist(), *one.encoded.responses[0].tolist()])
-        states = hidden_states(policy.language_model.backbone, ids)
-        log_p = (states @ policy.language_model.backbone.embedding.weight.T).log_softmax(-1)
-        for t, i in enumerate(range(len(one.encoded.prompt), len(ids))):
-            ratio = (log_p[i - 1, ids[i]] - experience.log_p[n, t]).exp()
-            advantage, value = experience.advantages[n, t].item(), policy.value(states[i - 1])[0]
-            outside = (advantage > 0 and ratio > 1.1) or (advantage < 0 and ratio < 0.9)
-            gain = advantage * (1.1 if advantage > 0 else 0.9) if outside else ratio * advantage
-            total.append(0.25 * (value - experience.returns[n, t]) ** 2 - gain)
-            clipped += bool(outside)
-    assert 0 < clipped < len(total)
-    expected = torch.stack(total).mean()
-    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    gradients = [torch.autograd.grad(value, list(policy.parameters())) for value in (loss, expected)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
 # Learning

@@ -77,6 +77,17 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def curves(steps: Sequence[float], series: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Return one panel for each series, by its name, against the step or iteration."""
+    figure, panels = _panels(len(series))
+    for axes, (name, values) in zip(panels, series.items(), strict=True):
+        entries = [{"step": step, name: value} for step, value in zip(steps, values, strict=True)]
+        _curve(axes, entries, name, name, BLUE, marker="")
+        axes.set_ylabel(name.replace("_", " "))
+    panels[-1].set_xlabel("iteration")
+    return figure
+
+
 def reward_against_utility(utilities: Sequence[float], rewards: Sequence[float]) -> Figure:
     """Return a scatter of each response's reward against its true utility."""
     figure, axes = _figure(3.6)

@@ -1,10 +1,12 @@
-"""A run of PPO on disk: a fine-tuned language model in, a policy that follows a reward out, and what it writes now."""
+"""A policy's learning on disk: a fine-tuned language model in, a policy out, how it went, and what it writes now."""
 
+import contextlib
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +15,12 @@ from minirm.data.records import Comparison
 from minirm.data.splits import has_prompt, prompt_key, prompt_set
 from minirm.disk import read_json, read_tensors, write_json, write_tensors, write_whole
 from minirm.errors import InputError
+from minirm.evaluation.report import Section, Table, write_report
 from minirm.evaluation.scoring import RewardScorer
 from minirm.models.language_model import LanguageModel
-from minirm.policies.ppo import PPO, Iteration, PPOConfig
-from minirm.policies.sampling import Dialogue, Reward
+from minirm.policies.learner import Learner
+from minirm.policies.log import PolicyLog
+from minirm.policies.sampling import Dialogue, Reward, Sample
 from minirm.runs.job import pick_device
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import (
@@ -35,42 +39,56 @@ from minirm.runs.run_folder import (
 from minirm.tokens.tokenizer import Tokenizer
 
 SAMPLES = "samples.jsonl"
-BEGUN, STATE = "ppo.json", "ppo.safetensors"
+BEGUN, STATE = "policy.json", "policy.safetensors"
 """What a run was begun with, which stays; and where it stands, until it is finished and has its metrics.json."""
 SECONDS_BETWEEN_SAVES = 30
+TEXTS = 10
+"""Prompts of which the report shows what was written."""
 DIGEST = "_digest"
 """How the names of what no option says end: what the files hold."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a policy wrote for a prompt before and after it learned, and the rewards of both."""
+class Written:
+    """What a policy wrote for a prompt before and after it learned, with rewards, and whether it had to be stopped."""
 
     prompt: str
     before: str
     reward_before: float
+    unended_before: bool
     after: str
     reward_after: float
+    unended_after: bool
 
 
 @dataclass
 class Follow:
-    """Lets a language model learn from a reward; `run` yields each iteration, and `judged` holds the end of it."""
+    """Lets a language model learn; `run` yields what each iteration found, and `written` holds the end of it."""
 
     policy: Path
     out: Path
     prompts: Sequence[Dialogue]
+    """Prompts that it learns from."""
     shown: Sequence[Dialogue]
     """Prompts that it does not learn from, for before and after."""
     reward: Reward
-    config: PPOConfig
+    method: str
+    learner: Callable[[LanguageModel, Tokenizer], Learner]
+    """Makes the learner of the policy."""
+    dials: dict
+    """All that decides how it learns."""
+    max_new_tokens: int
+    seed: int
+    """Of what is shown."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Where reward and prompts come from: a run that was begun with others is not gone on with."""
     reward_digest: str | None = None
     """What tells the reward from another at the same place."""
-    judged: list[Judged] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    iterations: int = 0
+    """How many there are in all; known once it runs."""
 
-    def run(self, observer: Observer) -> Iterator[Iteration]:
+    def run(self, observer: Observer) -> Iterator[object]:
         """Train, and write the policy as a run folder of its own, with samples.jsonl beside it.
 
         A run that was stopped goes on from the last state that it saved: where the observer stopped it, else at most
@@ -78,32 +96,39 @@ class Follow:
 
         Args:
             observer: told when there begins to be something to save; may stop the run after any iteration, and
-                `judged` then stays empty.
+                `written` then stays empty.
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
                 model, or can't write so much behind one of the prompts, or diverges.
         """
         self._check_folder()
         model, tokenizer = self._load_policy()
-        ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
-        before = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
+        learner = self.learner(model, tokenizer)
+        before = learner.write(self.shown, seed=self.seed)
         if (self.out / STATE).is_file():
-            self._restore(ppo)
-        saved = time.monotonic()
-        observer.begin("ppo", ppo.done, self.config.iterations)
-        for iteration in ppo.run():
-            yield iteration
-            stop = observer.should_stop()
-            if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                self._save(ppo)
-                saved = time.monotonic()
-            if stop:
-                return
-        after = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
-        rewards = self.reward(self.shown, before), self.reward(self.shown, after)
-        texts = [prompt[-1].text if prompt else "" for prompt in self.shown]
-        self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
-        self._write(model.state_dict())
+            self._restore(learner)
+        self.log = PolicyLog(self.out, learner.done)
+        with contextlib.closing(self.log):
+            saved, self.iterations = time.monotonic(), learner.iterations
+            observer.begin(self.method, learner.done, learner.iterations)
+            for found in learner.run():
+                self.log.add(found, learner.latest)
+                yield found
+                stop = observer.should_stop()
+                if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    self._save(learner)
+                    saved = time.monotonic()
+                if stop:
+                    return
+            self.written = self._compare(before, learner.write(self.shown, seed=self.seed))
+            self._write(model.state_dict())
+
+    def _compare(self, before: list[Sample], after: list[Sample]) -> list[Written]:
+        columns = [[prompt[-1].text if prompt else "" for prompt in self.shown]]
+        for samples in (before, after):
+            texts = [one.response for one in samples]
+            columns += [texts, self.reward(self.shown, texts), [not one.has_end for one in samples]]
+        return [Written(*values) for values in zip(*columns, strict=True)]
 
     def _load_policy(self) -> tuple[LanguageModel, Tokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
@@ -112,24 +137,25 @@ class Follow:
         self.known = prompt_set(read_prompts(self.policy / PROMPTS))
         try:
             prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
-            model.check_room(prompts, self.config.max_new_tokens)
+            model.check_room(prompts, self.max_new_tokens)
         except InputError as error:
             raise InputError(f"{self.policy}: {error}") from None
         return model, tokenizer
 
-    def _save(self, ppo: PPO) -> None:
+    def _save(self, learner: Learner) -> None:
         write_json(self.out / BEGUN, self._begun_with)
-        write_tensors(self.out / STATE, ppo.state())
+        self.log.write()
+        write_tensors(self.out / STATE, learner.state())
 
-    def _restore(self, ppo: PPO) -> None:
+    def _restore(self, learner: Learner) -> None:
         path = self.out / STATE
         tensors = read_tensors(path)
         counts = (tensor for name, tensor in tensors.items() if name == "done" or name.endswith(".step"))
         finite = all(bool(tensor.isfinite().all()) for tensor in tensors.values())
         if not finite or min(map(int, counts), default=0) < 0:
-            raise InputError(f"{path}: holds numbers that no run of PPO saves: begin anew in another folder")
+            raise InputError(f"{path}: holds numbers that no policy saves: begin anew in another folder")
         try:
-            ppo.restore(tensors)
+            learner.restore(tensors)
         except (KeyError, RuntimeError):
             raise InputError(f"{path}: holds another model than {self.policy}: begin anew in another folder") from None
 
@@ -142,7 +168,7 @@ class Follow:
             "data": hashlib.blake2b(prompts, digest_size=16).hexdigest(),
             "reward": self.reward_digest,
         }
-        named = {"policy": str(self.policy), **self.inputs, **vars(self.config)}
+        named = {"method": self.method, "policy": str(self.policy), **self.inputs, **self.dials}
         return named | {f"{name}{DIGEST}": digest for name, digest in digests.items()}
 
     def _check_folder(self) -> None:
@@ -164,12 +190,29 @@ class Follow:
         keys = self.known | {prompt_key(one) for one in here if has_prompt(one)}
         write_prompts(self.out / PROMPTS, prompt_array(keys))
         write_tensors(self.out / WEIGHTS, weights)
-        lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.judged)
+        lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.written)
         write_whole(self.out / SAMPLES, lambda path: path.write_text(lines, encoding="utf-8"))
-        write_json(
-            self.out / METRICS, dict(zip(("reward_before", "reward_after"), mean_rewards(self.judged), strict=True))
-        )
+        self.log.write()
+        self._report()
+        write_json(self.out / METRICS, means(self.written))
         (self.out / STATE).unlink(missing_ok=True)
+
+    def _report(self) -> None:
+        """Write the page: reward and endings before and after, the curves, and texts side by side."""
+        found = means(self.written)
+        before, after = found["reward_before"], found["reward_after"]
+        verdict = (
+            f"Mean reward over {len(self.written)} prompts not learned from: {before:.3f} before, {after:.3f} after."
+        )
+        rows = [(name, found[f"{name}_before"], found[f"{name}_after"]) for name in ("reward", "unended")]
+        texts = [(t.prompt, t.before, t.reward_before, t.after, t.reward_after) for t in self.written[:TEXTS]]
+        sections = [
+            Section("Before and after", [Table(("mean over prompts", "before", "after"), rows)]),
+            Section("How it learned", self.log.pictures()),
+            Section("What it wrote", [Table(("prompt", "before", "reward", "after", "reward"), texts)]),
+        ]
+        title = f"{self.policy} learned by {self.method}"
+        write_report(self.out / "report.html", title=title, verdict=verdict, sections=sections)
 
 
 def _change(name: str, before: object, now: dict) -> str:
@@ -180,10 +223,10 @@ def _change(name: str, before: object, now: dict) -> str:
     return f"was begun with {name}={before}, not {name}={now[name]}"
 
 
-def mean_rewards(judged: Sequence[Judged]) -> tuple[float, float]:
-    """Return the mean reward before and after."""
-    count = len(judged)
-    return sum(one.reward_before for one in judged) / count, sum(one.reward_after for one in judged) / count
+def means(written: Sequence[Written]) -> dict[str, float]:
+    """Return the mean reward, and the share of responses that were stopped without an end, before and after."""
+    names = ("reward_before", "reward_after", "unended_before", "unended_after")
+    return {name: math.fsum(getattr(one, name) for one in written) / len(written) for name in names}
 
 
 def reward_of(scorer: RewardScorer) -> Reward:
