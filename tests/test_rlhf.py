@@ -1,45 +1,43 @@
 """A policy that follows a reward: the advantage and the loss against plain loops, and policies that do learn."""
 
 import json
+import math
 import re
 import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import minirm
 from minirm.cli.main import main
 from minirm.cli.watcher import Stopper
-from minirm.config import ModelConfig
-from minirm.data.dialogue import Turn
 from minirm.data.records import read_comparisons
 from minirm.data.splits import prompt_key
 from minirm.disk import write_tensors
 from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
-from minirm.policies import follow, ppo
-from minirm.policies.best_of_n import best_of_n
-from minirm.policies.ppo import PPO, PPOConfig
+from minirm.policies import follow, learner
+from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
+from minirm.policies.dpo import DPO, DPOConfig
+from minirm.policies.grpo import GRPO
+from minirm.policies.learner import PolicyConfig, PolicyTrainer
+from minirm.policies.ppo import PPO
+from minirm.policies.rloo import RLOO
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.packing import tokenize
 from minirm.worlds.films import praise
 from tests.conftest import write_lines
+from tests.test_policies import BARE, PROMPTS, a_model, comparisons, vowels
 from tests.test_run import a_config
 from tests.test_sft import chats
-
-BARE = Tokenizer.train([], 262)  # one token per byte
-PROMPTS = [(Turn("user", "ab"),), (), (Turn("user", "hello"), Turn("assistant", "x"), Turn("user", "?"))]
-
-
-def a_model(backbone: str = "transformer", width: int = 16, **fields: object) -> LanguageModel:
-    torch.manual_seed(0)
-    fields = {"vocab_size": 262, "layers": 1, "heads": 2, "max_positions": 64, **fields}
-    return LanguageModel(ModelConfig(backbone=backbone, width=width, **fields))
 
 
 def a_policy(folder: Path, **model: object) -> list[str]:
@@ -52,56 +50,84 @@ def a_policy(folder: Path, **model: object) -> list[str]:
     return [str(word) for word in ["ppo", folder / "tuned", "--data", file, "--out", folder / "out", *few]]
 
 
-def vowels(prompts, responses) -> list[float]:
-    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
-
-
 # Learning
 
 
-QUICK = PPOConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
+QUICK = PolicyConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
+IN_GROUPS = replace(QUICK, prompts_per_iteration=8, samples_per_prompt=4)
+METHODS = {"ppo": (PPO(), QUICK), "rloo": (RLOO(), IN_GROUPS), "grpo": (GRPO(), IN_GROUPS)}
 
 
-def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near():
-    runs = {}
-    for kl_weight in (0.0, 5.0):
-        config = replace(QUICK, kl_weight=kl_weight)
-        runs[kl_weight] = list(PPO(a_model(width=32), BARE, PROMPTS, vowels, config).run())
+def a_trainer(name: str = "ppo", model: LanguageModel | None = None, **dials: object) -> PolicyTrainer:
+    method, config = METHODS[name]
+    return PolicyTrainer(model or a_model(), BARE, PROMPTS, vowels, replace(config, **dials), method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near(name):
+    runs = {w: list(a_trainer(name, a_model(width=32), kl_weight=w).run()) for w in (0.0, 5.0)}
     free, held = runs[0.0][-1], runs[5.0][-1]
     assert runs[0.0][0].reward < 0.1 and runs[0.0][0].kl_nats == pytest.approx(0, abs=1e-5)
-    assert free.reward > 0.7
-    assert held.kl_nats < free.kl_nats / 4 and held.reward < free.reward - 0.3
+    assert free.reward > 0.5
+    assert held.kl_nats < free.kl_nats / 3 and held.reward < free.reward - 0.2
 
 
-def test_the_same_seed_learns_the_same():
-    config = replace(QUICK, iterations=3)
-    runs = [list(PPO(a_model(), BARE, PROMPTS, vowels, config).run()) for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
-def test_a_reward_may_be_a_whole_number():
-    def length(prompts, responses) -> list[int]:
-        return list(map(len, responses))
-
-    [one] = PPO(a_model(), BARE, PROMPTS, length, replace(QUICK, iterations=1, max_new_tokens=5)).run()
-    assert 0 < one.reward < 5
-
-
-def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
-    config = replace(QUICK, iterations=4)
-    whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_learns_the_same_and_a_run_that_was_left_goes_on_as_if_it_had_not_been(name):
+    whole, left, resumed = (a_trainer(name, iterations=4, target_kl=0.5, kl_weight=0.1) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two), next(two)]
+    resumed.restore({name: tensor.clone() for name, tensor in left.state().items()})
+    assert begun + list(resumed.run()) == expected
+    assert len({one.kl_weight for one in expected}) == 4
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_dpo_that_was_left_goes_on_as_if_it_had_not_been():
+    items = list(tokenize(comparisons() * 3, BARE))
+    whole, left, resumed = (DPO(a_model(), BARE, items, DPOConfig(epochs=2, batch=4)) for _ in range(3))
+    expected, two = list(whole.run()), left.run()
+    begun = [next(two) for _ in range(4)]
     resumed.restore({name: tensor.clone() for name, tensor in left.state().items()})
     assert begun + list(resumed.run()) == expected
     for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
+def test_a_reward_may_be_a_whole_number():
+    def length(prompts, responses) -> list[int]:
+        return list(map(len, responses))
+
+    config = replace(QUICK, iterations=1, max_new_tokens=5)
+    [one] = PolicyTrainer(a_model(), BARE, PROMPTS, length, config, PPO()).run()
+    assert 0 < one.reward < 5
+
+
+def test_a_response_that_was_stopped_without_an_end_earns_what_the_dial_says():
+    [plain] = a_trainer(iterations=1, max_new_tokens=2).run()
+    [fined] = a_trainer(iterations=1, max_new_tokens=2, unended_reward=-3.0).run()
+    assert plain.unended == fined.unended > 0.9
+    assert fined.reward == pytest.approx(-3.0 * plain.unended, abs=0.1) and plain.reward >= 0
+
+
+def test_the_responses_to_a_prompt_stay_together_in_a_step():
+    trainer = a_trainer("rloo", batch=8)
+    experience = trainer._explore(np.random.default_rng(0))
+    parts = list(trainer._parts(experience, np.random.default_rng(1)))
+    assert [len(part.samples) for part in parts] == [8] * 8  # two epochs of 32
+    for part in parts:
+        assert len({id(s) for s in part.samples}) == 8
+        for group in (part.samples[:4], part.samples[4:]):
+            assert len({one.prompt for one in group}) == 1
+    assert {id(s) for part in parts[:4] for s in part.samples} == {id(s) for s in experience.samples}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backbone", ["transformer", "gru"])
-def test_on_cuda_a_policy_learns_and_goes_on(backbone):
-    left, resumed = (PPO(a_model(backbone).to("cuda"), BARE, PROMPTS, vowels, QUICK) for _ in range(2))
+@pytest.mark.parametrize("name", METHODS)
+def test_on_cuda_a_policy_learns_and_goes_on(backbone, name):
+    left, resumed = (a_trainer(name, a_model(backbone).to("cuda")) for _ in range(2))
     next(left.run())
     resumed.restore({name: tensor.cpu() for name, tensor in left.state().items()})
     assert next(resumed.run()).iteration == 2
@@ -127,13 +153,17 @@ def test_praise_is_the_share_of_opinions_that_are_favourable():
         ("decay", 1.5),
         ("learning_rate", 0.0),
         ("learning_rate", 1e300),
+        ("samples_per_prompt", 0),
+        ("target_kl", 0.0),
+        ("unended_reward", float("inf")),
         ("seed", -1),
         ("seed", 99999999999999999999),
     ],
 )
 def test_dials_out_of_their_range_are_refused(field, value):
+    dials = PPO if field in ("clip", "decay", "value_weight") else PolicyConfig
     with pytest.raises(InputError, match=f"^{field}={re.escape(str(value))} must be"):
-        PPOConfig(**{field: value})
+        dials(**{field: value})
 
 
 # The command line
@@ -143,17 +173,87 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     command, tuned = a_policy(tmp_path), tmp_path / "tuned"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "before" in said and "mean reward" in said and said.endswith(f"run: {tmp_path / 'out'}\n")
+    assert (
+        "before" in said
+        and "mean reward" in said
+        and said.endswith(f"run: {tmp_path / 'out'}, report: {tmp_path / 'out' / 'report.html'}\n")
+    )
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [one["reward_after"] for one in samples] == [praise(one["after"]) for one in samples]
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
     assert not torch.equal(before.backbone.embedding.weight, after.backbone.embedding.weight)
-    begun = json.loads((tmp_path / "out" / "ppo.json").read_text())
+    begun = json.loads((tmp_path / "out" / "policy.json").read_text())
     assert (begun["policy"], begun["reward"], begun["iterations"]) == (str(tuned), "None", 3)
     known = read_start(tmp_path / "out").training_prompts
     learned = list(dict.fromkeys(map(prompt_key, read_comparisons([tmp_path / "chats.jsonl"]))))
     assert known == read_start(tuned).training_prompts | set(learned[: -(-len(learned) // 10) * -1])
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
+def test_every_other_method_writes_a_policy_its_log_and_a_report(tmp_path, capsys, trained, method):
+    """RLOO and GRPO learn from prompts alone; DPO needs comparisons."""
+    command = a_policy(tmp_path)
+    if method == "dpo":
+        few = ["--epochs", 1, "--batch", 4, "--learning-rate", 1e-3, "--max-new-tokens", 8]
+        pairs = [{"prompt": f"q{n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(20)]
+        file = write_lines(tmp_path / "pairs.jsonl", pairs)
+    else:
+        few = ["--iterations", 2, "--prompts-per-iteration", 3, "--samples-per-prompt", 2, "--max-new-tokens", 8]
+        file = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"q{n}?"} for n in range(9)])
+    out, most = tmp_path / "out", 5 if method == "dpo" else 2
+    words = [method, *command[1:2], "--data", file, "--reward", trained, "--out", out, *few]
+    assert main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert f"{most} of {most}: " in said and "stopped without an end: " in said
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [one["iteration"] for one in entries] == list(range(1, most + 1))
+    names = {"loss", "accuracy", "chosen", "rejected"} if method == "dpo" else {"kl_nats", "kl_k3_nats", "unended"}
+    assert names | {"gradient_norm", "updates_per_second"} <= entries[0].keys()
+    assert all(math.isfinite(value) for entry in entries for value in entry.values() if value is not None)
+    assert (out / "report.html").read_text().count("data:image/png") == (3 if method == "dpo" else 4)
+    metrics = json.loads((out / "metrics.json").read_text())
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert metrics["unended_after"] == sum(one["unended_after"] for one in samples) / len(samples)
+    before, after = (load_language_model(run)[0].backbone.embedding.weight for run in (tmp_path / "tuned", out))
+    assert not torch.equal(before, after)
+
+
+def test_tensorboard_holds_every_figure_of_every_iteration_and_texts(tmp_path):
+    command = a_policy(tmp_path)
+    assert main(command) == 0
+    board = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    entries = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    for name in entries[0].keys() - {"iteration"}:
+        points = [(point.step, point.value) for point in board.Scalars(name)]
+        assert points == [(one["iteration"], pytest.approx(one[name], rel=1e-6)) for one in entries]
+    assert board.Tags()["tensors"] == ["responses/text_summary"]
+
+
+def test_best_of_n_prints_what_every_n_earns_and_writes_what_was_drawn(tmp_path, capsys, refused, trained):
+    a_policy(tmp_path)
+    file = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"q{n}?"} for n in range(3)] + [{"prompt": "q1?"}])
+    command = ["best-of-n", tmp_path / "tuned", "--reward", trained, "--prompts", file, "--n", 6]
+    command = [*map(str, command), "--max-new-tokens", "8", "--out", str(tmp_path / "best.jsonl")]
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert [line["prompt"][0]["content"] for line in lines] == ["q0?", "q1?", "q2?"]
+    earned = expected_best([line["rewards"] for line in lines]).mean(0)
+    for n in (1, 2, 4, 6):
+        assert re.search(rf"│ {n} +│ {earned[n - 1]:.3f} +│ \[.*\] +│ {kl_bound(n):.3f} nats", said)
+    scorer = minirm.load(trained)
+    for line in lines:
+        assert line["rewards"] == pytest.approx(scorer.score(line["prompt"], line["responses"]), abs=1e-4)
+        assert line["reward"] == max(line["rewards"])
+        assert line["response"] == line["responses"][line["rewards"].index(line["reward"])]
+    unended = sum(line["unended"] for line in lines)
+    assert f"3 prompts, 6 responses each; {unended} of 18 were stopped without an end" in said
+    assert refused(*["0" if word == "6" else word for word in command]) == "n=0 must be at least 1"
+    other = write_lines(tmp_path / "none.jsonl", [{"text": "x"}])
+    said = refused(*["--prompts" if w == "--prompts" else str(other) if w == str(file) else w for w in command])
+    assert said == f"{other}:1: must hold a prompt, or be a record that training accepts"
 
 
 def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
@@ -164,7 +264,7 @@ def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(follow, "pick_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(ppo, "sample", stop)
+    monkeypatch.setattr(learner, "sample", stop)
     assert main(a_policy(tmp_path)) == 130 and found == ["meta"]
 
 
@@ -190,7 +290,7 @@ def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, r
 def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
     tmp_path, capsys, monkeypatch, number, iteration
 ):
-    command, out, explore = a_policy(tmp_path), tmp_path / "out", PPO._explore
+    command, out, explore = a_policy(tmp_path), tmp_path / "out", PolicyTrainer._explore
     before = signal.getsignal(number)  # a shell that runs the tests in the background ignores it
 
     def interrupted(self, rng):
@@ -198,13 +298,13 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
             signal.raise_signal(number)
         return explore(self, rng)
 
-    monkeypatch.setattr(PPO, "_explore", interrupted)
+    monkeypatch.setattr(PolicyTrainer, "_explore", interrupted)
     assert main(command) == 130 and signal.getsignal(number) is before
     said = capsys.readouterr()
     assert f"{iteration} of 3" in said.out and said.out.endswith("\nstopped and saved; the same command goes on\n")
     assert said.err == "stopping after this step; Ctrl-C again stops at once, without saving\n"
-    assert {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
-    monkeypatch.setattr(PPO, "_explore", explore)
+    assert {path.name for path in out.iterdir()} == {"policy.json", "policy.safetensors", "log.jsonl", "tensorboard"}
+    monkeypatch.setattr(PolicyTrainer, "_explore", explore)
     whole = ["whole" if word == str(out) else word for word in command]
     monkeypatch.chdir(tmp_path)
     assert main(command) == main(whole) == 0
@@ -240,10 +340,10 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
     command, out, reward = a_policy(tmp_path), tmp_path / "out", shutil.copytree(trained, tmp_path / "reward")
     command += ["--reward", str(reward)]
     with monkeypatch.context() as patch:
-        patch.setattr(PPO, "_learn", lambda *_: None)
+        patch.setattr(PolicyTrainer, "_learn", lambda *_: (0.0, 0.0))
         patch.setattr(Stopper, "should_stop", lambda self: True)
         assert main(command) == 130
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     weights = {"policy": tmp_path / "tuned" / "model.safetensors", "reward": reward / "model.safetensors"}
     if changed == "data":
         write_lines(tmp_path / "chats.jsonl", chats(40)[10:])
@@ -252,13 +352,13 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
         write_tensors(weights[changed], tensors)
     place = {"data": tmp_path / "chats.jsonl", "policy": tmp_path / "tuned", "reward": reward}[changed]
     said = f"what {changed}={place} holds changed since this run began: begin anew in another folder"
-    assert refused(*command) == f"{out / 'ppo.json'}: {said}"
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert refused(*command) == f"{out / 'policy.json'}: {said}"
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("ending", "number"), [("done", -5), (".step", -5), (".weight", torch.nan)])
 def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(tmp_path, refused, monkeypatch, ending, number):
-    command, path = a_policy(tmp_path), tmp_path / "out" / "ppo.safetensors"
+    command, path = a_policy(tmp_path), tmp_path / "out" / "policy.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(Stopper, "should_stop", lambda self: True)
         assert main(command) == 130
@@ -266,13 +366,13 @@ def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(tmp_path, re
     tensors[next(name for name in sorted(tensors) if name.endswith(ending))].fill_(number)
     write_tensors(path, tensors)
     before = path.read_bytes()
-    said = f"{path}: holds numbers that no run of PPO saves: begin anew in another folder"
+    said = f"{path}: holds numbers that no policy saves: begin anew in another folder"
     assert refused(*command) == said and path.read_bytes() == before
 
 
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     command = a_policy(tmp_path)
-    monkeypatch.setattr(ppo, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(learner, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(command) == 130 and not (tmp_path / "out").exists()
     assert capsys.readouterr().err == "minirm: stopped\n"
 
@@ -284,23 +384,28 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
         "no such run folder" in refused("ppo", tmp_path / "nowhere", "--data", file, "--out", out) and not out.exists()
     )
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_SAVES", -1.0)
-    learn, calls = PPO._learn, []
+    learn, calls = PolicyTrainer._learn, []
 
     def interrupted(self, experience):
         calls.append(self.done)
         if self.done == 2:
             raise KeyboardInterrupt
-        learn(self, experience)
+        return learn(self, experience)
 
-    monkeypatch.setattr(PPO, "_learn", interrupted)
-    assert main(command) == 130 and {path.name for path in out.iterdir()} == {"ppo.json", "ppo.safetensors"}
+    monkeypatch.setattr(PolicyTrainer, "_learn", interrupted)
+    assert main(command) == 130 and {path.name for path in out.iterdir()} == {
+        "policy.json",
+        "policy.safetensors",
+        "log.jsonl",
+        "tensorboard",
+    }
     assert "2 of 3" in capsys.readouterr().out
-    monkeypatch.setattr(PPO, "_learn", learn)
-    assert refused(*command, "--seed", 7) == f"{out / 'ppo.json'}: was begun with seed=0, not seed=7"
+    monkeypatch.setattr(PolicyTrainer, "_learn", learn)
+    assert refused(*command, "--seed", 7) == f"{out / 'policy.json'}: was begun with seed=0, not seed=7"
     other = write_lines(tmp_path / "others.jsonl", chats(30))
     anew = refused(*["--data" if word == "--data" else str(other) if word == str(file) else word for word in command])
-    assert anew == f"{out / 'ppo.json'}: was begun with data={file}, not data={other}"
+    assert anew == f"{out / 'policy.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("3 of 3") and (out / "ppo.json").is_file() and not (out / "ppo.safetensors").exists()
+    assert said.startswith("3 of 3") and (out / "policy.json").is_file() and not (out / "policy.safetensors").exists()
     assert load_language_model(out)
