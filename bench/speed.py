@@ -28,6 +28,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.places import out_folder
+from bench.policy_speed import policy
 from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import BF16, FULL, QUICK, Settings
@@ -55,6 +56,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "strips": strips,
     "recurrent": recurrent,
     "scoring": scoring,
+    "policy": policy,
     "arithmetic": arithmetic,
     "memory": memory,
     "ideas": ideas,

@@ -19,6 +19,8 @@ import hypothesis  # noqa: F401  imported once here rather than in each child
 import pytest
 import torch
 
+from tests import policy_mutations
+
 TESTS = Path(__file__).parent
 README = TESTS / "README.md"
 BEGIN, END = "<!-- mutations: begin -->", "<!-- mutations: end -->"
@@ -189,7 +191,11 @@ MUTATIONS = [
              "log_ratio = reference_log_prob - log_prob"),
     Mutation("shaping", "KL over the prompt as well", "return log_ratio.masked_fill(~mask, 0.0).sum(-1)",
              "return log_ratio.nan_to_num().sum(-1)"),
+    # Policies
+    *(Mutation(*one) for one in policy_mutations.MISTAKES),
 ]  # fmt: skip
+TESTS_OF = {module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES}
+"""Modules whose tests are not in the file of their name."""
 
 
 class FirstFailure:
@@ -232,13 +238,12 @@ def _run_tests(mutation: Mutation, result: Connection) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(f"minirm.{mutation.module}")
     exec(compile(mutate(mutation, source_of(mutation.module)), module.__file__, "exec"), vars(module))
-    sys.modules.pop(
-        f"tests.test_{mutation.module}", None
-    )  # under pytest it may be here, with the names of the right code
+    tests = TESTS_OF.get(mutation.module, f"test_{mutation.module}.py")
+    sys.modules.pop(f"tests.{tests[:-3]}", None)  # under pytest it may be here, with the names of the right code
     failure = FirstFailure()
     with redirect_stdout(StringIO()):
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", SLOW]
-        pytest.main([*options, str(TESTS / f"test_{mutation.module}.py")], plugins=[failure])
+        pytest.main([*options, str(TESTS / tests)], plugins=[failure])
     result.send(failure.name)
 
 

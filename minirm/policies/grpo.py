@@ -51,7 +51,6 @@ class GRPO:
         gain, clipped = clipped_gain((log_p - old_log_p).exp(), advantages, self.clip)
         behind = first_log_p - log_p  # log π₀/π
         k3 = behind.expm1() - behind
-        share = e.at_tokens(e.mask.to(log_p.dtype) / e.mask.sum(1, keepdim=True), device) / len(
-            e.samples
-        )  # (S,), its sum is 1
-        return ((kl_weight * k3 - gain) * share).sum(), clipped
+        share = e.mask.to(log_p.dtype) / e.mask.sum(1, keepdim=True) / len(e.samples)  # (N, T), its sum is 1
+        losses = kl_weight * k3 - gain
+        return (losses * e.at_tokens(share, device)).sum(), clipped
