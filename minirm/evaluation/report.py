@@ -157,92 +157,87 @@ class TableRow(NamedTuple):
 
     name: str
     value: str
-    interval: str = ""
-    explanation: str = ""
+    interval: str
+    explanation: str
 
 
 def as_table(evaluation: Evaluation) -> list[TableRow]:
     """Return the evaluation as rows to print, the accuracy first and what could explain it away right behind."""
-    cut, dropped = evaluation.cut or {}, sorted((evaluation.dropped or {}).items())
+    e, cut = evaluation, evaluation.cut or {}
     return [
-        *_accuracy_rows(evaluation),
-        *_leakage_rows(evaluation),
-        *_calibration_rows(evaluation.calibration),
-        *_ranking_rows(evaluation.ranking),
-        *_counted("cut prompts", cut.get("prompts"), "responses scored behind a prompt cut from its left"),
-        *_counted("cut responses", cut.get("responses"), "responses cut before their end token"),
-        TableRow("equal rewards", f"{evaluation.reward_ties:,}", "", "pairs with equal rewards, each counted one half"),
-        TableRow("equal scores", f"{evaluation.label_ties:,}", "", "pairs without a better response, left out"),
-        *(TableRow("left out", f"{count:,}", "", why) for why, count in dropped),
-        *(_row(f"subset {name}", part, _count(part.count, "pair")) for name, part in evaluation.subsets.items()),
+        *_accuracy_rows(e),
+        *_leakage_rows(e),
+        *_calibration_rows(e.calibration),
+        *_ranking_rows(e.ranking),
+        *_if_any("cut prompts", cut.get("prompts"), "responses scored behind a prompt cut from its left"),
+        *_if_any("cut responses", cut.get("responses"), "responses cut before their end token"),
+        _row("equal rewards", e.reward_ties, "pairs with equal rewards, each counted one half"),
+        _row("equal scores", e.label_ties, "pairs without a better response, left out"),
+        *(_row("left out", count, why) for why, count in sorted((e.dropped or {}).items())),
+        *(_row(f"subset {name}", its, _count(its.count, "pair")) for name, its in e.subsets.items()),
     ]
 
 
-def _accuracy_rows(evaluation: Evaluation) -> Iterator[TableRow]:
-    length = evaluation.length
-    of = f"of {_count(evaluation.pairs, 'pair')} of {_count(evaluation.prompts, 'prompt')}"
-    ties = _count(evaluation.length_ties, "pair")
-    equal = f"; {ties} of equal length at one half each" if evaluation.length_ties else ""
-    shorter = "no pair has a better response that is the shorter one"
-    if length.better_is_shorter is not None:
-        shorter = f"accuracy on {_count(length.better_is_shorter.count, 'pair')} whose better response is shorter"
-    correlation = "–" if length.correlation is None else _signed(length.correlation, "+")
-    swapped = "accuracy behind other prompts: what needs no prompt" if evaluation.swapped else "not measured"
-    yield _row("accuracy", evaluation.accuracy, f"in the right order, {of}")
+def _accuracy_rows(e: Evaluation) -> Iterator[TableRow]:
+    length, ties = e.length, _count(e.length_ties, "pair")
+    equal = f"; {ties} of equal length at one half each" if e.length_ties else ""
+    shorter, where = length.better_is_shorter, "no pair has a better response that is the shorter one"
+    if shorter:
+        where = f"accuracy on {_count(shorter.count, 'pair')} whose better response is shorter"
+    swapped = "accuracy behind other prompts: what needs no prompt" if e.swapped else "not measured"
+    yield _row(
+        "accuracy", e.accuracy, f"in the right order, of {_count(e.pairs, 'pair')} of {_count(e.prompts, 'prompt')}"
+    )
     yield _row("longer wins", length.longer_wins, f"choosing the longer response, without a model{equal}")
-    yield _row("gain over longer wins", length.gain, "the first row minus the second, on the same pairs", sign="+")
-    yield _row("better is shorter", length.better_is_shorter, shorter)
-    yield TableRow("reward and length", correlation, "", "Spearman's correlation over all responses")
-    if length.correlation_within is not None:
-        yield _row("… within a prompt", length.correlation_within, "mean over the prompts", sign="+")
-    yield _row("prompts swapped", evaluation.swapped, swapped)
+    yield _row("gain over longer wins", length.gain, "the first row minus the second, on the same pairs", "+")
+    yield _row("better is shorter", shorter, where)
+    yield _row("reward and length", length.correlation, "Spearman's correlation over all responses", "+")
+    yield from _if_any("… within a prompt", length.correlation_within, "mean over the prompts", "+")
+    yield _row("prompts swapped", e.swapped, swapped)
 
 
-def _leakage_rows(evaluation: Evaluation) -> Iterator[TableRow]:
-    leakage = evaluation.leakage
-    if leakage is None:
+def _leakage_rows(e: Evaluation) -> Iterator[TableRow]:
+    if e.leakage is None:
         yield _row("leaked prompts", None, "not measured: the training prompts are not known")
         return
-    of = f"of {_count(evaluation.prompts, 'prompt')}: those that also stand in training"
-    yield TableRow("leaked prompts", f"{leakage.prompts:,}", "", of)
-    if leakage.leaked is not None:
-        yield _row("… accuracy on them", leakage.leaked, _count(leakage.leaked.count, "pair"))
-    if leakage.prompts and leakage.clean is not None:
-        yield _row("… on the others", leakage.clean, _count(leakage.clean.count, "pair"))
+    leaked, clean = e.leakage.leaked, e.leakage.clean if e.leakage.prompts else None
+    of = f"of {_count(e.prompts, 'prompt')}: those that also stand in training"
+    yield _row("leaked prompts", e.leakage.prompts, of)
+    for name, its in (("… accuracy on them", leaked), ("… on the others", clean)):
+        yield from _if_any(name, its, _count(its.count, "pair") if its else "")
 
 
 def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
-    known = "−log probability of the label; 0.693 knows nothing"
-    yield TableRow("NLL, in nats", f"{calibration.nll_nats:.3f}", "", known)
-    known = "squared error of the probability; 0.25 knows nothing"
-    yield TableRow("Brier score", f"{calibration.brier:.3f}", "", known)
-    yield TableRow("ECE", f"{calibration.ece:.3f}", "", "mean gap between confidence and accuracy")
-    if calibration.temperature is None:
-        yield _row("temperature", None, "undefined: no pair has two different rewards")
-        return
-    sure = "too sure" if calibration.temperature > 1 else "not sure enough"
-    yield TableRow("temperature", f"{calibration.temperature:.3g}", "", f"divides the rewards best; they are {sure}")
+    yield _row("NLL, in nats", calibration.nll_nats, "−log probability of the label; 0.693 knows nothing")
+    yield _row("Brier score", calibration.brier, "squared error of the probability; 0.25 knows nothing")
+    yield _row("ECE", calibration.ece, "mean gap between confidence and accuracy")
+    temperature = calibration.temperature
+    sure = "undefined: no pair has two different rewards"
+    if temperature is not None:
+        sure = f"divides the rewards best; they are {'too sure' if temperature > 1 else 'not sure enough'}"
+    yield _row("temperature", None if temperature is None else f"{temperature:.3g}", sure)
 
 
 def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
     if ranking is not None:
         rankings = f"{_count(ranking.kendall_tau.count, 'ranking')} of more than two responses"
-        yield _row("Kendall's tau-b", ranking.kendall_tau, f"mean over {rankings}", sign="+")
         hit = f"highest reward has the highest score; {ranking.best_of_k.chance:.3f} by chance"
+        yield _row("Kendall's tau-b", ranking.kendall_tau, f"mean over {rankings}", "+")
         yield _row("best of K", ranking.best_of_k, hit)
 
 
-def _row(name: str, estimate: Estimate | None, explanation: str, sign: str = "") -> TableRow:
-    if estimate is None:
-        return TableRow(name, "–", "", explanation)
-    interval = "" if estimate.low is None else f"[{_signed(estimate.low, sign)}, {_signed(estimate.high, sign)}]"
-    if not estimate.is_resolved:
-        explanation += "; not resolved from " + (f"chance ({estimate.chance:.3g})" if estimate.chance else "0")
-    return TableRow(name, _signed(estimate.value, sign), interval, explanation)
+def _row(name: str, found: Estimate | float | int | str | None, explanation: str, sign: str = "") -> TableRow:
+    """Return the row of a figure; an estimate with its interval, and whether that is resolved."""
+    if not isinstance(found, Estimate):
+        return TableRow(name, _signed(found, sign) if isinstance(found, float) else _as_text(found), "", explanation)
+    interval = "" if found.low is None else f"[{_signed(found.low, sign)}, {_signed(found.high, sign)}]"
+    if not found.is_resolved:
+        explanation += "; not resolved from " + (f"chance ({found.chance:.3g})" if found.chance else "0")
+    return TableRow(name, _signed(found.value, sign), interval, explanation)
 
 
-def _counted(name: str, count: int | None, explanation: str) -> list[TableRow]:
-    return [TableRow(name, f"{count:,}", "", explanation)] if count else []
+def _if_any(name: str, found: Estimate | int | None, explanation: str, sign: str = "") -> list[TableRow]:
+    return [_row(name, found, explanation, sign)] if found else []
 
 
 def _count(number: int, noun: str) -> str:
