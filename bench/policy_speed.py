@@ -21,9 +21,9 @@ from minirm.data.records import Comparison
 from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.policies.grpo import GRPO
-from minirm.policies.learner import Method, PolicyConfig, PolicyTrainer
 from minirm.policies.ppo import PPO
 from minirm.policies.rloo import RLOO
+from minirm.policies.trainer import Method, PolicyConfig, PolicyTrainer
 from minirm.tokens.tokenizer import Tokenizer
 
 SAMPLES = 8

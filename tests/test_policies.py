@@ -21,20 +21,11 @@ from minirm.models.language_model import LanguageModel
 from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
 from minirm.policies.dpo import DPO, DPOConfig
 from minirm.policies.grpo import GRPO
-from minirm.policies.learner import (
-    Experience,
-    Policy,
-    PolicyConfig,
-    PolicyTrainer,
-    adapted,
-    as_rows,
-    gather,
-    measure,
-    packed,
-)
+from minirm.policies.learner import Policy, as_rows
 from minirm.policies.ppo import PPO, clipped_gain, generalised_advantages
 from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Sample, encode, sample
+from minirm.policies.trainer import Experience, PolicyConfig, PolicyTrainer, adapted, gather, measure, packed
 from minirm.tokens.packing import tokenize
 from minirm.tokens.template import OWN, as_dialogue
 from minirm.tokens.tokenizer import Tokenizer

@@ -26,9 +26,9 @@ from minirm.policies import follow, learner
 from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
 from minirm.policies.dpo import DPO, DPOConfig
 from minirm.policies.grpo import GRPO
-from minirm.policies.learner import PolicyConfig, PolicyTrainer
 from minirm.policies.ppo import PPO
 from minirm.policies.rloo import RLOO
+from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start

@@ -30,9 +30,9 @@ from bench.recipes.pictures import series
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.dialogue import Turn
 from minirm.metrics import Interval
-from minirm.policies.learner import PolicyConfig, PolicyTrainer
 from minirm.policies.ppo import PPO
 from minirm.policies.sampling import Dialogue
+from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.policies.zero_shot import ZeroShotScorer
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import load_language_model

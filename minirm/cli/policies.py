@@ -23,11 +23,12 @@ from minirm.models.language_model import LanguageModel
 from minirm.policies.dpo import DPO, DPOConfig
 from minirm.policies.follow import Follow, Written, means, reward_of
 from minirm.policies.grpo import GRPO
-from minirm.policies.learner import Learner, Method, PolicyConfig, PolicyTrainer
+from minirm.policies.learner import Learner
 from minirm.policies.ppo import PPO
 from minirm.policies.prompts import read_prompts
 from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Dialogue, Reward
+from minirm.policies.trainer import Method, PolicyConfig, PolicyTrainer
 from minirm.runs import run_folder
 from minirm.tokens.packing import fit, tokenize
 from minirm.tokens.tokenizer import Tokenizer

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from minirm.policies.learner import Experience, check_dials
+from minirm.policies.learner import check_dials
 from minirm.policies.ppo import clipped_gain
+from minirm.policies.trainer import Experience
 
 LEAST_SPREAD = 1e-4
 

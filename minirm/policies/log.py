@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -10,7 +11,7 @@ from minirm.disk import naming, write_whole
 from minirm.errors import InputError
 from minirm.evaluation.pictures import curves
 from minirm.evaluation.report import Picture
-from minirm.policies.learner import Experience
+from minirm.policies.sampling import Sample
 
 LOG, BOARD = "log.jsonl", "tensorboard"
 TEXTS = 4
@@ -41,11 +42,11 @@ class PolicyLog:
         if done:
             self.entries = _read(folder / LOG)[:done]
 
-    def add(self, found: object, latest: Experience | None) -> None:
+    def add(self, found: object, latest: Sequence[tuple[Sample, float]]) -> None:
         """Take up what an iteration found, and of what it drew the first texts."""
         entry = dataclasses.asdict(found)
         self.entries.append(entry)
-        self.unwritten.append((entry, "" if latest is None else _texts(latest)))
+        self.unwritten.append((entry, _texts(latest) if latest else ""))
 
     def write(self) -> None:
         """Bring everything to the disk."""
@@ -87,10 +88,10 @@ def _read(path: Path) -> list[dict]:
         raise InputError(f"{path}: is missing or no log: begin anew in another folder") from None
 
 
-def _texts(experience: Experience) -> str:
+def _texts(drawn: Sequence[tuple[Sample, float]]) -> str:
     """Return the first responses as a table of Markdown."""
     rows = []
-    for one, reward in zip(experience.samples[:TEXTS], experience.rewards.tolist(), strict=False):
+    for one, reward in drawn[:TEXTS]:
         prompt = one.prompt[-1].text if one.prompt else ""
         cells = (" ".join(text.split()).replace("|", "\\|") for text in (prompt, one.response))
         rows.append(f"| {' | '.join(cells)} | {reward:+.3f} | {'' if one.has_end else 'stopped without an end'} |")

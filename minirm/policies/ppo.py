@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config_rules import require
-from minirm.policies.learner import Experience, check_dials
+from minirm.policies.learner import check_dials
+from minirm.policies.trainer import Experience
 from minirm.shaping import whiten
 
 

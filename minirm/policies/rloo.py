@@ -14,8 +14,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from minirm.policies.learner import Experience, as_rows, check_dials
+from minirm.policies.learner import as_rows, check_dials
 from minirm.policies.ppo import clipped_gain
+from minirm.policies.trainer import Experience
 
 
 @dataclass(frozen=True)
