@@ -240,76 +240,67 @@ def score_comparisons(
             were themselves cut before their end ("responses").
         advance: is told of each batch, when it is scored, how many responses it held.
     """
-    cut = Counter() if cut is None else cut
-    rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
-    cuts = [
-        (n, numbers, same)
-        for n, encoded in enumerate(tokenize(comparisons, tokenizer))
-        for numbers, same in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional)
-    ]
-    scored = score_encoded(model, packing, [same for _, _, same in cuts], advance)
-    for (n, numbers, _), values in zip(cuts, scored, strict=True):
-        for k, reward in zip(numbers, values, strict=True):
-            rewards[n][k] = reward
-    return rewards
-
-
-def _cut_each(
-    encoded: Encoded, max_tokens: int, cut: Counter[str], *, keep_first: bool
-) -> Iterator[tuple[list[int], Encoded]]:
-    """Yield responses that see the same of the prompt together, each cut as if it stood alone, and counted.
-
-    So a reward depends on its prompt and response, and never on a longer response beside it.
-    """
-    singles = (replace(encoded, responses=(response,), scores=(0.0,)) for response in encoded.responses)
-    alone = [truncate(single, max_tokens, keep_first=keep_first) for single in singles]
-    cut["prompts"] += sum(len(one.prompt) < len(encoded.prompt) for one in alone)
-    cut["responses"] += sum(len(a.responses[0]) < len(b) for a, b in zip(alone, encoded.responses, strict=True))
-    groups: dict[int, list[int]] = {}
-    for k, one in enumerate(alone):
-        groups.setdefault(len(one.prompt), []).append(k)
-    for numbers in groups.values():
-        responses = tuple(alone[k].responses[0] for k in numbers)
-        yield numbers, replace(alone[numbers[0]], responses=responses, scores=(0.0,) * len(numbers))
+    return score_encoded(model, packing, list(tokenize(comparisons, tokenizer)), cut, advance)
 
 
 @torch.inference_mode()
 def score_encoded(
-    model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded], advance: Advance | None = None
+    model: RewardModel,
+    packing: PackingConfig,
+    encoded: Sequence[Encoded],
+    cut: Counter[str] | None = None,
+    advance: Advance | None = None,
 ) -> list[list[float]]:
-    """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time.
-
-    A comparison beyond that is read in pieces, each behind the prompt.
-    """
+    """Return the rewards of encoded comparisons; see `score_comparisons`. At most `tokens_per_batch` go together."""
     model.eval()
-    device, budget = model.head.weight.device, packing.tokens_per_batch
-    most = min(budget, TOKENS_AT_ONCE) if device.type == "cpu" else budget
+    cut, both_ways = Counter() if cut is None else cut, model.config.bidirectional
+    device, most = model.head.weight.device, packing.tokens_per_batch
     rewards = [[0.0] * len(item.responses) for item in encoded]
-    pieces = [piece for n, item in enumerate(encoded) for piece in _pieces(n, item, packing)]
-    for numbers in cut_into_batches([piece.tokens for _, _, piece in pieces], most):
-        batch = [pieces[i] for i in numbers]
-        items = [piece for _, _, piece in batch]
-        packed = pack(items, share_prompt=packing.share_prompt, bidirectional=model.config.bidirectional)
-        scored = model(packed.to(device)).tolist()
-        for (n, start, piece), values in zip(batch, scored, strict=True):
-            count = len(piece.responses)
-            rewards[n][start : start + count] = values[:count]
+    pieces = [(n, *piece) for n, item in enumerate(encoded) for piece in _pieces(item, packing, cut, both_ways)]
+    lengths = [piece.tokens for _, _, piece in pieces]
+    for batch in cut_into_batches(lengths, min(most, TOKENS_AT_ONCE) if device.type == "cpu" else most):
+        items = [pieces[i][2] for i in batch]
+        packed = pack(items, share_prompt=packing.share_prompt, bidirectional=both_ways)
+        for i, values in zip(batch, model(packed.to(device)).tolist(), strict=True):
+            n, numbers, _ = pieces[i]
+            for k, reward in zip(numbers, values, strict=False):  # behind the last response are pads
+                rewards[n][k] = reward
         if advance is not None:
             advance(sum(len(item.responses) for item in items))
     return rewards
 
 
-def _pieces(n: int, encoded: Encoded, packing: PackingConfig) -> Iterator[tuple[int, int, Encoded]]:
-    """Yield n, the first response, and some responses within the budget, at least one; unshared, one by one."""
+def _pieces(
+    encoded: Encoded, packing: PackingConfig, cut: Counter[str], keep_first: bool
+) -> Iterator[tuple[list[int], Encoded]]:
+    """Yield, by number and in tokens, responses that see the same of the prompt, together within the budget.
+
+    Each is cut as if it stood alone, and counted. So a reward depends on its prompt and response, and never on a longer
+    response beside it. Where prompts are not shared, each is yielded alone.
+    """
+    singles = [replace(encoded, responses=(response,), scores=(0.0,)) for response in encoded.responses]
+    alone = [truncate(single, packing.max_tokens, keep_first=keep_first) for single in singles]
+    cut["prompts"] += sum(len(one.prompt) < len(encoded.prompt) for one in alone)
+    cut["responses"] += sum(
+        one.tokens - len(one.prompt) < len(b) for one, b in zip(alone, encoded.responses, strict=True)
+    )
     budget = packing.tokens_per_batch if packing.share_prompt else 0
-    start = 0
-    while start < len(encoded.responses):
-        tokens, stop = len(encoded.prompt), start
-        while stop < len(encoded.responses) and (stop == start or tokens + len(encoded.responses[stop]) <= budget):
-            tokens += len(encoded.responses[stop])
-            stop += 1
-        yield n, start, Encoded(encoded.prompt, encoded.responses[start:stop], encoded.scores[start:stop])
-        start = stop
+    together: dict[int, tuple[list[int], int]] = {}  # by what is left of the prompt: which, and their tokens
+    for k, one in enumerate(alone):
+        key = len(one.prompt)
+        numbers, tokens = together.pop(key, ([], key))
+        tokens += len(one.responses[0])
+        if numbers and tokens > budget:
+            yield _together(alone, numbers)
+            numbers, tokens = [], one.tokens
+        together[key] = ([*numbers, k], tokens)
+    for numbers, _ in together.values():
+        yield _together(alone, numbers)
+
+
+def _together(alone: Sequence[Encoded], numbers: list[int]) -> tuple[list[int], Encoded]:
+    responses = tuple(alone[k].responses[0] for k in numbers)
+    return numbers, replace(alone[numbers[0]], responses=responses, scores=(0.0,) * len(numbers))
 
 
 def swap_prompts(comparisons: Sequence[Comparison]) -> list[Comparison]:

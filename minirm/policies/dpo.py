@@ -72,12 +72,13 @@ class DPO(Learner):
     """Lets a language model itself learn from comparisons.
 
     Args:
-        comparisons: in tokens, each with two scores that differ.
+        comparisons: in tokens, each with two scores that differ; at least one.
     """
 
     def __init__(
         self, language_model: LanguageModel, tokenizer: Tokenizer, comparisons: Sequence[Encoded], config: DPOConfig
     ) -> None:
+        require(len(comparisons) > 0, "no comparison is left to learn from")
         self.steps_per_epoch = math.ceil(len(comparisons) / config.batch)
         iterations = self.steps_per_epoch * config.epochs
         super().__init__(language_model, tokenizer, config, iterations=iterations, has_value=False)

@@ -24,7 +24,7 @@ LEAST_SPREAD = 1e-4
 
 @dataclass(frozen=True)
 class GRPO:
-    """Its dial, and its mathematics."""
+    """What is GRPO's own."""
 
     name: ClassVar[str] = "GRPO"
     has_value: ClassVar[bool] = False

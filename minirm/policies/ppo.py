@@ -21,7 +21,7 @@ from minirm.shaping import whiten
 
 @dataclass(frozen=True)
 class PPO:
-    """Its dials, and its mathematics."""
+    """What is PPO's own."""
 
     name: ClassVar[str] = "PPO"
     has_value: ClassVar[bool] = True

@@ -21,7 +21,7 @@ from minirm.policies.trainer import Experience
 
 @dataclass(frozen=True)
 class RLOO:
-    """Its dial, and its mathematics."""
+    """What is RLOO's own."""
 
     name: ClassVar[str] = "RLOO"
     has_value: ClassVar[bool] = False
