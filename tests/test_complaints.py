@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from minirm.config import PackingConfig
-from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.evaluate import evaluate
+from minirm.evaluation.report import as_table
 from minirm.files import disk
 from minirm.files.records import read_comparisons
 from minirm.hub.load import load

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import as_table, evaluate, pair_table
+from minirm.evaluation.evaluate import evaluate
+from minirm.evaluation.pairs import pair_table
+from minirm.evaluation.report import as_table
 from minirm.metrics import pearson, spearman
 
 FEW = {"resamples": 200}
