@@ -99,5 +99,5 @@ MISTAKES = [
      "one.learned"),
     # Generation
     ("models.language_model", "the first tokens drawn from prompts in another order",
-     "[numbers[tuple(prompt)] for prompt in prompts]", "sorted(numbers[tuple(prompt)] for prompt in prompts[::-1])"),
+     "[numbers[tuple(prompt)] for prompt in prompts]", "[numbers[tuple(prompt)] for prompt in prompts[::-1]]"),
 ]  # fmt: skip

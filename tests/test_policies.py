@@ -350,6 +350,18 @@ def test_what_is_still_to_come_is_the_reward_less_the_price_of_distance():
     assert np.corrcoef(raw, whitened)[0, 1] == pytest.approx(1)
 
 
+def test_the_reward_stands_behind_each_responses_own_last_token():
+    _, _, experience = an_experience()
+    judged = PPO(decay=0.0).judge(experience, 3, 0.3)
+    for n, reward in enumerate(experience.rewards.tolist()):
+        real = experience.mask[n]
+        apart = (experience.log_p[n] - experience.first_log_p[n])[real].tolist()
+        earned = [-0.3 * each for each in apart[:-1]] + [reward - 0.3 * apart[-1]]
+        next_values = [*experience.values[n][real].tolist()[1:], 0.0]
+        expected = [one + value for one, value in zip(earned, next_values, strict=True)]
+        assert judged.returns[n][real].tolist() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("advantage", [1.5, -1.5])
 @pytest.mark.parametrize("ratio", [0.5, 0.95, 1.0, 1.05, 2.0])
 def test_a_gain_is_clipped_only_where_it_would_go_further_out(advantage, ratio):

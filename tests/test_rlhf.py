@@ -314,6 +314,10 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
     assert main(command) == main(whole) == 0
     for name in ("model.safetensors", "samples.jsonl", "metrics.json"):
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
+    told = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (out, Path("whole"))]
+    for entry in told[0] + told[1]:
+        del entry["samples_per_second"], entry["updates_per_second"]
+    assert told[0] == told[1] and [entry["iteration"] for entry in told[0]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["training_prompts.bin", "data.json"])
