@@ -38,7 +38,7 @@ COVERED = {
     },
     7: {  # gradient accumulation scaled wrongly (trl #4104)
         "test_train": ["test_a_step_is_the_same_however_it_is_cut_into_batches"],
-        "test_processes": ["test_two_processes_take_the_step_that_one_would"],
+        "test_processes": ["test_several_processes_take_the_steps_that_one_would"],
     },
     10: {  # `max_length` said to truncate, but filters (trl #2488)
         "test_packing": [
