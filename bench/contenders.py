@@ -122,7 +122,7 @@ class ReadLater(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.inner = backbone
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     def forward(self, tokens: Tensor, layout: Layout, *, only_reads: bool = False) -> tuple[Tensor, None]:
         """Return the hidden states, at the reads alone with `only_reads`."""

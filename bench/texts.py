@@ -19,8 +19,8 @@ FILES = {
     "alpaca-pairs": "alpaca-pairs/test.jsonl.gz",
     "alpaca-rankings": "alpaca-rankings/test.jsonl.gz",
 }
-WINDOW = 1024
-"""Comparisons that are sorted by length together: minirm's own window (`minirm.tokens.stream.WINDOW`), for everyone."""
+BUCKET = 1024
+"""Comparisons that are sorted by length together: minirm's own bucket (`minirm.tokens.stream.BUCKET`), for everyone."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def read_corpus(name: str, data: Path, *, vocab_size: int, max_tokens: int, resp
         found = list(usable(read_comparisons([file]), Counter()))
     else:
         name = "known-truth world"
-        found = [made.comparison for made in World(WorldConfig(responses=responses)).sample(WINDOW, "train")]
+        found = [made.comparison for made in World(WorldConfig(responses=responses)).sample(BUCKET, "train")]
     drawn = (_with_responses(found[row], responses, rng) for row in rng.permutation(len(found)))
-    comparisons = [comparison for comparison in drawn if comparison is not None][:WINDOW]
+    comparisons = [comparison for comparison in drawn if comparison is not None][:BUCKET]
     tokenizer = Tokenizer.train(_texts(comparisons))
     if tokenizer.vocab_size > vocab_size:
         tokenizer = Tokenizer.train(_texts(comparisons), vocab_size)

@@ -213,7 +213,7 @@ class TrainConfig:
     accumulate: Annotated[int, Meta(ge=1)] = 1
     """Batches per optimizer step, weighted by what each holds."""
     micro_batch_tokens: Annotated[int, Meta(ge=1, le=10**15)] | None = None
-    """A batch of more tokens goes through the network in parts of about this size, its gradient accumulated: the same
+    """A batch of more tokens goes through the network in micro-batches of about this size: the same
     step, but for what dropout draws, in less memory. None: 2,048 for a transformer on a CPU, else the whole batch."""
     loss: Loss = "all_pairs"
     """Reward stage. all_pairs: Bradley–Terry on every pair of a prompt; noise_corrected, probit, hinge, squared: other
@@ -245,7 +245,7 @@ class TrainConfig:
     compile: bool = False
     """Run the MLPs through torch.compile; the first step then takes longer."""
     evaluate_every: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
-    """Epochs between evaluations on the validation part."""
+    """Epochs between evaluations on the validation split."""
     patience: Annotated[int, Meta(ge=0)] = 0
     """Stop after this many evaluations without a lower validation loss; 0 never stops early."""
     seed: Seed = 0

@@ -199,4 +199,4 @@ def seen_by_tiles(tiles: Tiles) -> list[list[int]]:
         mask = mask.expand(n, 1, R, -1)
         for row in range(n):
             laid_end_to_end += [tile.keys[row][mask[row, 0, r]].tolist() for r in range(R)]
-    return [laid_end_to_end[place] for place in tiles.place.tolist()]
+    return [laid_end_to_end[place] for place in tiles.slots.tolist()]

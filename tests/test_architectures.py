@@ -658,6 +658,7 @@ def test_a_pretrained_checkpoint_takes_part_with_its_own_tokenizer(tmp_path):
     transformers.GPT2Model(config).save_pretrained(folder)
     tokenizer.save(folder / "tokenizer.json")
     (folder / "chat_template.jinja").write_text(JINJA)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     contestant = load_pretrained(str(folder))
     assert find_contestant(contestant.identity) == contestant
     assert contestant.name == "pretrained theirs"

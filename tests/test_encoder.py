@@ -20,11 +20,11 @@ from minirm.hub.load import load
 from minirm.models.attention import segment_attention
 from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.layout import lay_out_rows
+from minirm.tokens.layout import lay_out_sequences
 from minirm.tokens.packing import pack, tokenize
 from minirm.training.loop import Step
 from minirm.training.optimizers import trained_weights
-from tests.conftest import QUICK
+from tests.conftest import QUICK, sealed
 from tests.oracles import rewards_one_by_one
 from tests.strategies import randomised
 from tests.test_train import some_comparisons
@@ -124,7 +124,7 @@ def test_states_rewards_and_gradients_are_those_of_transformers(dtype, near):
 
 
 def test_attention_weights_are_dropped_in_training_and_what_stays_is_scaled_up():
-    layout = lay_out_rows([2, 1], [3, 1])
+    layout = lay_out_sequences([2, 1], [3, 1])
     q, k, v = torch.randn(3, 7, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kept = segment_attention(q, k, v, layout.everywhere, head_width=4)
     torch.manual_seed(0)
@@ -249,4 +249,4 @@ def test_a_run_folder_whose_encoder_would_share_prompts_is_refused(encoder_run, 
     config["packing"]["share_prompt"] = True
     (broken / "config.json").write_text(json.dumps(config))
     said = "share_prompt=True must be False for style=bert: a prompt's tokens look at the response"
-    assert refused("score", broken, "--response", "a") == f"{broken / 'config.json'}: packing: {said}"
+    assert refused("score", sealed(broken), "--response", "a") == f"{broken / 'config.json'}: packing: {said}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.varlen import Sequences, by_loop, varlen_attention
 from minirm.models.attention import segment_attention
-from minirm.tokens.layout import TILE_ALLOWANCE, Layout, lay_out, lay_out_rows
+from minirm.tokens.layout import TILE_ALLOWANCE, Layout, lay_out, lay_out_sequences
 from tests.oracles import seen_by_tiles
 
 Segments = tuple[list[int], list[int], list[int]]  # lengths, parents, reads
@@ -64,7 +64,7 @@ def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
 @settings(max_examples=60, deadline=None)
 @given(parts=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9))
 def test_both_ways_a_token_sees_its_whole_row_and_nothing_else(parts):
-    layout = lay_out_rows(*zip(*parts, strict=True))
+    layout = lay_out_sequences(*zip(*parts, strict=True))
     rows = [row for row, (prompt, response) in enumerate(parts) for _ in range(prompt + response)]
     row_of = {row: {token for token, its in enumerate(rows) if its == row} for row in range(len(parts))}
     for tiles, asking in ((layout.everywhere, rows), (layout.at_reads, range(len(parts)))):
@@ -133,7 +133,7 @@ def test_levels_hold_every_token_once_and_parents_before_children(forest):
     layout = lay_out(lengths, parents, reads)
     order = torch.cat([level.tokens for level in layout.levels])
     assert sorted(order.tolist()) == list(range(sum(lengths)))
-    assert order[layout.place_in_levels].tolist() == list(range(sum(lengths)))
+    assert order[layout.slots_in_levels].tolist() == list(range(sum(lengths)))
     starts = np.cumsum(lengths) - lengths
     computed = {-1}
     for level in layout.levels:
@@ -163,10 +163,10 @@ def test_levels_count_segments_over_past_and_new_ones(data):
 
 
 def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
-    assert lay_out_rows([2], [3]).to("meta").types.is_meta
+    assert lay_out_sequences([2], [3]).to("meta").types.is_meta
     moved = lay_out([3, 2, 4], [-1, 0, 0], [1, 2]).to("meta")
     tiles = (*moved.everywhere.tiles, *moved.at_reads.tiles)
-    tensors = [moved.positions, moved.reads, moved.place_in_levels, moved.everywhere.place, moved.at_reads.place]
+    tensors = [moved.positions, moved.reads, moved.slots_in_levels, moved.everywhere.slots, moved.at_reads.slots]
     tensors += [tensor for tile in tiles for tensor in (tile.queries, tile.keys, tile.visible)]
     tensors += [t for lv in moved.levels for t in (lv.tokens, lv.segments, lv.parents, lv.lengths)]
     assert all(tensor.is_meta for tensor in tensors)

@@ -9,7 +9,7 @@ import pytest
 RESIDENT = """
 from pathlib import Path
 import torch
-from minirm.memory import keep_freed_memory
+from minirm.cli.memory import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

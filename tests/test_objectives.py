@@ -269,9 +269,11 @@ def test_blocks_change_no_loss(monkeypatch):
 
 def test_a_row_counts_once_or_once_for_each_of_its_pairs_and_by_its_weight():
     batch = batch_of((3, 2, 1, 0), (1, 0), (1, 1), (5,), weight=2.0)
-    weights = {w: RewardObjective(TrainConfig(weighting=w)).row_weights(batch).tolist() for w in ("prompt", "pair")}
+    weights = {
+        w: RewardObjective(TrainConfig(weighting=w)).comparison_weights(batch).tolist() for w in ("prompt", "pair")
+    }
     assert weights == {"prompt": [2, 2, 0, 0], "pair": [12, 2, 0, 0]}  # nothing to learn from a tie or a single one
-    ties_too = RewardObjective(TrainConfig(loss="rao_kupper")).row_weights(batch)
+    ties_too = RewardObjective(TrainConfig(loss="rao_kupper")).comparison_weights(batch)
     assert ties_too.tolist() == [2, 2, 2, 0]
 
 

@@ -172,10 +172,10 @@ def test_scores_closer_together_than_float32_can_tell_keep_their_order_and_their
 
 def test_unequal_k_is_masked_and_masked_places_hold_no_reward():
     batch = [example([1], [2], [3], [4]), example([5], [6]), example([7], [8], [9])]
-    packed = pack(batch, rows=[30, 10, 20])
+    packed = pack(batch, numbers=[30, 10, 20])
     assert packed.mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
     assert packed.scores.tolist() == [[2, 1, 0], [0, 0, 0], [1, 0, 0]]
-    assert packed.place.tolist() == [0, 1, 2, 3, 6, 7] and packed.rows == (30, 10, 20)
+    assert packed.slots.tolist() == [0, 1, 2, 3, 6, 7] and packed.numbers == (30, 10, 20)
     model = RewardModel(ARCHITECTURES["lstm"])
     packed.tokens.clamp_(max=22)
     assert (model(packed)[~packed.mask] == 0).all() and (model(packed)[packed.mask] != 0).all()

@@ -170,7 +170,7 @@ def test_tokens_that_fill_up_change_no_hidden_state_and_no_gradient(name, batch,
     with torch.autocast("cpu", dtype=torch.bfloat16), attention_by(way):
         filled, layout = fill_up(packed.tokens, packed.layout)
         hidden, same = backbone(packed.tokens, packed.layout, only_reads=only_reads, keep_state=keep_state)
-    assert len(filled) == len(layout.positions) == len(layout.everywhere.place) <= 17 / 16 * len(packed.tokens)
+    assert len(filled) == len(layout.positions) == len(layout.everywhere.slots) <= 17 / 16 * len(packed.tokens)
     torch.testing.assert_close(hidden, exact, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(same, state, rtol=1e-10, atol=1e-10)
     fast, slow = (gradients(backbone, (weight * states.tanh()).sum()) for states in (hidden, exact))
@@ -192,7 +192,7 @@ def test_filled_up_batches_have_few_sizes():
 def test_gradient_checkpointing_changes_no_gradient(name, way):
     model = randomised(RewardModel(ARCHITECTURES[name]))
     twin = copy.deepcopy(model)
-    twin.backbone.checkpointing = True
+    twin.backbone.gradient_checkpointing = True
     batch = packed_for(name, [UNEQUAL])
     with attention_by(way):
         expected = gradients(model, model(batch).diff().sum())

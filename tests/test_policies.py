@@ -105,7 +105,7 @@ def test_a_sample_holds_its_tokens_its_text_and_its_end_if_it_has_one(backbone):
         assert BARE.end_id not in tokens[:-1] and one.has_end == (tokens[-1] == BARE.end_id)
         assert one.has_end or len(tokens) == 12
         assert one.prompt_ids.tolist() == BARE.encode_prompts([one.prompt])[0]
-        assert one.response == BARE.decode(tokens)
+        assert one.response == BARE.decode(tokens).replace("\0", "\ufffd")
 
 
 @pytest.mark.parametrize("fields", [{}, {"style": "llama", "kv_heads": 1}, {"backbone": "gru"}], ids=str)

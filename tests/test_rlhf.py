@@ -19,7 +19,6 @@ from minirm.cli.main import main
 from minirm.cli.watcher import Stopper
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.files.dialogue import parse_prompt
 from minirm.files.disk import write_tensors
 from minirm.files.records import read_comparisons
 from minirm.models.language_model import LanguageModel
@@ -250,8 +249,7 @@ def test_best_of_n_prints_what_every_n_earns_and_writes_what_was_drawn(tmp_path,
         assert re.search(rf"│ {n} +│ {earned[n - 1]:.3f} +│ \[.*\] +│ {kl_bound(n):.3f} nats", said)
     scorer = minirm.load(trained)
     for line in lines:
-        prompts = [parse_prompt(line["prompt"])] * 6
-        assert line["rewards"] == pytest.approx(follow.reward_of(scorer)(prompts, line["responses"]), abs=1e-4)
+        assert line["rewards"] == pytest.approx(scorer.score(line["prompt"], line["responses"]), abs=1e-4)
         assert line["reward"] == max(line["rewards"])
         assert line["response"] == line["responses"][line["rewards"].index(line["reward"])]
     unended = sum(line["unended"] for line in lines)

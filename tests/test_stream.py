@@ -128,15 +128,21 @@ def test_every_row_is_met_once_and_the_budget_is_held(store, epoch, share_prompt
 
 
 @pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("most", [1, 150, 400, 10**9])
-def test_parts_of_a_batch_hold_its_rows_in_order_and_are_of_like_size(store, share_prompt, most):
+def test_a_step_is_dealt_to_ranks_by_tokens_in_as_many_micro_batches_each(store, share_prompt, ranks, most):
     stream = Stream(store, PackingConfig(tokens_per_batch=1000, share_prompt=share_prompt))
-    plan, tokens = stream.plan(0), store.lengths(share_prompt=share_prompt)
-    for rows, parts in zip(plan, stream.in_parts(plan, most), strict=True):
-        assert np.concatenate(parts).tolist() == rows.tolist() and all(len(part) for part in parts)
-        sizes, longest = [tokens[part].sum() for part in parts], tokens[rows].max()
-        assert len(parts) <= -(-tokens[rows].sum() // most)
-        assert max(sizes) <= most + longest and (most < longest or np.ptp(sizes) <= 2 * longest)
+    tokens = store.lengths(share_prompt=share_prompt)
+    for numbers in stream.plan(0):
+        shares = stream.deal(numbers, ranks, most)
+        assert len(shares) == ranks and len({len(share) for share in shares}) == 1
+        assert sorted(np.concatenate([part for share in shares for part in share])) == sorted(numbers)
+        loads = [sum(tokens[part].sum() for part in share) for share in shares]
+        assert max(loads) - min(loads) <= tokens[numbers].max()
+        for load, share in zip(loads, shares, strict=True):
+            sizes = [tokens[part].sum() for part in share if len(part)]
+            assert len(sizes) <= -(-load // most)
+            assert all(size <= most + tokens[numbers].max() for size in sizes)
 
 
 def test_a_packed_batch_has_the_tokens_that_the_plan_counted(store):
@@ -165,9 +171,9 @@ def test_batches_may_be_entered_anywhere(store):
     stream = Stream(store, PackingConfig(tokens_per_batch=500))
     plan = stream.plan(2)[:12]
     everything, rest = list(stream.batches(plan)), list(stream.batches(plan[9:]))
-    assert [batch.rows for batch in everything] == [tuple(rows) for rows in as_lists(plan)]
+    assert [batch.numbers for batch in everything] == [tuple(rows) for rows in as_lists(plan)]
     for batch, expected in zip(rest, everything[9:], strict=True):
-        assert batch.rows == expected.rows and torch.equal(batch.tokens, expected.tokens)
+        assert batch.numbers == expected.numbers and torch.equal(batch.tokens, expected.tokens)
 
 
 def test_ahead_yields_all_in_order_and_passes_on_an_error_in_its_place():

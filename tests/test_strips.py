@@ -12,11 +12,11 @@ from minirm.config import ModelConfig
 from minirm.models.attention import segment_attention
 from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, faster_attention, pay
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.layout import Layout, Tiles, lay_out, lay_out_rows
+from minirm.tokens.layout import Layout, Tiles, lay_out, lay_out_sequences
 from tests.strategies import ARCHITECTURES, encoded_batches, packed_for, randomised
 
 FORKED = lay_out([3, 5, 2, 9, 4], [-1, 0, 0, 0, -1], [1, 2, 3, 4])
-ROWS = lay_out_rows([2, 1, 4], [3, 6, 2])
+ROWS = lay_out_sequences([2, 1, 4], [3, 6, 2])
 
 
 def projections(layout: Layout, heads: int, groups: int, head_width: int, seed: int = 0) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_strips_give_the_values_and_gradients_of_the_kernel(lengths, heads, most
         sizes, parents = [*sizes, prompt], [*parents, -1]
         parents += [len(sizes) - 1] * len(responses)
         sizes += responses
-    layout = lay_out_rows(sizes, sizes[::-1]) if both_ways else lay_out(sizes, parents, [0])
+    layout = lay_out_sequences(sizes, sizes[::-1]) if both_ways else lay_out(sizes, parents, [0])
     shape = (*heads, 3)
     projected = projections(layout, *shape, seed=seed)
     with patch("minirm.models.kernels.strips.MOST_QUERIES", most_queries):
@@ -79,7 +79,7 @@ def test_every_query_of_every_head_lies_in_one_strip():
     strips = cut_into_strips(FORKED.everywhere, 3, 3, 2)
     assert [s.queries.start for s in strips.strips[1:]] == [s.queries.stop for s in strips.strips[:-1]]
     assert strips.strips[-1].queries.stop == strips.sizes[0] and sum(strips.sizes) == len(strips.rows)
-    assert len(set(strips.place.tolist())) == len(strips.place) == 3 * FORKED.tokens_so_far
+    assert len(set(strips.slots.tolist())) == len(strips.slots) == 3 * FORKED.tokens_so_far
 
 
 @pytest.mark.parametrize("layout", [FORKED, ROWS], ids=["decoder", "encoder"])

@@ -141,7 +141,7 @@ def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
                 if batch.mask[b, i] and batch.mask[b, j] and batch.scores[b, i] > batch.scores[b, j]:
                     losses.append(math.log1p(math.exp(float(rewards[b, j].detach() - rewards[b, i].detach()))))
     assert outcome.loss.item() == pytest.approx(sum(losses), rel=1e-6)
-    assert RewardObjective(config).row_weights(batch).sum() == len(losses) == int(outcome.cases)
+    assert RewardObjective(config).comparison_weights(batch).sum() == len(losses) == int(outcome.cases)
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):

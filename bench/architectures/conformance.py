@@ -86,7 +86,7 @@ def _attributes(backbone: Backbone, batch: list[Encoded]) -> str:
         expected = f"({CONFIG.vocab_size}, {CONFIG.width})"
         return f"self.embedding is {tuple(embedding.weight.shape)}, it must be (vocab_size, width) = {expected}"
     if not hasattr(backbone, "checkpointing"):
-        return "self.checkpointing = False is missing: training sets it"
+        return "self.gradient_checkpointing = False is missing: training sets it"
     return ""
 
 

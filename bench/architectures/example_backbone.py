@@ -16,7 +16,7 @@ class Convolution(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(nn.Conv1d(config.width, config.width, self.REACH + 1) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     def forward(self, tokens, layout, *, only_reads=False, past=None, keep_state=False):
         if past is not None or keep_state:

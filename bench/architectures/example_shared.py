@@ -13,7 +13,7 @@ class Decay(nn.Module):
         self.mixes = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers))
         self.decays = nn.Parameter(torch.linspace(-3, 3, config.width).repeat(config.layers, 1))
         self.norm = nn.LayerNorm(config.width)
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     def forward(self, tokens, layout, *, only_reads=False, past=None, keep_state=False):
         if past is not None or keep_state:
@@ -33,4 +33,4 @@ class Decay(nn.Module):
                 memory = torch.cat([decay * memory[: len(now)] + (1 - decay) * x[now], memory[len(now) :]])
                 found.append(memory[: len(now)])
             ends = ends.index_copy(0, level.segments, memory)
-        return torch.cat(found)[layout.place_in_levels]  # (M, D)
+        return torch.cat(found)[layout.slots_in_levels]  # (M, D)

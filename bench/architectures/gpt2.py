@@ -25,7 +25,7 @@ class HuggingFaceGPT2(nn.Module):
         model = GPT2Model(gpt2_config(config))
         self.positions = model.wpe  # first, and so its name: what is called positions is not decayed, as in minirm
         self.model = model
-        self.checkpointing = False
+        self.gradient_checkpointing = False
 
     @property
     def embedding(self) -> nn.Embedding:

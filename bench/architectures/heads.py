@@ -28,12 +28,12 @@ class PooledRead(RewardModel):
         tokens, response = self.responses(batch)
         score = hidden.new_zeros(len(tokens)) if self.score is None else self.score(hidden[tokens])[:, 0]
         weight = (score - score.max()).exp()
-        zero = hidden.new_zeros(len(batch.place))
+        zero = hidden.new_zeros(len(batch.slots))
         pooled = zero.index_add(
             0, response, weight * self.head(hidden[tokens])[:, 0]
         )  # the head is linear: pool rewards
         rewards = pooled / zero.index_add(0, response, weight)  # (N,)
-        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.place, rewards).view(batch.mask.shape)
+        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.slots, rewards).view(batch.mask.shape)
 
     @staticmethod
     def responses(batch: PackedBatch) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ class ManyHeads(RewardModel):
         """Return rewards (H, B, K); 0 where no response is."""
         hidden, _ = self.backbone(batch.tokens, batch.layout, only_reads=True)  # (N, D)
         rewards = self.head(hidden).T  # (H, N)
-        places = rewards.new_zeros(len(rewards), batch.mask.numel()).index_copy(1, batch.place, rewards)
+        places = rewards.new_zeros(len(rewards), batch.mask.numel()).index_copy(1, batch.slots, rewards)
         return places.view(-1, *batch.mask.shape)
 
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -88,7 +88,7 @@ class EachHeadsObjective(RewardObjective):
             return super().__call__(model, batch)
         rewards = model.of_each(batch)
         losses = torch.stack([preference_losses(each, batch, self.config) for each in rewards])  # (H, B)
-        loss = (self.row_weights(batch) * (self.times(batch.rows, len(rewards)) * losses).mean(0)).sum()
+        loss = (self.comparison_weights(batch) * (self.times(batch.numbers, len(rewards)) * losses).mean(0)).sum()
         return Outcome(loss, *count_hits(rewards.detach().mean(0), batch))
 
     def times(self, rows: tuple[int, ...], heads: int) -> Tensor:

@@ -15,7 +15,7 @@ def has_prompt(comparison: Comparison) -> bool:
 def prompt_key(comparison: Comparison) -> bytes:
     """Return 16 bytes that are equal for equal prompts, and only for them.
 
-    Where there is no prompt, the responses stand in for it, in any order: otherwise such rows would all be one prompt.
+    Where there is no prompt, the responses stand in for it, in any order: otherwise these would all be one prompt.
     """
     identity = comparison.prompt if has_prompt(comparison) else sorted(comparison.responses)
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
@@ -26,7 +26,7 @@ def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozens
 
     Args:
         keys: `prompt_key` of at least two prompts.
-        share: part of the prompts, in (0, 1).
+        share: of the prompts, in (0, 1).
         seed: another seed draws another split.
     """
     salt = seed.to_bytes(8, "little", signed=True)

@@ -38,7 +38,7 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, head_width:
     queries, keys = [tile.queries for tile in tiles.tiles], [tile.keys for tile in tiles.tiles]
     rectangles = (gather_tiles(x, index, head_width) for x, index in ((q, queries), (k, keys), (v, keys)))
     attended = [_attend(*qkv, tile, dropout) for *qkv, tile in zip(*rectangles, tiles.tiles, strict=True)]
-    return take_rows(torch.cat([rearrange(x, "n h r c -> (n r) (h c)") for x in attended]), tiles.place)
+    return take_rows(torch.cat([rearrange(x, "n h r c -> (n r) (h c)") for x in attended]), tiles.slots)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, tile: Tile, dropout: float) -> Tensor:

@@ -52,7 +52,7 @@ class Adapted(nn.Module):
         self.linear = linear.requires_grad_(False)
         self.rows = rows
         self.dropout = nn.Dropout(config.dropout)
-        self.adapters = nn.ModuleDict({name: Adapter(linear.weight[place], config) for name, place in rows.items()})
+        self.adapters = nn.ModuleDict({name: Adapter(linear.weight[span], config) for name, span in rows.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         return self._adapt(self.linear(x), x, 0)
@@ -96,7 +96,7 @@ def add_adapters(model: nn.Module, config: LoraConfig) -> None:
         require(matrix in known, f"lora: matrices: this model has no matrix {matrix!r}; {has}")
     model.requires_grad_(False)
     for parent, name, child, rows in found:
-        wanted = {matrix: place for matrix, place in rows.items() if matrix in config.matrices}
+        wanted = {matrix: span for matrix, span in rows.items() if matrix in config.matrices}
         if wanted:
             setattr(parent, name, Adapted(child, wanted, config))
 

@@ -15,7 +15,7 @@ class Backbone(Protocol):
 
     embedding: nn.Embedding
     """(V, D); the language model's head is tied to it."""
-    checkpointing: bool
+    gradient_checkpointing: bool
     """Keep only each block's input for the backward pass."""
 
     def __call__(

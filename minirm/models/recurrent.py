@@ -26,17 +26,17 @@ class RecurrentBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, layout: Layout, places: Tensor | None = None, past: Memory | None = None
+        self, x: Tensor, layout: Layout, slots: Tensor | None = None, past: Memory | None = None
     ) -> tuple[Tensor, Memory]:
         """Return the block's output, and what each segment leaves in memory: (1 + segments, D) per part.
 
         Args:
             x: (M, D) the levels end to end, each step by step.
             layout: their segments.
-            places: which rows of x to return, in that order; None: x as it lies.
+            slots: where what is wanted lies in x, in that order; None: x as it lies.
             past: the memory of past segments. Row 0 is blank, row s + 1 is what segment s left.
         Returns:
-            (M, D), or (places, D); and the memory, what was past included.
+            (M, D), or (slots, D); and the memory, what was past included.
         """
         sizes = [len(level.tokens) for level in layout.levels]
         *inputs, rest = project_inputs(self.recurrent, self.norm(x)).split([*sizes, len(x) - sum(sizes)])
@@ -51,8 +51,8 @@ class RecurrentBlock(nn.Module):
             both = zip(memory, ends, strict=True)
             memory = tuple(part.index_copy(0, level.segments + 1, end.to(part.dtype)) for part, end in both)
         output = torch.cat([*outputs, x.new_zeros(len(rest), x.shape[1])])
-        if places is not None:
-            x, output = take_rows(x, places), take_rows(output, places)
+        if slots is not None:
+            x, output = take_rows(x, slots), take_rows(output, slots)
         return x + self.dropout(output), memory
 
 
@@ -65,7 +65,7 @@ class Recurrent(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(RecurrentBlock(config) for _ in range(config.layers))
@@ -84,15 +84,15 @@ class Recurrent(nn.Module):
         """Return hidden states after the last norm; see `protocol.Backbone`."""
         filled, layout = fill_up(tokens[torch.cat([level.tokens for level in layout.levels])], layout)
         x = self.dropout(self.embedding(filled))  # (M, D), level by level
-        wanted = layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels
+        wanted = layout.slots_in_levels[layout.reads] if only_reads else layout.slots_in_levels
         state = []
         for depth, block in enumerate(self.blocks):
-            places = wanted if depth == len(self.blocks) - 1 else None
+            slots = wanted if depth == len(self.blocks) - 1 else None
             layer_past = None if past is None else past[depth]
-            if self.checkpointing and torch.is_grad_enabled():
-                x, memory = checkpoint(block, x, layout, places, layer_past, use_reentrant=False)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, memory = checkpoint(block, x, layout, slots, layer_past, use_reentrant=False)
             else:
-                x, memory = block(x, layout, places, layer_past)
+                x, memory = block(x, layout, slots, layer_past)
             if keep_state:
                 state.append(memory)
         return self.norm(x), state if keep_state else None

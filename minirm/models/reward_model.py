@@ -36,7 +36,7 @@ class Pooler(nn.Module):
 class RewardModel(nn.Module):
     """r(prompt, response): the head's product with the hidden state at the response's last token.
 
-    An encoder is read at the row's first token, through a pooler.
+    An encoder is read at the sequence's first token, through a pooler.
 
     Args:
         config: its shape.
@@ -65,4 +65,4 @@ class RewardModel(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             rewards = self.head(hidden.to(self.head.weight.dtype))[:, 0]  # (N,)
             rewards = rewards if self.offset is None else rewards + self.offset
-        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.place, rewards).view(batch.mask.shape)
+        return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.slots, rewards).view(batch.mask.shape)

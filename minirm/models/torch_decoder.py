@@ -29,7 +29,7 @@ class TorchDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.max_positions, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -87,21 +87,21 @@ class TorchDecoder(nn.Module):
         x = self.dropout(self.embedding(tokens) + self.positions(layout.positions))  # (M, D)
         (prompt, prompt_lengths), (response, lengths) = (_rectangle(x, level) for level in layout.levels)
         ends = layout.levels[0].lengths[:, None] - 1  # (B, 1)
-        place = torch.arange(prompt.shape[1], device=x.device)  # (P,)
-        memory, pads = self.memory_norm(prompt), place > ends
+        position = torch.arange(prompt.shape[1], device=x.device)  # (P,)
+        memory, pads = self.memory_norm(prompt), position > ends
         if not only_reads:
             last = prompt.take_along_dim(ends[..., None], dim=1)  # (B, 1, D)
-            prompt = torch.where((place == ends)[..., None], self._decode(last, memory, pads), prompt)
+            prompt = torch.where((position == ends)[..., None], self._decode(last, memory, pads), prompt)
         owner = (layout.levels[1].parents[:, None] == layout.levels[0].segments).int().argmax(1)  # (N,) among prompts
         response = self._decode(response, memory[owner], pads[owner])  # (N, R, D)
         states = torch.cat([_real(prompt, prompt_lengths), _real(response, lengths)])
-        return take_rows(states, layout.place_in_levels[layout.reads] if only_reads else layout.place_in_levels), None
+        return take_rows(states, layout.slots_in_levels[layout.reads] if only_reads else layout.slots_in_levels), None
 
     def _decode(self, x: Tensor, memory: Tensor, pads: Tensor) -> Tensor:
         """Return what the layers make of x (n, T, D), each token seeing those before it and memory (n, P, D)."""
         hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         seeing = {"tgt_mask": hidden, "memory_key_padding_mask": pads, "tgt_is_causal": True}
-        if not (self.checkpointing and torch.is_grad_enabled()):
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
             return self.decoder(x, memory, **seeing)
         for layer in self.decoder.layers:
             x = checkpoint(layer, x, memory, use_reentrant=False, **seeing)

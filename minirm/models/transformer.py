@@ -123,7 +123,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         learned, encodes = config.style != "llama", config.bidirectional
         self.positions = nn.Embedding(config.max_positions, config.width) if learned else None
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         """Return hidden states after the last norm; see `protocol.Backbone`.
 
         Raises:
-            ValueError: an encoder needs `lay_out_rows`, every other style `lay_out`.
+            ValueError: an encoder needs `lay_out_sequences`, every other style `lay_out`.
         """
         if (layout.types is not None) != self.config.bidirectional:
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
@@ -179,7 +179,7 @@ class Transformer(nn.Module):
 
     def _run(self, part: Callable, *inputs: object) -> object:
         """Return part(*inputs); with checkpointing, only the inputs are kept for the backward pass."""
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
 

@@ -53,7 +53,7 @@ def sample(
     for prompt, prompt_ids, ids in zip(prompts, encoded, written, strict=True):
         has_end = len(ids) < max_new_tokens
         chosen = [*ids, tokenizer.end_id] if has_end else ids
-        response = tokenizer.decode(ids)
+        response = tokenizer.decode(ids).replace("\0", "\ufffd")  # a byte's token may write NUL; no reward reads it
         samples.append(Sample(prompt, response, np.array(prompt_ids, np.int32), np.array(chosen, np.int32), has_end))
     return samples
 

@@ -10,8 +10,8 @@ Everything that works on one token at a time (embedding, norms, projections, MLP
 meets a pad. Only attention needs rectangles. They are called *tiles* here: segments of like length side by side, padded
 to the longest of the tile. A segment that continues a *past* layout gives generation and reuse of a prompt for free.
 
-An encoder sees both ways, so that a prompt's tokens depend on the response and can't be shared: `lay_out_rows` gives
-each response a row of its own, behind its own prompt.
+An encoder sees both ways, so that a prompt's tokens depend on the response, and can't be shared:
+`lay_out_sequences` gives each response a sequence of its own, behind its own prompt.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ class Tile:
 
     queries: Tensor  # (n, R) index of each query, the segment's own tokens last; padding repeats the last index
     keys: Tensor  # (n, S) index of each token that is seen, the path first; padding repeats the last index
-    visible: Tensor  # (n, R) how many keys, from the left, a query sees; (n, 1) where all of a row see the same
+    visible: Tensor  # (n, R) how many keys, from the left, a query sees; (n, 1) where all of a sequence see the same
     causal: bool  # no path before the queries: the kernel's own triangle is the mask
 
     def mask(self) -> Tensor | None:
@@ -49,7 +49,7 @@ class Tiles:
     """All tokens, or only the reads, as queries: grouped into tiles."""
 
     tiles: tuple[Tile, ...]
-    place: Tensor  # (queries,) where the result of each query lies when the tiles are laid end to end
+    slots: Tensor  # (queries,) where the result of each query lies when the tiles are laid end to end
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Level:
 class Layout:
     """A batch's segments, ready for attention (`everywhere`, `at_reads`) and for recurrence (`levels`)."""
 
-    positions: Tensor  # (M,) place of each token on its path, from 0
+    positions: Tensor  # (M,) how far along its path each token lies, from 0
     types: Tensor | None  # (M,) 0 in a prompt, 1 in a response; None where tokens only look back
     reads: Tensor  # (N,) the tokens at which the result is read
     everywhere: Tiles  # every token is a query
@@ -86,7 +86,7 @@ class Layout:
         return tuple(_mapped(level, lambda tensor: tensor.to(device)) for level in _levels(self))
 
     @cached_property
-    def place_in_levels(self) -> Tensor:
+    def slots_in_levels(self) -> Tensor:
         """(M,) where each token lies when the levels are laid end to end."""
         return torch.cat([level.tokens for level in self.levels]).argsort()
 
@@ -95,8 +95,12 @@ class Layout:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Layout":
-        """Return the same layout with its tensors changed."""
-        return _mapped(self, change)
+        """Return the same layout with its tensors changed, and those of its levels, if they are made already."""
+        changed = _mapped(self, change)
+        if "levels" in vars(self):
+            vars(changed)["levels"] = _mapped(self.levels, change)
+            vars(changed)["slots_in_levels"] = change(self.slots_in_levels)
+        return changed
 
 
 def lay_out(
@@ -142,7 +146,7 @@ def lay_out(
 def _joined(
     spans: list[np.ndarray], paths: list[np.ndarray], parents: list[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return queries and keys; an only child is joined to its parent, for one causal row serves both."""
+    """Return queries and keys; an only child is joined to its parent, for one causal triangle serves both."""
     children, queries = Counter(parents), dict(enumerate(spans))
     for segment, parent in enumerate(parents):
         if children[parent] == 1 and parent in queries:
@@ -150,26 +154,26 @@ def _joined(
     return list(queries.values()), [paths[segment] for segment in queries]
 
 
-def lay_out_rows(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
-    """Return the layout of rows that lie end to end, each a prompt and a response whose tokens all see each other.
+def lay_out_sequences(prompts: Sequence[int], responses: Sequence[int]) -> Layout:
+    """Return the layout of sequences that lie end to end: a prompt and a response whose tokens all see each other.
 
-    A row is read at its first token. Nothing can continue it, and no recurrent network can run it.
+    A sequence is read at its first token. Nothing can continue it, and no recurrent network can run it.
 
     Args:
-        prompts, responses: tokens of each row's two parts, at least 1 each.
+        prompts, responses: tokens of each sequence's two pieces, at least 1 each.
     """
-    parts = np.stack([prompts, responses], axis=1)  # (N, 2)
-    starts = np.concatenate([[0], np.cumsum(parts.sum(1))])
-    rows = np.split(np.arange(starts[-1]), starts[1:-1])
+    lengths = np.stack([prompts, responses], axis=1)  # (N, 2)
+    starts = np.concatenate([[0], np.cumsum(lengths.sum(1))])
+    wholes = np.split(np.arange(starts[-1]), starts[1:-1])
     return Layout(
-        positions=_tensor([row - row[0] for row in rows]),
-        types=torch.from_numpy(np.tile([0, 1], len(rows)).repeat(parts.ravel())),
+        positions=_tensor([whole - whole[0] for whole in wholes]),
+        types=torch.from_numpy(np.tile([0, 1], len(wholes)).repeat(lengths.ravel())),
         reads=torch.from_numpy(starts[:-1]),
-        everywhere=_tile(rows, rows, both_ways=True),
-        at_reads=_tile([np.array([n]) for n in range(len(rows))], rows, both_ways=True),
-        paths=tuple(rows),
+        everywhere=_tile(wholes, wholes, both_ways=True),
+        at_reads=_tile([np.array([n]) for n in range(len(wholes))], wholes, both_ways=True),
+        paths=tuple(wholes),
         tokens_so_far=int(starts[-1]),
-        lengths=tuple(map(len, rows)),
+        lengths=tuple(map(len, wholes)),
     )
 
 
@@ -192,12 +196,12 @@ def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool 
         groups[-1].append(s)
         needed, longest = needed + r * k, max(longest, k)
     tiles = tuple(_rectangle([queries[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
-    place, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
+    slots, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
     for group in groups:
         for s in group:
-            place[queries[s]] = offset + np.arange(len(queries[s]))
+            slots[queries[s]] = offset + np.arange(len(queries[s]))
             offset += len(queries[group[-1]])  # the longest of its group
-    return Tiles(tiles, torch.from_numpy(place))
+    return Tiles(tiles, torch.from_numpy(slots))
 
 
 def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: bool) -> Tile:

@@ -1,14 +1,14 @@
 """Comparisons → token ids → packed batches, in which a prompt stands once and nothing is padded.
 
-tokens     p0 p1 p2 | a0 a1 a2 | b0 b1 | c0 c1 c2 c3      the next comparison follows without a gap
-segment     0  0  0 |  1  1  1 |  2  2 |  3  3  3  3
-position    0  1  2 |  3  4  5 |  3  4 |  3  4  5  6
-read here                    ^       ^             ^
+tokens     p0 p1 p2 | a0 a1 a2 | b0 b1 | q0 q1 | c0 …      the next comparison follows without a gap
+segment     0  0  0 |  1  1  1 |  2  2 |  3  3 |  4 …
+parent       none   |    0     |   0   | none  |  3 …      the segment that each one continues
+position    0  1  2 |  3  4  5 |  3  4 |  0  1 |  2 …      on its path: its own tokens, behind those of its ancestors
+read                        ^       ^
 
-token i sees token j of its comparison  ⇔  j ≤ i  and  (segment[j] = 0  or  segment[j] = segment[i])
-
+A token sees its path up to itself. `layout.py` has the general rule.
 A response with labels for its steps is read at the last token of each step, and counts as that many responses.
-An encoder, which sees both ways, gets a prompt and a response to each row instead. `layout.py` has the general rule.
+An encoder, which sees both ways, gets sequences of a prompt and a response instead.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from torch import Tensor
 from minirm.config import PackingConfig
 from minirm.config_rules import require
 from minirm.data.comparison import Comparison
-from minirm.tokens.layout import Layout, lay_out, lay_out_rows
+from minirm.tokens.layout import Layout, lay_out, lay_out_sequences
 from minirm.tokens.steps import Steps, find_steps, steps_left
 from minirm.tokens.tokenizer import ComparisonTokenizer
 
@@ -48,7 +48,7 @@ class Encoded:
 
     @property
     def tokens(self) -> int:
-        """Tokens of its packed row."""
+        """Tokens that it takes when it is packed."""
         return len(self.prompt) + sum(map(len, self.responses))
 
 
@@ -82,7 +82,7 @@ class PackedBatch:
 
     tokens: Tensor  # (M,) int64
     layout: Layout
-    place: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
+    slots: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
     scores: Tensor  # (B, K) float32, 0 for the lowest of a comparison, 1 for the next …; 0 where there is no response
     ratings: Tensor  # (B, K) float64, the scores themselves, or the labels of steps; 0 where there is no response
     mask: Tensor  # (B, K) bool, True is a response
@@ -92,7 +92,7 @@ class PackedBatch:
     sources: Tensor  # (targets,) tokens that predict another …
     targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
     labels: Labels
-    rows: tuple[int, ...]  # which comparisons these are, in the data's own numbering
+    numbers: tuple[int, ...]  # which comparisons these are, in the data's own numbering
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`; from pinned memory, without waiting for them to arrive."""
@@ -100,6 +100,7 @@ class PackedBatch:
 
     def pinned(self) -> "PackedBatch":
         """Return the batch in memory from which a GPU can fetch it by itself."""
+        _ = self.layout.levels  # made here, where no GPU waits for them
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
@@ -203,7 +204,7 @@ def pack(
     *,
     share_prompt: bool = True,
     bidirectional: bool = False,
-    rows: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> PackedBatch:
     """Return a packed batch of comparisons.
 
@@ -211,9 +212,9 @@ def pack(
 
     Args:
         batch: B comparisons.
-        share_prompt: a row is a prompt and its K responses; False: a prompt and one response, K rows.
-        bidirectional: for an encoder: all tokens of a row see each other, and its first one is read.
-        rows: which comparisons of the data these are, for messages.
+        share_prompt: a prompt stands once, before its K responses; False: K sequences, each with the prompt.
+        bidirectional: for an encoder: all tokens of a sequence see each other, and its first one is read.
+        numbers: which comparisons of the data these are, for messages.
     Raises:
         ValueError: prompts are to be shared by what sees both ways.
     """
@@ -226,14 +227,16 @@ def pack(
     lengths = [len(piece) for piece in pieces]
     reads, before_end = _reads(batch, lengths, parents, labels.steps)
     rectangular = (lengths[::2], lengths[1::2])
-    layout = lay_out_rows(*rectangular) if bidirectional else lay_out(lengths, parents, reads, before_end=before_end)
+    layout = (
+        lay_out_sequences(*rectangular) if bidirectional else lay_out(lengths, parents, reads, before_end=before_end)
+    )
     scores, ratings, mask = _judgements(batch, labels.steps)
     tokens = np.concatenate(pieces).astype(np.int64)
     sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
         tokens=torch.from_numpy(tokens),
         layout=layout,
-        place=torch.from_numpy(np.flatnonzero(mask)),
+        slots=torch.from_numpy(np.flatnonzero(mask)),
         scores=torch.from_numpy(scores),
         ratings=torch.from_numpy(ratings),
         mask=torch.from_numpy(mask),
@@ -243,7 +246,7 @@ def pack(
         sources=torch.from_numpy(sources),
         targets=torch.from_numpy(targets),
         labels=labels,
-        rows=tuple(range(len(batch)) if rows is None else map(int, rows)),
+        numbers=tuple(range(len(batch)) if numbers is None else map(int, numbers)),
     )
 
 
@@ -263,13 +266,13 @@ def _reads(
 
 def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (B, K) the order of scores, their size, and where there is one."""
-    rows = [np.concatenate([steps.labels for steps in one.steps]) if by_step else one.scores for one in batch]
-    shape = len(batch), max(map(len, rows))
+    given = [np.concatenate([steps.labels for steps in one.steps]) if by_step else one.scores for one in batch]
+    shape = len(batch), max(map(len, given))
     scores, ratings, mask = np.zeros(shape, np.float32), np.zeros(shape), np.zeros(shape, bool)
-    for b, row in enumerate(rows):
-        scores[b, : len(row)] = np.unique(row, return_inverse=True)[1]
-        ratings[b, : len(row)] = row
-        mask[b, : len(row)] = True
+    for b, values in enumerate(given):
+        scores[b, : len(values)] = np.unique(values, return_inverse=True)[1]
+        ratings[b, : len(values)] = values
+        mask[b, : len(values)] = True
     return scores, ratings, mask
 
 

@@ -18,7 +18,7 @@ from minirm.config import PackingConfig
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.tokens.steps import Steps
 
-WINDOW = 1024
+BUCKET = 1024
 """Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""
 
 
@@ -33,7 +33,7 @@ class TokenStore:
         "tokens": np.int32,
         "piece_ends": np.int64,
         "scores": np.float64,
-        "row_ends": np.int64,
+        "comparison_ends": np.int64,
         "dials": np.float64,
         "learned": np.bool_,
         "steps_until": np.int64,
@@ -44,7 +44,7 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         columns = {name: _mapped(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
         self.tokens, self.piece_ends, self.scores = columns["tokens"], columns["piece_ends"], columns["scores"]
-        self.row_ends, self.dials = columns["row_ends"], columns["dials"].reshape(-1, 3)
+        self.comparison_ends, self.dials = columns["comparison_ends"], columns["dials"].reshape(-1, 3)
         self.learned, self.steps_until = columns["learned"], columns["steps_until"]
         self.step_ends, self.step_labels = columns["step_ends"], columns["step_labels"]
 
@@ -55,6 +55,15 @@ class TokenStore:
         Raises:
             OSError: the disk is full, or refuses otherwise; it names the file or the folder.
         """
+        try:
+            cls._write(encoded, folder)
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a full disk names no file
+            raise
+        return cls(folder)
+
+    @classmethod
+    def _write(cls, encoded: Iterable[Encoded], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             files = {name: stack.enter_context((folder / name).open("wb")) for name in cls.COLUMNS}
@@ -73,7 +82,7 @@ class TokenStore:
                 put("learned", learned)
                 put("piece_ends", ends)
                 put("scores", [0.0, *item.scores])
-                put("row_ends", [pieces])
+                put("comparison_ends", [pieces])
                 until = stepped + np.cumsum([0, *(len(s.ends) for s in item.steps or ())], dtype=np.int64)
                 stepped = int(until[-1])
                 put("steps_until", until if item.steps else np.full(len(texts), stepped))
@@ -81,13 +90,12 @@ class TokenStore:
                     put("step_ends", steps.ends)
                     put("step_labels", steps.labels)
                 put("dials", [item.margin, item.weight, item.probability])
-        return cls(folder)
 
     def __len__(self) -> int:
-        return len(self.row_ends)
+        return len(self.comparison_ends)
 
-    def __getitem__(self, row: int) -> Encoded:
-        first, last = (self.row_ends[row - 1] if row else 0), self.row_ends[row]
+    def __getitem__(self, number: int) -> Encoded:
+        first, last = (self.comparison_ends[number - 1] if number else 0), self.comparison_ends[number]
         bounds = [self.piece_ends[first - 1] if first else 0, *self.piece_ends[first:last]]
         prompt, *responses = [np.array(self.tokens[a:b]) for a, b in pairwise(bounds)]
         scores = tuple(self.scores[first + 1 : last].tolist())
@@ -96,17 +104,17 @@ class TokenStore:
         if until[-1] > until[0]:
             spans = [slice(a, b) for a, b in pairwise(until)]
             steps = tuple(Steps(np.array(self.step_ends[s]), np.array(self.step_labels[s])) for s in spans)
-        return Encoded(prompt, tuple(responses), scores, *self.dials[row].tolist(), learned, steps=steps)
+        return Encoded(prompt, tuple(responses), scores, *self.dials[number].tolist(), learned, steps=steps)
 
     def lengths(self, *, share_prompt: bool = True) -> np.ndarray:
-        """Return the tokens of each comparison as it is packed, (rows,)."""
+        """Return the tokens of each comparison as it is packed, (comparisons,)."""
         if not len(self):
             return np.empty(0, np.int64)
-        together = np.diff(self.piece_ends[self.row_ends - 1], prepend=0)
+        together = np.diff(self.piece_ends[self.comparison_ends - 1], prepend=0)
         if share_prompt:
             return together
-        prompts = np.append(0, self.row_ends[:-1])  # (rows,) which pieces are prompts
-        responses = self.row_ends - prompts - 1
+        prompts = np.append(0, self.comparison_ends[:-1])  # (comparisons,) which pieces are prompts
+        responses = self.comparison_ends - prompts - 1
         return together + (responses - 1) * np.diff(self.piece_ends, prepend=0)[prompts]
 
 
@@ -139,27 +147,27 @@ class Stream:
         return self.store.lengths(share_prompt=self.packing.share_prompt)
 
     def plan(self, epoch: int | None) -> list[np.ndarray]:
-        """Return the rows of each batch of an epoch, shuffled; None is the order for evaluation, by length."""
+        """Return which comparisons each batch holds, shuffled; epoch None is the order for evaluation, by length."""
         lengths = self.lengths
         rng = np.random.default_rng([self.seed, epoch or 0])
         order = np.argsort(lengths, kind="stable") if epoch is None else rng.permutation(len(lengths))
         batches = []
-        for start in range(0, len(order), WINDOW):
-            window = order[start : start + WINDOW]
-            batches += self._cut(window[np.argsort(lengths[window], kind="stable")], lengths)
+        for start in range(0, len(order), BUCKET):
+            bucket = order[start : start + BUCKET]
+            batches += self._cut(bucket[np.argsort(lengths[bucket], kind="stable")], lengths)
         return batches if epoch is None else [batches[i] for i in rng.permutation(len(batches))]
 
-    def _cut(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Cut rows into batches within the token budget."""
+    def _cut(self, numbers: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """Cut comparisons into batches within the token budget."""
         budget = self.packing.tokens_per_batch
-        most = self.packing.comparisons_per_batch or len(rows)
+        most = self.packing.comparisons_per_batch or len(numbers)
         batches, start, tokens = [], 0, 0
-        for i, row in enumerate(rows):
-            if i > start and (tokens + lengths[row] > budget or i - start == most):
-                batches.append(rows[start:i])
+        for i, number in enumerate(numbers):
+            if i > start and (tokens + lengths[number] > budget or i - start == most):
+                batches.append(numbers[start:i])
                 start, tokens = i, 0
-            tokens += lengths[row]
-        return [*batches, rows[start:]]
+            tokens += lengths[number]
+        return [*batches, numbers[start:]]
 
     def deal(self, numbers: np.ndarray, ranks: int, most_tokens: int) -> list[list[np.ndarray]]:
         """Return each rank's share of some comparisons, of about as many tokens each, cut into as many micro-batches.
@@ -182,23 +190,23 @@ class Stream:
         rounds = max(map(len, cut))
         return [micro_batches + [numbers[:0]] * (rounds - len(micro_batches)) for micro_batches in cut]
 
-    def packed(self, rows: np.ndarray) -> PackedBatch:
+    def packed(self, numbers: np.ndarray) -> PackedBatch:
         """Return one batch."""
-        batch = [self.store[row] for row in rows]
+        batch = [self.store[number] for number in numbers]
         share_prompt = self.packing.share_prompt
-        packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, rows=rows.tolist())
+        packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, numbers=numbers.tolist())
         return packed.pinned() if torch.cuda.is_available() else packed
 
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch | None]:
         """Yield the batches of a plan, packed ahead in a thread of their own; None for an empty one."""
-        return ahead(self.packed(rows) if len(rows) else None for rows in plan)
+        return ahead(self.packed(numbers) if len(numbers) else None for numbers in plan)
 
 
-def _divide(rows: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
-    """Cut rows into as many parts as their tokens need, each row lying where its middle lies."""
+def _divide(numbers: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
+    """Cut comparisons into as many micro-batches as their tokens need, each lying where its middle lies."""
     total = sizes.sum()
     part = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total
-    return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
+    return np.split(numbers, np.flatnonzero(np.diff(part)) + 1)
 
 
 T = TypeVar("T")

@@ -82,7 +82,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.ranks = Ranks()
-        self.model.backbone.checkpointing = self.config.gradient_checkpointing
+        self.model.backbone.gradient_checkpointing = self.config.gradient_checkpointing
         if self.config.compile:
             compile_mlps(self.model)
         self.learner = self.ranks.join(self.model, shard=self.config.shard)
@@ -116,7 +116,7 @@ class Trainer:
         norm = clip_gradients(self.model, self.config.clip)
         loss, hits, cases, comparisons, tokens = self.ranks.sum(sums)
         self._check_finite(
-            {"loss": loss, "gradient norm": norm}, [row for batch in share if batch for row in batch.rows]
+            {"loss": loss, "gradient norm": norm}, [number for batch in share if batch for number in batch.numbers]
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -254,5 +254,5 @@ class Trainer:
 def _add_up(sums: Tensor, outcome: Outcome, batch: PackedBatch) -> None:
     """Add a batch's loss, hits, cases, comparisons and tokens to sums (5,) where they lie."""
     sums[:3] += torch.stack([outcome.loss.detach(), outcome.hits, outcome.cases])
-    sums[3] += len(batch.rows)
+    sums[3] += len(batch.numbers)
     sums[4] += len(batch.tokens)

@@ -48,7 +48,7 @@ class RewardObjective:
 
     config: TrainConfig
 
-    def row_weights(self, batch: PackedBatch) -> Tensor:
+    def comparison_weights(self, batch: PackedBatch) -> Tensor:
         """Return (B,) how much each comparison counts; 0 where nothing can be learned."""
         pairs = number_of_pairs(batch.scores, batch.mask)
         if self.config.loss in OF_DIFFERENCES:
@@ -57,7 +57,7 @@ class RewardObjective:
 
     def total_weight(self, batch: PackedBatch) -> Tensor:
         """Return () how much the batch counts."""
-        return self.row_weights(batch).sum(dtype=torch.float64)
+        return self.comparison_weights(batch).sum(dtype=torch.float64)
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a reward model."""
@@ -66,7 +66,7 @@ class RewardObjective:
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
         hits, cases = (count_step_hits if batch.labels.steps else count_hits)(rewards.detach(), batch)
-        return Outcome((self.row_weights(batch) * losses).sum(), hits, cases)
+        return Outcome((self.comparison_weights(batch) * losses).sum(), hits, cases)
 
 
 def preference_losses(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:

@@ -31,5 +31,5 @@ def fill_up(tokens: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
         return F.pad(index, (0, more))
 
     types = None if layout.types is None else filled(layout.types)
-    everywhere = replace(layout.everywhere, place=filled(layout.everywhere.place))
+    everywhere = replace(layout.everywhere, slots=filled(layout.everywhere.slots))
     return filled(tokens), replace(layout, positions=filled(layout.positions), types=types, everywhere=everywhere)

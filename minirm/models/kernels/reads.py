@@ -51,4 +51,4 @@ def means_at_reads(q: Tensor, x: Tensor, tiles: Tiles) -> Tensor:
         scores, mask = q[tile.queries] @ states.mT, tile.mask()  # (n, 1, H, S), (n, 1, 1, S)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
         means.append((scores.softmax(-1) @ states)[:, 0])
-    return torch.cat(means)[tiles.place]
+    return torch.cat(means)[tiles.slots]

@@ -51,7 +51,7 @@ class Strips:
     head_width: int  # C
     sizes: tuple[int, int, int]  # how many rows of queries, of keys and of values
     rows: Tensor  # (Σ sizes,) where each row lies among the M·(H + 2·G) of the projections
-    place: Tensor  # (M·H,) which row of queries each token and head is
+    slots: Tensor  # (M·H,) which row of queries each token and head is
 
     def of(self, strip: Strip, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return a strip's part of all rows: (n·H, r, C) and, of keys and values, (n·H, seen, C)."""
@@ -82,7 +82,7 @@ def _attend(projected: Tensor, strips: "Strips") -> Tensor:
 def pay(tiles: Tiles) -> bool:
     """Return whether strips are faster than PyTorch's kernel, and their weights are not too many to keep."""
     work = sum(tile.queries.numel() * tile.keys.shape[1] for tile in tiles.tiles)
-    return tiles.place.is_cpu and work >= LEAST_WORK and max(tile.keys.shape[1] for tile in tiles.tiles) <= MOST_KEYS
+    return tiles.slots.is_cpu and work >= LEAST_WORK and max(tile.keys.shape[1] for tile in tiles.tiles) <= MOST_KEYS
 
 
 def cut_into_strips(tiles: Tiles, heads: int, groups: int, head_width: int) -> Strips:
@@ -109,8 +109,8 @@ def cut_into_strips(tiles: Tiles, heads: int, groups: int, head_width: int) -> S
             first_row = queries.stop
         first_query, first_key = first_query + tile.queries.numel(), keys.stop
     order = torch.cat(order)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
+    slots = torch.empty_like(order)
+    slots[order] = torch.arange(len(order))
     asked = torch.cat([tile.queries.flatten() for tile in tiles.tiles])
     queries = parts * asked[order // heads] + order % heads
     keys = torch.cat([(parts * tile.keys[:, None] + owner).flatten() for tile in tiles.tiles])
@@ -120,7 +120,7 @@ def cut_into_strips(tiles: Tiles, heads: int, groups: int, head_width: int) -> S
         head_width=head_width,
         sizes=(len(queries), len(keys), len(keys)),
         rows=torch.cat([queries, keys, keys + groups]),
-        place=place.view(-1, heads)[tiles.place].flatten(),
+        slots=slots.view(-1, heads)[tiles.slots].flatten(),
     )
 
 
@@ -163,7 +163,7 @@ class StripAttention(Function):
         if kept:
             ctx.save_for_backward(rows, *kept)
             ctx.strips, ctx.shape = strips, projected.shape
-        return found.index_select(0, strips.place).view(len(projected), -1)
+        return found.index_select(0, strips.slots).view(len(projected), -1)
 
     @staticmethod
     @once_differentiable
@@ -175,7 +175,7 @@ class StripAttention(Function):
         """
         (rows, *kept), strips = ctx.saved_tensors, ctx.strips
         parts = rows.split(strips.sizes)
-        arrived = torch.zeros_like(parts[0]).index_add_(0, strips.place, gradient.reshape(-1, strips.head_width))
+        arrived = torch.zeros_like(parts[0]).index_add_(0, strips.slots, gradient.reshape(-1, strips.head_width))
         left = torch.empty_like(rows)
         gradients = left.split(strips.sizes)
         # A tile's last strip first: it sees all of the tile's keys and makes their gradient, to which the others add.
