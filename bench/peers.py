@@ -51,10 +51,16 @@ def gpt2_like(config: ModelConfig, pad_id: int) -> GPT2ForSequenceClassification
 def hugging_face_twin(model: RewardModel, pad_id: int) -> GPT2ForSequenceClassification:
     """Return Hugging Face's GPT-2 reward model with the weights of minirm's."""
     twin = gpt2_like(model.config, pad_id)
-    backbone, body = model.backbone, twin.transformer
+    copy_backbone(model.backbone, twin.transformer)
+    twin.score.weight.copy_(model.head.weight)
+    return twin
+
+
+@torch.no_grad()
+def copy_backbone(backbone: nn.Module, body: nn.Module) -> None:
+    """Give Hugging Face's GPT-2 the weights of minirm's backbone."""
     body.wte.weight.copy_(backbone.embedding.weight)
     body.wpe.weight.copy_(backbone.positions.weight)
-    twin.score.weight.copy_(model.head.weight)
     _copy(backbone.norm, body.ln_f)
     for block, layer in zip(backbone.blocks, body.h, strict=True):
         _copy(block.attention_norm, layer.ln_1)
@@ -63,7 +69,6 @@ def hugging_face_twin(model: RewardModel, pad_id: int) -> GPT2ForSequenceClassif
         _copy(block.mlp_norm, layer.ln_2)
         _copy(block.mlp.up, layer.mlp.c_fc, transposed=True)
         _copy(block.mlp.down, layer.mlp.c_proj, transposed=True)
-    return twin
 
 
 def _copy(source: nn.Module, target: nn.Module, *, transposed: bool = False) -> None:

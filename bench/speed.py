@@ -29,6 +29,7 @@ from pathlib import Path
 
 from bench.neighbour import neighbour
 from bench.places import out_folder
+from bench.policy_speed import policy
 from bench.scoring_speed import scoring
 from bench.speed_report import Row, markdown, picture
 from bench.speed_setup import BF16, FULL, QUICK, Settings
@@ -57,6 +58,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "recurrent": recurrent,
     "neighbour": neighbour,
     "scoring": scoring,
+    "policy": policy,
     "arithmetic": arithmetic,
     "memory": memory,
     "ideas": ideas,

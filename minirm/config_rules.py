@@ -41,9 +41,10 @@ def check(config: object) -> None:
     Raises:
         InputError: names the field, its value and the rule.
     """
-    for name, hint in _hints(type(config)).items():
+    hints = _hints(type(config))
+    for name in (field.name for field in dataclasses.fields(config)):
         value = getattr(config, name)
-        _convert(value, hint, f"{name}={value if isinstance(value, tuple) else shorten(value)}")
+        _convert(value, hints[name], f"{name}={value if isinstance(value, tuple) else shorten(value)}")
 
 
 def to_json(config: object) -> dict:

@@ -20,11 +20,12 @@ import pytest
 import torch
 
 import minirm  # noqa: F401  likewise
+from tests import policy_mutations
 
 TESTS = Path(__file__).parent
 README = TESTS / "README.md"
 BEGIN, END = "<!-- mutations: begin -->", "<!-- mutations: end -->"
-TESTED_BY = {"vectors": "metrics"}
+TESTED_BY = {"vectors": "metrics"} | {module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES}
 """A module → whose tests look after it, where they are not its own."""
 SLOW = "not one_graph and not less_than_a_second"  # neither looks at values
 
@@ -393,6 +394,8 @@ MUTATIONS = [
     Mutation("shaping", "KL in half precision",
              "_widen(log_prob) - _widen(reference_log_prob)",
              "log_prob - reference_log_prob"),
+    # Policies
+    *(Mutation(*one) for one in policy_mutations.MISTAKES),
 ]  # fmt: skip
 
 

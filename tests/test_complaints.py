@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from minirm.config import PackingConfig
-from minirm.evaluation.evaluate import as_table, evaluate
+from minirm.evaluation.evaluate import evaluate
+from minirm.evaluation.report import as_table
 from minirm.files import disk
 from minirm.files.records import read_comparisons
 from minirm.hub.load import load
@@ -37,7 +38,7 @@ COVERED = {
     },
     7: {  # gradient accumulation scaled wrongly (trl #4104)
         "test_train": ["test_a_step_is_the_same_however_it_is_cut_into_batches"],
-        "test_processes": ["test_two_processes_take_the_step_that_one_would"],
+        "test_processes": ["test_several_processes_take_the_steps_that_one_would"],
     },
     10: {  # `max_length` said to truncate, but filters (trl #2488)
         "test_packing": [

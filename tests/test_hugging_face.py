@@ -264,7 +264,7 @@ def test_a_language_model_does_not_score(save, refused):
 
 def test_a_foreign_model_has_no_normalised_rewards(save, refused):
     said = refused("score", save(classifier(CONFIGS["gpt2"])), "--response", "x", "--normalise")
-    assert said == "normalise: this model does not say how its rewards lay on a validation part"
+    assert said == "normalise: this model does not say how its rewards lay on a validation split"
 
 
 def drop_tensor(folder: Path) -> None:

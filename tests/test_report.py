@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from minirm.evaluation.figures import ReliabilityBin
+from minirm.evaluation.evaluate import ReliabilityBin
 from minirm.evaluation.pictures import (
     Bar,
     accuracy_bars,
@@ -15,9 +15,9 @@ from minirm.evaluation.pictures import (
     reward_against_utility,
     reward_histogram,
 )
-from minirm.evaluation.report import Example, Judged, Picture, Section, Table, render_page, write_report
+from minirm.evaluation.report import Example, Picture, Section, Shown, Table, render_page, write_report
 
-HISTORY = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.6, "validation_loss": 0.65, "validation_accuracy": 0.6}]
+HISTORY = [{"kind": "step", "step": 1, "loss": 0.7}, {"kind": "evaluation", "step": 2, "loss": 0.65, "accuracy": 0.6}]
 BINS = (ReliabilityBin(0.55, 0.5, 10), ReliabilityBin(0.9, 0.95, 4))
 
 
@@ -55,7 +55,7 @@ def everything() -> list:
         Table(("name", "value"), [("accuracy", 0.5), ("pairs", 1234), ("none", None)], "A caption"),
         Picture(reliability_diagram(BINS), "How sure, how right."),
         Picture(learning_curve(HISTORY), "Learning."),
-        Example("A prompt", [Judged("good", 1.5, True, utility=2.0), Judged("bad", -0.25, False)], note="A note."),
+        Example("A prompt", [Shown("good", 1.5, True, utility=2.0), Shown("bad", -0.25, False)], note="A note."),
     ]
 
 
@@ -92,7 +92,7 @@ def test_every_text_is_escaped(hostile):
         hostile,
         Table((hostile,), [(hostile,)], hostile),
         Picture(figure, hostile),
-        Example(hostile, [Judged(hostile, 0.0, True)], note=hostile),
+        Example(hostile, [Shown(hostile, 0.0, True)], note=hostile),
     )
     outline = Outline(render_page(hostile, hostile, [Section(hostile, blocks)]))
     assert outline.text.count(hostile) == 12  # the title twice
@@ -127,8 +127,8 @@ def test_neighbouring_pictures_share_one_row():
 
 
 def test_the_highest_reward_is_marked_right_only_where_the_label_agrees():
-    agreed = page(Example("p", [Judged("a", 2.0, True), Judged("b", 1.0, False)]))
-    mistaken = page(Example("p", [Judged("a", 1.0, True), Judged("b", 2.0, False)]))
+    agreed = page(Example("p", [Shown("a", 2.0, True), Shown("b", 1.0, False)]))
+    mistaken = page(Example("p", [Shown("a", 1.0, True), Shown("b", 2.0, False)]))
     assert 'class="tag right"' in agreed and 'class="tag wrong"' not in agreed
     assert 'class="tag wrong"' in mistaken and 'class="tag right"' not in mistaken
 
@@ -171,12 +171,12 @@ def test_a_learning_curve_leaves_out_what_was_not_recorded():
 
 
 def test_a_long_learning_curve_has_its_running_mean():
-    history = [{"step": i, "loss": float(i % 2)} for i in range(300)]
+    history = [{"kind": "step", "step": i, "loss": float(i % 2)} for i in range(300)]
     raw, mean = learning_curve(history).axes[0].lines
     assert raw.get_ydata().std() == pytest.approx(0.5)
     assert np.allclose(mean.get_ydata(), 0.5)
     assert mean.get_xdata()[-1] == 299
-    assert mean.get_label() == "training, mean of 10 records"
+    assert mean.get_label() == "training, mean of 10 entries"
 
 
 def test_the_reliability_diagram_shows_every_bin_and_its_pairs():

@@ -1,6 +1,7 @@
 """A policy that follows a reward: the advantage and the loss against plain loops, and policies that do learn."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -11,40 +12,33 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import minirm
 from minirm.cli.main import main
 from minirm.cli.watcher import Stopper
-from minirm.config import ModelConfig
-from minirm.data.comparison import Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.files.disk import write_tensors
 from minirm.files.records import read_comparisons
 from minirm.models.language_model import LanguageModel
-from minirm.policies import follow, ppo
-from minirm.policies.best_of_n import best_of_n
-from minirm.policies.ppo import PPO, Policy, PPOConfig, gather, generalised_advantages, surrogate_loss
-from minirm.policies.sampling import sample
+from minirm.policies import follow, learner
+from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
+from minirm.policies.dpo import DPO, DPOConfig
+from minirm.policies.grpo import GRPO
+from minirm.policies.ppo import PPO
+from minirm.policies.rloo import RLOO
+from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
 from minirm.runs.state import State
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.packing import tokenize
 from minirm.worlds.films import praise
 from tests.conftest import last_state, sealed, write_lines
-from tests.oracles import hidden_states
-from tests.strategies import randomised
+from tests.test_policies import BARE, PROMPTS, a_model, comparisons, vowels
 from tests.test_run import a_config
 from tests.test_sft import chats
-
-BARE = Tokenizer.train([], 262)  # one token per byte
-PROMPTS = [(Turn("user", "ab"),), (), (Turn("user", "hello"), Turn("assistant", "x"), Turn("user", "?"))]
-
-
-def a_model(backbone: str = "transformer", width: int = 16, **fields: object) -> LanguageModel:
-    torch.manual_seed(0)
-    fields = {"vocab_size": 262, "layers": 1, "heads": 2, "max_positions": 64, **fields}
-    return LanguageModel(ModelConfig(backbone=backbone, width=width, **fields))
 
 
 def a_policy(folder: Path, **model: object) -> list[str]:
@@ -57,175 +51,46 @@ def a_policy(folder: Path, **model: object) -> list[str]:
     return [str(word) for word in ["ppo", folder / "tuned", "--data", file, "--out", folder / "out", *few]]
 
 
-def vowels(prompts, responses) -> list[float]:
-    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
-
-
-# Drawing
-
-
-@pytest.mark.parametrize("backbone", ["transformer", "gru"])
-def test_a_sample_holds_its_tokens_its_text_and_its_end_if_it_has_one(backbone):
-    model = randomised(a_model(backbone))
-    drawn = sample(model, BARE, PROMPTS * 20, max_new_tokens=12, seed=1)
-    ended = [one.encoded.responses[0][-1] == BARE.end_id for one in drawn]
-    assert any(ended) and not all(ended)
-    for one, has_end in zip(drawn, ended, strict=True):
-        tokens = one.encoded.responses[0].tolist()
-        assert BARE.end_id not in tokens[:-1] and (has_end or len(tokens) == 12)
-        assert one.encoded.prompt.tolist() == BARE.encode_prompts([one.prompt])[0]
-        assert one.response == BARE.decode(tokens).replace("\0", "\ufffd") and not one.encoded.learned.any()
-
-
-def test_best_of_n_is_the_best_of_the_same_draws():
-    model = randomised(a_model())
-    best = best_of_n(model, BARE, PROMPTS, vowels, n=8, max_new_tokens=10, seed=3)
-    drawn = sample(model, BARE, [prompt for prompt in PROMPTS for _ in range(8)], max_new_tokens=10, seed=3)
-    for p, one in enumerate(best):
-        mine = [each.response for each in drawn[8 * p : 8 * p + 8]]
-        assert list(one.rewards) == vowels(None, mine) and one.reward == max(one.rewards)
-        assert one.response == mine[int(np.argmax(one.rewards))]
-
-
-def test_what_is_scored_is_what_was_written_token_for_token(monkeypatch):
-    tokenizer = Tokenizer.train(["fine film"] * 9)
-    written = [ids[:-1] for ids in tokenizer.encode_responses(["fine film", "film", " fine", ""])]
-    monkeypatch.setattr(LanguageModel, "generate", lambda *_, **__: written)
-    drawn = sample(a_model(), tokenizer, PROMPTS[:1] * 4, max_new_tokens=99, seed=0)
-    scored = tokenizer.encode_responses([one.response for one in drawn])
-    assert scored == [one.encoded.responses[0].tolist() for one in drawn]
-    best = best_of_n(a_model(), tokenizer, PROMPTS[:1], lambda _, texts: list(map(len, texts)), n=4, max_new_tokens=99)
-    assert best[0].response == "fine film"
-
-
-@pytest.mark.parametrize(
-    "fields", [{}, {"style": "llama"}, {"backbone": "gru"}], ids=["learned positions", "rotary", "recurrent"]
-)
-def test_what_is_drawn_may_fill_the_positions_and_no_more(fields):
-    model, [prompt] = randomised(a_model(**fields)), BARE.encode_prompts(PROMPTS[:1])
-    room, end_id = 64 - len(prompt), -1  # nothing ends
-    assert [len(ids) for ids in model.generate([prompt], max_new_tokens=room, end_id=end_id)] == [room]
-    message = f"a prompt of {len(prompt)} tokens and max_new_tokens={room + 1} must not exceed the model's max_pos"
-    with pytest.raises(InputError, match=message):
-        model.generate([[0], prompt], max_new_tokens=room + 1, end_id=end_id)
-    with pytest.raises(InputError, match="must not exceed the model's max_positions=64"):
-        best_of_n(model, BARE, PROMPTS, vowels, n=2, max_new_tokens=64)
-
-
-# The mathematics
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
-def test_advantages_are_their_sum(decay):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [5, 1, 3]
-    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
-    rewards, values = (torch.randn(3, 5, generator=generator, dtype=torch.float64) * mask for _ in range(2))
-    found = generalised_advantages(rewards, values, decay)
-    for n, length in enumerate(lengths):
-        value = [*values[n, :length].tolist(), 0.0]
-        for t in range(length):
-            terms = [decay ** (k - t) * (rewards[n, k].item() + value[k + 1] - value[k]) for k in range(t, length)]
-            assert found[n, t].item() == pytest.approx(sum(terms), abs=1e-12)
-    assert not found[~mask].any()
-
-
-def moved_policy() -> tuple[Policy, LanguageModel]:
-    """Return a policy that has gone some way from its first model, with values that are not 0."""
-    first = randomised(a_model(), seed=0).eval()
-    policy = randomised(Policy(a_model()), seed=1).eval()
-    with torch.no_grad():
-        for parameter, before in zip(policy.language_model.parameters(), first.parameters(), strict=True):
-            parameter.copy_(before + 0.1 * parameter)
-    return policy, first
-
-
-def test_what_is_still_to_come_is_the_reward_less_the_price_of_distance():
-    policy, first = moved_policy()
-    samples = sample(policy.language_model, BARE, PROMPTS, max_new_tokens=9, seed=0)
-    rewards = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    experience, kl_nats = gather(policy, first, samples, rewards, PPOConfig(kl_weight=0.3, decay=1.0))
-    for n, one in enumerate(samples):
-        ids = [*one.encoded.prompt.tolist(), *one.encoded.responses[0].tolist()]
-        log_p = []
-        for model in (policy.language_model, first):
-            logits = hidden_states(model.backbone, torch.tensor(ids)) @ model.backbone.embedding.weight.T
-            rows = range(len(one.encoded.prompt), len(ids))
-            log_p.append([logits.log_softmax(-1)[i - 1, ids[i]].item() for i in rows])
-        assert experience.log_p[n][experience.mask[n]].tolist() == pytest.approx(log_p[0], abs=1e-9)
-        apart = [ours - theirs for ours, theirs in zip(*log_p, strict=True)]
-        assert kl_nats[n].item() == pytest.approx(sum(apart), abs=1e-9)
-        to_come = [rewards[n].item() - 0.3 * sum(apart[t:]) for t in range(len(apart))]
-        assert experience.returns[n][experience.mask[n]].tolist() == pytest.approx(to_come, abs=1e-9)
-    whitened = experience.advantages[experience.mask]
-    assert whitened.mean().item() == pytest.approx(0, abs=1e-9) and whitened.std().item() == pytest.approx(1, abs=1e-6)
-
-
-def test_the_loss_is_that_of_a_loop_over_tokens_and_knows_its_clip():
-    policy, first = moved_policy()
-    samples = sample(policy.language_model, BARE, PROMPTS, max_new_tokens=9, seed=0)
-    config = PPOConfig(clip=0.1, value_weight=0.25)
-    experience, _ = gather(policy, first, samples, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), config)
-    generator = torch.Generator().manual_seed(2)
-    shift = torch.randn(experience.log_p.shape, generator=generator, dtype=torch.float64) * 0.3
-    experience = replace(experience, log_p=experience.log_p + shift)  # as if the policy had learned since
-    loss = surrogate_loss(policy, experience, config)
-    total, clipped = [], 0
-    for n, one in enumerate(samples):
-        ids = torch.tensor([*one.encoded.prompt.tolist(), *one.encoded.responses[0].tolist()])
-        states = hidden_states(policy.language_model.backbone, ids)
-        log_p = (states @ policy.language_model.backbone.embedding.weight.T).log_softmax(-1)
-        for t, i in enumerate(range(len(one.encoded.prompt), len(ids))):
-            ratio = (log_p[i - 1, ids[i]] - experience.log_p[n, t]).exp()
-            advantage, value = experience.advantages[n, t].item(), policy.value(states[i - 1])[0]
-            outside = (advantage > 0 and ratio > 1.1) or (advantage < 0 and ratio < 0.9)
-            gain = advantage * (1.1 if advantage > 0 else 0.9) if outside else ratio * advantage
-            total.append(0.25 * (value - experience.returns[n, t]) ** 2 - gain)
-            clipped += bool(outside)
-    assert 0 < clipped < len(total)
-    expected = torch.stack(total).mean()
-    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    gradients = [torch.autograd.grad(value, list(policy.parameters())) for value in (loss, expected)]
-    for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
-
-
 # Learning
 
 
-QUICK = PPOConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
+QUICK = PolicyConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
+IN_GROUPS = replace(QUICK, prompts_per_iteration=8, samples_per_prompt=4)
+METHODS = {"ppo": (PPO(), QUICK), "rloo": (RLOO(), IN_GROUPS), "grpo": (GRPO(), IN_GROUPS)}
 
 
-def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near():
-    runs = {}
-    for kl_weight in (0.0, 5.0):
-        config = replace(QUICK, kl_weight=kl_weight)
-        runs[kl_weight] = list(PPO(a_model(width=32), BARE, PROMPTS, vowels, config).run())
+def a_trainer(name: str = "ppo", model: LanguageModel | None = None, **dials: object) -> PolicyTrainer:
+    method, config = METHODS[name]
+    return PolicyTrainer(model or a_model(), BARE, PROMPTS, vowels, replace(config, **dials), method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_policy_learns_what_is_rewarded_and_a_high_price_keeps_it_near(name):
+    runs = {w: list(a_trainer(name, a_model(width=32), kl_weight=w).run()) for w in (0.0, 5.0)}
     free, held = runs[0.0][-1], runs[5.0][-1]
     assert runs[0.0][0].reward < 0.1 and runs[0.0][0].kl_nats == pytest.approx(0, abs=1e-5)
-    assert free.reward > 0.7
-    assert held.kl_nats < free.kl_nats / 4 and held.reward < free.reward - 0.3
+    assert free.reward > 0.5
+    assert held.kl_nats < free.kl_nats / 3 and held.reward < free.reward - 0.2
 
 
-def test_the_same_seed_learns_the_same():
-    config = replace(QUICK, iterations=3)
-    runs = [list(PPO(a_model(), BARE, PROMPTS, vowels, config).run()) for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
-def test_a_reward_may_be_a_whole_number():
-    def length(prompts, responses) -> list[int]:
-        return list(map(len, responses))
-
-    [one] = PPO(a_model(), BARE, PROMPTS, length, replace(QUICK, iterations=1, max_new_tokens=5)).run()
-    assert 0 < one.reward < 5
-
-
-def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
-    config = replace(QUICK, iterations=4)
-    whole, left, resumed = (PPO(a_model(), BARE, PROMPTS, vowels, config) for _ in range(3))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_learns_the_same_and_a_run_that_was_left_goes_on_as_if_it_had_not_been(name):
+    whole, left, resumed = (a_trainer(name, iterations=4, target_kl=0.5, kl_weight=0.1) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two), next(two)]
+    tensors, progress = left.state()
+    resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
+    assert begun + list(resumed.run()) == expected
+    assert len({one.kl_weight for one in expected}) == 4
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_dpo_that_was_left_goes_on_as_if_it_had_not_been():
+    items = list(tokenize(comparisons() * 3, BARE))
+    whole, left, resumed = (DPO(a_model(), BARE, items, DPOConfig(epochs=2, batch=4)) for _ in range(3))
+    expected, two = list(whole.run()), left.run()
+    begun = [next(two) for _ in range(4)]
     tensors, progress = left.state()
     resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
     assert begun + list(resumed.run()) == expected
@@ -233,10 +98,39 @@ def test_a_run_that_was_left_goes_on_as_if_it_had_not_been():
         assert torch.equal(ours, theirs)
 
 
+def test_a_reward_may_be_a_whole_number():
+    def length(prompts, responses) -> list[int]:
+        return list(map(len, responses))
+
+    config = replace(QUICK, iterations=1, max_new_tokens=5)
+    [one] = PolicyTrainer(a_model(), BARE, PROMPTS, length, config, PPO()).run()
+    assert 0 < one.reward < 5
+
+
+def test_a_response_that_was_stopped_without_an_end_earns_what_the_dial_says():
+    [plain] = a_trainer(iterations=1, max_new_tokens=2).run()
+    [fined] = a_trainer(iterations=1, max_new_tokens=2, unended_reward=-3.0).run()
+    assert plain.unended == fined.unended > 0.9
+    assert fined.reward == pytest.approx(-3.0 * plain.unended, abs=0.1) and plain.reward >= 0
+
+
+def test_the_responses_to_a_prompt_stay_together_in_a_step():
+    trainer = a_trainer("rloo", batch=8)
+    experience = trainer._explore(np.random.default_rng(0))
+    parts = list(trainer._parts(experience, np.random.default_rng(1)))
+    assert [len(part.samples) for part in parts] == [8] * 8  # two epochs of 32
+    for part in parts:
+        assert len({id(s) for s in part.samples}) == 8
+        for group in (part.samples[:4], part.samples[4:]):
+            assert len({one.prompt for one in group}) == 1
+    assert {id(s) for part in parts[:4] for s in part.samples} == {id(s) for s in experience.samples}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backbone", ["transformer", "gru"])
-def test_on_cuda_a_policy_learns_and_goes_on(backbone):
-    left, resumed = (PPO(a_model(backbone).to("cuda"), BARE, PROMPTS, vowels, QUICK) for _ in range(2))
+@pytest.mark.parametrize("name", METHODS)
+def test_on_cuda_a_policy_learns_and_goes_on(backbone, name):
+    left, resumed = (a_trainer(name, a_model(backbone).to("cuda")) for _ in range(2))
     next(left.run())
     tensors, progress = left.state()
     resumed.restore(State({name: tensor.cpu() for name, tensor in tensors.items()}, progress, Path("state")))
@@ -263,13 +157,17 @@ def test_praise_is_the_share_of_opinions_that_are_favourable():
         ("decay", 1.5),
         ("learning_rate", 0.0),
         ("learning_rate", 1e300),
+        ("samples_per_prompt", 0),
+        ("target_kl", 0.0),
+        ("unended_reward", float("inf")),
         ("seed", -1),
         ("seed", 99999999999999999999),
     ],
 )
 def test_dials_out_of_their_range_are_refused(field, value):
+    dials = PPO if field in ("clip", "decay", "value_weight") else PolicyConfig
     with pytest.raises(InputError, match=f"^{field}={re.escape(str(value))} must be"):
-        PPOConfig(**{field: value})
+        dials(**{field: value})
 
 
 # The command line
@@ -279,7 +177,11 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     command, tuned = a_policy(tmp_path), tmp_path / "tuned"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "before" in said and "mean reward" in said and said.endswith(f"run: {tmp_path / 'out'}\n")
+    assert (
+        "before" in said
+        and "mean reward" in said
+        and said.endswith(f"run: {tmp_path / 'out'}, report: {tmp_path / 'out' / 'report.html'}\n")
+    )
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert [one["reward_after"] for one in samples] == [praise(one["after"]) for one in samples]
     before, after = load_language_model(tuned)[0], load_language_model(tmp_path / "out")[0]
@@ -292,6 +194,72 @@ def test_a_run_of_ppo_from_a_language_model_to_a_table_and_a_run_folder(tmp_path
     assert refused(*command) == f"{tmp_path / 'out'}: is not empty; name another folder"
 
 
+@pytest.mark.parametrize("method", ["rloo", "grpo", "dpo"])
+def test_every_other_method_writes_a_policy_its_log_and_a_report(tmp_path, capsys, trained, method):
+    """RLOO and GRPO learn from prompts alone; DPO needs comparisons."""
+    command = a_policy(tmp_path)
+    if method == "dpo":
+        few = ["--epochs", 1, "--batch", 4, "--learning-rate", 1e-3, "--max-new-tokens", 8]
+        pairs = [{"prompt": f"q{n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(20)]
+        file = write_lines(tmp_path / "pairs.jsonl", pairs)
+    else:
+        few = ["--iterations", 2, "--prompts-per-iteration", 3, "--samples-per-prompt", 2, "--max-new-tokens", 8]
+        file = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"q{n}?"} for n in range(9)])
+    out, most = tmp_path / "out", 5 if method == "dpo" else 2
+    words = [method, *command[1:2], "--data", file, "--reward", trained, "--out", out, *few]
+    assert main([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert f"{most} of {most}: " in said and "stopped without an end: " in said
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [one["iteration"] for one in entries] == list(range(1, most + 1))
+    names = {"loss", "accuracy", "chosen", "rejected"} if method == "dpo" else {"kl_nats", "kl_k3_nats", "unended"}
+    assert names | {"gradient_norm", "updates_per_second"} <= entries[0].keys()
+    assert all(math.isfinite(value) for entry in entries for value in entry.values() if value is not None)
+    assert (out / "report.html").read_text().count("data:image/png") == (3 if method == "dpo" else 4)
+    metrics = json.loads((out / "metrics.json").read_text())
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert metrics["unended_after"] == sum(one["unended_after"] for one in samples) / len(samples)
+    before, after = (load_language_model(run)[0].backbone.embedding.weight for run in (tmp_path / "tuned", out))
+    assert not torch.equal(before, after)
+
+
+def test_tensorboard_holds_every_figure_of_every_iteration_and_texts(tmp_path):
+    command = a_policy(tmp_path)
+    assert main(command) == 0
+    board = EventAccumulator(str(tmp_path / "out" / "tensorboard")).Reload()
+    entries = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    for name in entries[0].keys() - {"iteration"}:
+        points = [(point.step, point.value) for point in board.Scalars(name)]
+        assert points == [(one["iteration"], pytest.approx(one[name], rel=1e-6)) for one in entries]
+    assert board.Tags()["tensors"] == ["responses/text_summary"]
+
+
+def test_best_of_n_prints_what_every_n_earns_and_writes_what_was_drawn(tmp_path, capsys, refused, trained):
+    a_policy(tmp_path)
+    file = write_lines(tmp_path / "prompts.jsonl", [{"prompt": f"q{n}?"} for n in range(3)] + [{"prompt": "q1?"}])
+    command = ["best-of-n", tmp_path / "tuned", "--reward", trained, "--prompts", file, "--n", 6]
+    command = [*map(str, command), "--max-new-tokens", "8", "--out", str(tmp_path / "best.jsonl")]
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "best.jsonl").read_text().splitlines()]
+    assert [line["prompt"][0]["content"] for line in lines] == ["q0?", "q1?", "q2?"]
+    earned = expected_best([line["rewards"] for line in lines]).mean(0)
+    for n in (1, 2, 4, 6):
+        assert re.search(rf"│ {n} +│ {earned[n - 1]:.3f} +│ \[.*\] +│ {kl_bound(n):.3f} nats", said)
+    scorer = minirm.load(trained)
+    for line in lines:
+        assert line["rewards"] == pytest.approx(scorer.score(line["prompt"], line["responses"]), abs=1e-4)
+        assert line["reward"] == max(line["rewards"])
+        assert line["response"] == line["responses"][line["rewards"].index(line["reward"])]
+    unended = sum(line["unended"] for line in lines)
+    assert f"3 prompts, 6 responses each; {unended} of 18 were stopped without an end" in said
+    assert refused(*["0" if word == "6" else word for word in command]) == "n=0 must be at least 1"
+    other = write_lines(tmp_path / "none.jsonl", [{"text": "x"}])
+    said = refused(*["--prompts" if w == "--prompts" else str(other) if w == str(file) else w for w in command])
+    assert said == f"{other}:1: must hold a prompt, or be a record that training accepts"
+
+
 def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
     found = []
 
@@ -300,7 +268,7 @@ def test_ppo_computes_where_the_rest_of_minirm_does(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(follow, "pick_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(ppo, "sample", stop)
+    monkeypatch.setattr(learner, "sample", stop)
     assert main(a_policy(tmp_path)) == 130 and found == ["meta"]
 
 
@@ -326,7 +294,7 @@ def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, r
 def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
     tmp_path, capsys, monkeypatch, number, iteration
 ):
-    command, out, explore = a_policy(tmp_path), tmp_path / "out", PPO._explore
+    command, out, explore = a_policy(tmp_path), tmp_path / "out", PolicyTrainer._explore
     before = signal.getsignal(number)  # a shell that runs the tests in the background ignores it
 
     def interrupted(self, rng):
@@ -334,18 +302,22 @@ def test_a_signal_saves_ppo_and_the_same_command_ends_where_the_whole_run_ended(
             signal.raise_signal(number)
         return explore(self, rng)
 
-    monkeypatch.setattr(PPO, "_explore", interrupted)
+    monkeypatch.setattr(PolicyTrainer, "_explore", interrupted)
     assert main(command) == 130 and signal.getsignal(number) is before
     said = capsys.readouterr()
     assert f"{iteration} of 3" in said.out and said.out.endswith("\nstopped and saved; the same command goes on\n")
     assert said.err == "stopping after this step; Ctrl-C again stops at once, without saving\n"
-    assert {path.name for path in out.iterdir()} == {"begun", "states"}
-    monkeypatch.setattr(PPO, "_explore", explore)
+    assert {path.name for path in out.iterdir()} == {"begun", "states", "log.jsonl", "tensorboard"}
+    monkeypatch.setattr(PolicyTrainer, "_explore", explore)
     whole = ["whole" if word == str(out) else word for word in command]
     monkeypatch.chdir(tmp_path)
     assert main(command) == main(whole) == 0
     for name in ("model.safetensors", "samples.jsonl", "metrics.json"):
         assert (out / name).read_bytes() == Path("whole", name).read_bytes(), name
+    told = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (out, Path("whole"))]
+    for entry in told[0] + told[1]:
+        del entry["samples_per_second"], entry["updates_per_second"]
+    assert told[0] == told[1] and [entry["iteration"] for entry in told[0]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["training_prompts.bin", "data.json"])
@@ -376,7 +348,7 @@ def test_ppo_does_not_go_on_when_what_stands_behind_a_name_changed(tmp_path, ref
     command, out, reward = a_policy(tmp_path), tmp_path / "out", shutil.copytree(trained, tmp_path / "reward")
     command += ["--reward", str(reward)]
     with monkeypatch.context() as patch:
-        patch.setattr(PPO, "_learn", lambda *_: None)
+        patch.setattr(PolicyTrainer, "_learn", lambda *_: (0.0, 0.0))
         patch.setattr(Stopper, "should_stop", lambda self: True)
         assert main(command) == 130
     before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -422,7 +394,7 @@ def test_ppo_does_not_go_on_from_numbers_that_it_can_not_have_saved(
 
 def test_ctrl_c_before_ppo_learns_stops_at_once_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     command = a_policy(tmp_path)
-    monkeypatch.setattr(ppo, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(learner, "sample", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main(command) == 130 and not (tmp_path / "out").exists()
     assert capsys.readouterr().err == "minirm: stopped\n"
 
@@ -434,18 +406,23 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
         "no such run folder" in refused("ppo", tmp_path / "nowhere", "--data", file, "--out", out) and not out.exists()
     )
     monkeypatch.setattr(follow, "SECONDS_BETWEEN_SAVES", -1.0)
-    learn, calls = PPO._learn, []
+    learn, calls = PolicyTrainer._learn, []
 
     def interrupted(self, experience):
         calls.append(self.done)
         if self.done == 2:
             raise KeyboardInterrupt
-        learn(self, experience)
+        return learn(self, experience)
 
-    monkeypatch.setattr(PPO, "_learn", interrupted)
-    assert main(command) == 130 and {path.name for path in out.iterdir()} == {"begun", "states"}
+    monkeypatch.setattr(PolicyTrainer, "_learn", interrupted)
+    assert main(command) == 130 and {path.name for path in out.iterdir()} == {
+        "begun",
+        "states",
+        "log.jsonl",
+        "tensorboard",
+    }
     assert "2 of 3" in capsys.readouterr().out
-    monkeypatch.setattr(PPO, "_learn", learn)
+    monkeypatch.setattr(PolicyTrainer, "_learn", learn)
     assert refused(*command, "--seed", 7) == f"{out / 'begun' / 'asked.json'}: was begun with seed=0, not seed=7"
     other = write_lines(tmp_path / "others.jsonl", chats(30))
     anew = refused(*["--data" if word == "--data" else str(other) if word == str(file) else word for word in command])

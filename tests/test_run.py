@@ -14,8 +14,8 @@ from minirm.config import LoraConfig, PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import as_table, evaluate
-from minirm.evaluation.figures import Fit
+from minirm.evaluation.evaluate import Fit, evaluate
+from minirm.evaluation.report import as_table
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files.disk import alone_in
 from minirm.files.records import read_comparisons

@@ -15,7 +15,7 @@ from minirm.cli.main import main
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
-from minirm.evaluation.figures import Surprise
+from minirm.evaluation.evaluate import Surprise
 from minirm.files import disk
 from minirm.files.records import read_comparisons
 from minirm.hub.load import load

@@ -30,8 +30,9 @@ from bench.recipes.pictures import series
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Turn
 from minirm.metrics import Interval
-from minirm.policies.ppo import PPO, PPOConfig
+from minirm.policies.ppo import PPO
 from minirm.policies.sampling import Dialogue
+from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.policies.zero_shot import ZeroShotScorer
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import load_language_model
@@ -60,7 +61,7 @@ class Plan:
     test: int = 200
     """Requests for films that neither has met."""
     seeds: int = 3
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(iterations=60, kl_weight=0.1))
+    ppo: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=60, kl_weight=0.1))
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many reviews, and models as many times as wide."""
@@ -75,7 +76,7 @@ QUICK = Plan(
     prompts=8,
     test=4,
     seeds=1,
-    ppo=PPOConfig(iterations=2, prompts_per_iteration=4, max_new_tokens=8),
+    ppo=PolicyConfig(iterations=2, prompts_per_iteration=4, max_new_tokens=8),
 )
 
 
@@ -106,12 +107,13 @@ def run(setting: Setting, plan: Plan) -> Page:
 def follow(policy: Path, scorer: ZeroShotScorer, plan: Plan, seed: int) -> dict:
     """Let a policy follow the judge, and return each iteration, and what it wrote for the test's requests."""
     model, tokenizer = load_language_model(policy)
-    ppo = PPO(
+    ppo = PolicyTrainer(
         model,
         tokenizer,
         requests(plan.prompts, "train"),
         lambda prompts, texts: scorer.score(None, texts),
         replace(plan.ppo, seed=seed),
+        PPO(),
     )
     shown, written = requests(plan.test, "test"), {}
     written["before"] = [one.response for one in ppo.write(shown, seed=seed)]

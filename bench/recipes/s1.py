@@ -34,7 +34,6 @@ from bench.recipes.common import (
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
 from minirm.data.splits import draw_validation, prompt_key
-from minirm.evaluation.page import merged_history
 from minirm.evaluation.pictures import learning_curve
 from minirm.runs.journal import read_log
 from minirm.runs.run_config import REWARD, DataConfig, RunConfig
@@ -103,7 +102,7 @@ def run(setting: Setting, plan: Plan) -> Page:
     figures = {f"{name}, test {key}": two_way_interval(f[key]) for name, f in found.items() for key in (ACCURACY, NLL)}
     del figures[f"longer wins, test {NLL}"]  # characters are no logits
     lines = [*_about(plan, data), *_epochs(history), *_test(found), *_scored(data, plan.shown, best[0])]
-    return Page("S1: BERT with low-rank adapters", lines, figures, learning_curve(merged_history(history)))
+    return Page("S1: BERT with low-rank adapters", lines, figures, learning_curve(history))
 
 
 def read_data(setting: Setting, plan: Plan) -> Data:

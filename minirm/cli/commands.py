@@ -1,10 +1,11 @@
 """The commands: each is a dataclass whose fields are its options and whose `run` does it, in the file of its name."""
 
+from minirm.cli.best_of_n import BestOfN
 from minirm.cli.data import Data
 from minirm.cli.demo import Demo
 from minirm.cli.eval import Eval
 from minirm.cli.export import Export
-from minirm.cli.ppo import Ppo
+from minirm.cli.policies import Dpo, Grpo, Ppo, Rloo
 from minirm.cli.score import Score
 from minirm.cli.tokenizer import TrainTokenizer
 from minirm.cli.train import Resume, Train
@@ -21,6 +22,10 @@ COMMANDS = {
     "data": Data,
     "tokenizer": TrainTokenizer,
     "ppo": Ppo,
+    "rloo": Rloo,
+    "grpo": Grpo,
+    "dpo": Dpo,
+    "best-of-n": BestOfN,
 }
 
-Command = Demo | Train | Resume | Eval | Score | Export | Data | TrainTokenizer | Ppo
+Command = Demo | Train | Resume | Eval | Score | Export | Data | TrainTokenizer | Ppo | Rloo | Grpo | Dpo | BestOfN

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from minirm.errors import InputError, printable
-from minirm.evaluation.evaluate import Evaluation, as_table
+from minirm.evaluation.evaluate import Evaluation
+from minirm.evaluation.report import as_table
 from minirm.runs.job import is_writer
 
 UNPAIRED = "backslashreplace"

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from minirm.cli.console import new_console, print_evaluation
 from minirm.cli.watcher import counting, tell
 from minirm.errors import InputError, name_paths
-from minirm.evaluation.page import check_evaluation_folder, write_evaluation
+from minirm.evaluation.report import check_evaluation_folder, write_evaluation
 from minirm.evaluation.rewardbench import check_ties, score_subsets, write_results
 from minirm.files import disk
 from minirm.files.fields import Usage, tell_unread

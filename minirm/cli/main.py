@@ -16,7 +16,7 @@ from minirm.errors import InputError
 from minirm.files.disk import naming
 
 FILES = ("--data", "--validation", "--other")
-ONCE = (*FILES, "--file", "--prompt")
+ONCE = (*FILES, "--prompts", "--file", "--prompt")
 """Options that name what is read, and would silently forget what was given before."""
 BROKEN_PIPE = 141
 """Exit status of what SIGPIPE ends: 128 and the signal's number."""
@@ -77,7 +77,9 @@ def _parse(arguments: list[str]) -> Command:
     named = [argument.partition("=")[0] for argument in arguments]
     for option in ONCE:
         if named.count(option) > 1:
-            rule = f"name all its files behind one {option}" if option in FILES else "it takes one value"
+            rule = (
+                f"name all its files behind one {option}" if option in (*FILES, "--prompts") else "it takes one value"
+            )
             raise InputError(f"{option} is given twice: {rule}")
     said = io.StringIO()
     try:

@@ -66,13 +66,12 @@ class Score:
         else:
             disk.check_file(self.out)
         scorer = self._load()
-        how = {"normalise": True} if self.normalise else {}  # which a language model does not know
         if self.file is None:
-            rewards = scorer.score([self.prompt] * len(self.response), self.response, **how)
+            rewards = scorer.score([self.prompt] * len(self.response), self.response, normalise=self.normalise)
             digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
             lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
         else:
-            records = scorer.score_rows(_rows(self.file), fields=self.fields, **how)
+            records = scorer.score_records(_rows(self.file), fields=self.fields, normalise=self.normalise)
             lines = map(_as_json, records)
         in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
         with counting("scoring", shown=not in_sight) as scorer.advance:

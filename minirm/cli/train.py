@@ -18,7 +18,7 @@ from minirm.cli.options import LoraOptions, ModelOptions
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
-from minirm.evaluation.figures import Fit, Surprise
+from minirm.evaluation.evaluate import Fit, Surprise
 from minirm.files import disk
 from minirm.hub import read_start
 from minirm.runs.job import check_resumable, read_config, train_run

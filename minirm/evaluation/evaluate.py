@@ -7,6 +7,7 @@ is the shorter one, what remains under another prompt, and which prompts the mod
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -16,20 +17,153 @@ from minirm import metrics
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluation.figures import (
-    Calibration,
-    Estimate,
-    Evaluation,
-    Leakage,
-    LengthBias,
-    Ranking,
-    ReliabilityBin,
-    as_table,
-)
 from minirm.evaluation.pairs import PairTable, Responses, Rewards, flatten, ordered_pairs, pair_table
 from minirm.intervals import FEWEST_PROMPTS
 
-__all__ = ["Evaluation", "PairTable", "as_table", "evaluate", "pair_table"]
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval."""
+
+    value: float
+    low: float | None
+    """Lower end of the interval; None for fewer prompts than `minirm.intervals.FEWEST_PROMPTS`, too few for any."""
+    high: float | None
+    count: int
+    """How many pairs, comparisons or prompts the mean is over."""
+    chance: float = 0.5
+    """The value that says nothing: what rewards drawn at random reach, or no difference."""
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the interval excludes chance; an estimate without an interval is not resolved."""
+        return self.low is not None and not self.low <= self.chance <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Surprise:
+    """How well a language model foresees what it is to learn."""
+
+    nats_per_token: float
+    """Mean of −log p(token)."""
+    perplexity: float
+    """Its exponential: among how many equally likely tokens it would be as unsure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well rewards fit labels of single responses or steps, where no two responses can be compared."""
+
+    loss: float
+    """Mean of the loss that was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How well σ(reward difference) serves as the probability that the better response is better."""
+
+    nll_nats: float
+    """Mean of −log probability of the label; knowing nothing gives ln 2 = 0.693."""
+    brier: float
+    """Mean of (1 − probability)², for hard labels; knowing nothing gives 0.25."""
+    ece: float
+    """Expected calibration error of the confidence max(p, 1 − p) in the response that the model prefers."""
+    ece_of_noise: float
+    """About what that would be if the same confidences were perfectly calibrated."""
+    debiased: float | None
+    """Root mean square of the same gaps, less what noise adds to it; None when no bin has two pairs."""
+    temperature: float | None
+    """By what the rewards should be divided for the least NLL on these pairs; above 1 the model is too sure. None when
+    no pair has two different rewards."""
+    bins: tuple["ReliabilityBin", ...]
+    """The reliability diagram of that confidence, empty bins left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Pairs about which the model is equally sure."""
+
+    confidence: float
+    """Mean of σ(|reward difference|)."""
+    accuracy: float
+    """How often the preferred response was the better one."""
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rankings of more than two responses."""
+
+    kendall_tau: Estimate
+    """Mean of Kendall's tau-b between rewards and scores."""
+    best_of_k: Estimate
+    """How often the response with the highest reward has the highest score."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBias:
+    """How much of the judgement, and of the reward, is length in characters."""
+
+    longer_wins: Estimate
+    """Accuracy of choosing the longer response."""
+    gain: Estimate
+    """Accuracy of the rewards minus that, over the same pairs."""
+    better_is_shorter: Estimate | None
+    """Accuracy of the rewards on the pairs whose better response is the shorter one; None when there are none."""
+    correlation: float | None
+    """Spearman's correlation of reward with length over all responses; None when either is constant."""
+    correlation_within: Estimate | None
+    """Mean of the same within the responses to each prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """Test prompts that also stand in training; where there is no prompt, responses that do."""
+
+    prompts: int
+    """How many distinct prompts do."""
+    leaked: Estimate | None
+    """Accuracy on their pairs; None when there are none."""
+    clean: Estimate | None
+    """Accuracy on the other pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one set of rewards is worth on one set of comparisons."""
+
+    comparisons: int
+    prompts: int
+    """Different prompts; comparisons without a prompt count one each."""
+    pairs: int
+    """Strictly ordered pairs: the two scores differ."""
+    label_ties: int
+    """Pairs left out because their scores are equal, or their label as probably false as true."""
+    reward_ties: int
+    """Strictly ordered pairs with equal rewards; each counts one half."""
+    length_ties: int
+    """Strictly ordered pairs of equal length."""
+    accuracy: Estimate
+    calibration: Calibration
+    length: LengthBias
+    ranking: Ranking | None
+    """None when no comparison has more than two responses."""
+    swapped: Estimate | None
+    """Accuracy of the rewards that the same responses get under another prompt; None: not measured."""
+    leakage: Leakage | None
+    """None: not measured."""
+    subsets: dict[str, Estimate]
+    """Accuracy per named part of a benchmark."""
+    cut: dict[str, int] | None
+    """Responses that were scored behind a cut prompt ("prompts"), or cut themselves ("responses"); None: not known."""
+    dropped: dict[str, int] | None
+    """Rows of the data that were left out, and responses that were merged, by reason; None: not known."""
+    resamples: int
+    seed: int
+
+    def to_json(self) -> dict:
+        """Return the same as dicts, lists, numbers and None."""
+        return asdict(self)
 
 
 def evaluate(
@@ -129,53 +263,32 @@ def _calibration(pairs: PairTable) -> Calibration:
 def _length_bias(responses: Responses, pairs: PairTable, estimate: Estimator) -> LengthBias:
     right, longer = _right(pairs.reward_difference), _right(pairs.length_difference)
     shorter = pairs.length_difference < 0
-    within, prompt = _spearman_within(responses.reward, responses.length, responses.prompt)
+    order = np.argsort(responses.prompt, kind="stable")
+    of_each_prompt = np.split(order, np.flatnonzero(np.diff(responses.prompt[order])) + 1)
+    ours = (metrics.spearman(responses.reward[n], responses.length[n]) for n in of_each_prompt if len(n) > 1)
+    within = np.array([correlation for correlation in ours if not np.isnan(correlation)])
     return LengthBias(
         longer_wins=estimate(longer, pairs.prompt),
         gain=estimate(right - longer, pairs.prompt, chance=0.0, lowest=-1.0),
-        better_is_shorter=estimate(right[shorter], pairs.prompt[shorter]) if shorter.any() else None,
+        better_is_shorter=_part(right, pairs, shorter, estimate),
         correlation=_number(metrics.spearman(responses.reward, responses.length)),
-        correlation_within=estimate(within, prompt, chance=0.0, lowest=-1.0) if len(within) else None,
+        correlation_within=estimate(within, np.arange(len(within)), chance=0.0, lowest=-1.0) if len(within) else None,
     )
 
 
-def _spearman_within(first: NDArray, second: NDArray, group: NDArray) -> tuple[NDArray, NDArray]:
-    """Return Spearman's correlation within each group that has one, and the group's number."""
-    _, group = np.unique(group, return_inverse=True)
-    first, second = _centred_ranks(first, group), _centred_ranks(second, group)
-    product = np.bincount(group, first * second)
-    scale = np.sqrt(np.bincount(group, first**2) * np.bincount(group, second**2))
-    varied = scale > 0
-    return product[varied] / scale[varied], np.flatnonzero(varied)
-
-
-def _centred_ranks(values: NDArray, group: NDArray) -> NDArray:
-    """Return each value's rank within its group, equal values sharing their mean rank, minus the group's mean rank."""
-    order = np.lexsort((values, group))
-    sorted_values, sorted_group = values[order], group[order]
-    is_new = np.append(True, (np.diff(sorted_values) != 0) | (np.diff(sorted_group) != 0))
-    run = np.cumsum(is_new) - 1
-    place = np.arange(len(values))
-    ranks = np.empty(len(values))
-    ranks[order] = (np.bincount(run, place) / np.bincount(run))[run]
-    return ranks - (np.bincount(group, ranks) / np.bincount(group))[group]
-
-
 def _ranking(comparisons: Sequence[Comparison], responses: Responses, estimate: Estimator) -> Ranking | None:
-    taus, hits, chances, prompts, start = [], [], [], [], 0
+    found, start = [], 0
     for comparison in comparisons:
-        part = slice(start, start := start + len(comparison.responses))
-        score, reward = responses.score[part], responses.reward[part]
-        if len(score) <= 2 or score.min() == score.max():
-            continue
-        tau = metrics.kendall_tau_b(reward, score)
-        taus.append(0.0 if np.isnan(tau) else tau)  # equal rewards order nothing
-        hits.append(metrics.best_of_k_hit_rate(reward[None], score[None])[0])
-        chances.append((score == score.max()).mean())
-        prompts.append(responses.prompt[part.start])
-    if not taus:
+        its = slice(start, start := start + len(comparison.responses))
+        score, reward = responses.score[its], responses.reward[its]
+        if len(score) > 2 and score.min() < score.max():
+            tau = metrics.kendall_tau_b(reward, score)
+            hit = metrics.best_of_k_hit_rate(reward[None], score[None])[0]
+            chance = (score == score.max()).mean()
+            found.append((0.0 if np.isnan(tau) else tau, hit, chance, responses.prompt[its.start]))  # NaN: all equal
+    if not found:
         return None
-    taus, hits, prompts = np.array(taus), np.array(hits), np.array(prompts)
+    taus, hits, chances, prompts = map(np.array, zip(*found, strict=True))
     return Ranking(
         kendall_tau=estimate(taus, prompts, chance=0.0, lowest=-1.0),
         best_of_k=estimate(hits, prompts, chance=float(np.mean(chances))),
@@ -189,14 +302,19 @@ def _leakage(
     keys = list(map(prompt_key, comparisons))
     is_leaked = np.array([key in known for key in keys])[pairs.comparison]
     right = _right(pairs.reward_difference)
-    parts = (estimate(right[part], pairs.prompt[part]) if part.any() else None for part in (is_leaked, ~is_leaked))
-    return Leakage(len(known.intersection(keys)), *parts)
+    leaked, clean = (_part(right, pairs, chosen, estimate) for chosen in (is_leaked, ~is_leaked))
+    return Leakage(len(known.intersection(keys)), leaked, clean)
 
 
 def _subsets(comparisons: Sequence[Comparison], pairs: PairTable, estimate: Estimator) -> dict[str, Estimate]:
     names = np.array([comparison.subset for comparison in comparisons])[pairs.comparison]
     right = _right(pairs.reward_difference)
-    return {str(name): estimate(right[names == name], pairs.prompt[names == name]) for name in np.unique(names) if name}
+    return {str(name): _part(right, pairs, names == name, estimate) for name in np.unique(names) if name}
+
+
+def _part(values: NDArray, pairs: PairTable, chosen: NDArray, estimate: Estimator) -> Estimate | None:
+    """Return the estimate over some of the pairs; None where there are none."""
+    return estimate(values[chosen], pairs.prompt[chosen]) if chosen.any() else None
 
 
 def _number(value: float) -> float | None:

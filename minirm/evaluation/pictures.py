@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirm.evaluation.figures import ReliabilityBin
+from minirm.evaluation.evaluate import ReliabilityBin
 
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#1f2430", "#697080", "#e3e6eb"
 WIDTH_INCHES = 4.6  # shown at about 360 px on a phone: 11 points are then 12 px
@@ -34,11 +34,11 @@ def reliability_diagram(bins: Sequence[ReliabilityBin]) -> Figure:
     """Return confidence against accuracy, above the number of pairs at each confidence."""
     figure = Figure(figsize=(WIDTH_INCHES, 4.4), layout="constrained")
     accuracy, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    confidences, accuracies = [part.confidence for part in bins], [part.accuracy for part in bins]
+    confidences, accuracies = [one.confidence for one in bins], [one.accuracy for one in bins]
     accuracy.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="confidence = accuracy")
     accuracy.plot(confidences, accuracies, color=BLUE, marker="o", linewidth=1.8, label="this model")
     accuracy.set(ylabel="accuracy", xlim=(0.49, 1.01), ylim=(min([0.45, *accuracies]) - 0.03, 1.03))
-    counts.bar(confidences, [part.pairs for part in bins], width=0.03, color=BLUE)
+    counts.bar(confidences, [one.pairs for one in bins], width=0.03, color=BLUE)
     counts.set(ylabel="pairs", xlabel="confidence, σ(|difference of rewards|)")
     _style(accuracy)
     _style(counts)
@@ -63,19 +63,28 @@ def learning_curve(history: Sequence[Mapping[str, float]]) -> Figure:
     """Return loss, and accuracy if there is any, against the step.
 
     Args:
-        history: records with "step" and any of "loss", "validation_loss", "accuracy", "validation_accuracy".
+        history: entries of log.jsonl: "kind" ("step" or "evaluation"), "step", "loss", and maybe "accuracy".
     """
-    keys = {key for row in history for key in row}
-    panels = [name for name in ("loss", "accuracy") if keys & {name, f"validation_{name}"}] or ["loss"]
-    figure = Figure(figsize=(WIDTH_INCHES, 0.6 + 2.3 * len(panels)), layout="constrained")
-    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    panels = [name for name in ("loss", "accuracy") if any(name in entry for entry in history)] or ["loss"]
+    figure, rows = _panels(len(panels))
+    kinds = (("step", "training", BLUE, ""), ("evaluation", "validation", ORANGE, "o"))
     for axes, name in zip(rows, panels, strict=True):
-        _curve(axes, history, name, "training", BLUE, marker="")
-        _curve(axes, history, f"validation_{name}", "validation", ORANGE, marker="o")
+        for kind, label, colour, marker in kinds:
+            _curve(axes, [entry for entry in history if entry["kind"] == kind], name, label, colour, marker)
         axes.set_ylabel("loss, in nats" if name == "loss" else name)
-        _style(axes)
         _legend(axes, "best")
     rows[-1].set_xlabel("step")
+    return figure
+
+
+def curves(steps: Sequence[float], series: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Return one panel for each series, by its name, against the step or iteration."""
+    figure, panels = _panels(len(series))
+    for axes, (name, values) in zip(panels, series.items(), strict=True):
+        entries = [{"step": step, name: value} for step, value in zip(steps, values, strict=True)]
+        _curve(axes, entries, name, name, BLUE, marker="")
+        axes.set_ylabel(name.replace("_", " "))
+    panels[-1].set_xlabel("iteration")
     return figure
 
 
@@ -91,13 +100,13 @@ def reward_against_utility(utilities: Sequence[float], rewards: Sequence[float])
 def accuracy_bars(bars: Sequence[Bar]) -> Figure:
     """Return one bar per test set, with its interval, the best possible accuracy and the line of chance."""
     figure, axes = _figure(0.8 + 0.62 * max(len(bars), 1))
-    for place, bar in enumerate(bars):
-        axes.barh(place, bar.value, height=0.42, color=BLUE)
+    for y, bar in enumerate(bars):
+        axes.barh(y, bar.value, height=0.42, color=BLUE)
         if bar.low is not None and bar.high is not None:
-            axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=2, solid_capstyle="butt")
-        axes.text(0, place - 0.27, bar.name, ha="left", va="bottom", fontsize=10.5, color=INK)
-        axes.text(1, place - 0.27, f"{bar.value:.3f}", ha="right", va="bottom", fontsize=10.5, color=INK)
-    best = [(bar.best, place) for place, bar in enumerate(bars) if bar.best is not None]
+            axes.plot([bar.low, bar.high], [y, y], color=INK, linewidth=2, solid_capstyle="butt")
+        axes.text(0, y - 0.27, bar.name, ha="left", va="bottom", fontsize=10.5, color=INK)
+        axes.text(1, y - 0.27, f"{bar.value:.3f}", ha="right", va="bottom", fontsize=10.5, color=INK)
+    best = [(bar.best, y) for y, bar in enumerate(bars) if bar.best is not None]
     if best:
         axes.plot(
             *zip(*best, strict=True), "D", color=ORANGE, markersize=7, markeredgecolor="white", label="best possible"
@@ -108,19 +117,19 @@ def accuracy_bars(bars: Sequence[Bar]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, label: str, colour: str, marker: str) -> None:
+def _curve(axes: Axes, entries: Sequence[Mapping], name: str, label: str, colour: str, marker: str) -> None:
     """Draw one series, and over a long one its running mean."""
-    points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
+    points = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
     if not points:
         return
     steps, values = np.array(points, dtype=float).T
     if len(points) < SMOOTHED_FROM:
         axes.plot(steps, values, color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
         return
-    window = max(len(points) // 30, 2)
-    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    width = max(len(points) // 30, 2)
+    mean = np.convolve(values, np.ones(width) / width, mode="valid")
     axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(steps[window - 1 :], mean, color=colour, linewidth=1.8, label=f"{label}, mean of {window} records")
+    axes.plot(steps[width - 1 :], mean, color=colour, linewidth=1.8, label=f"{label}, mean of {width} entries")
 
 
 def _figure(height_inches: float) -> tuple[Figure, Axes]:
@@ -128,6 +137,15 @@ def _figure(height_inches: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     _style(axes)
     return figure, axes
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of panels below each other, over one axis of steps."""
+    figure = Figure(figsize=(WIDTH_INCHES, 0.6 + 2.3 * count), layout="constrained")
+    rows = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    for axes in rows:
+        _style(axes)
+    return figure, rows
 
 
 def _style(axes: Axes) -> None:
@@ -140,6 +158,6 @@ def _style(axes: Axes) -> None:
         label.set(size=11, color=INK)
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: Axes, where: str) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=place, frameon=False, fontsize=10, labelcolor=INK)
+        axes.legend(loc=where, frameon=False, fontsize=10, labelcolor=INK)

@@ -1,22 +1,37 @@
-"""One HTML page that shows what a run did: self-contained, so that the file can be sent, opened anywhere and kept.
+"""How an evaluation is told: the rows of a table, and one HTML page that is self-contained, to send, open and keep.
 
-page      title, verdict, sections
+page      title, verdict, sections; `report.html.jinja` is what it looks like
 section   heading, then any of: a paragraph (str), Table, Picture, Example
 """
 
 import base64
-import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
+from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
+from PIL import Image
 
-from minirm.files.disk import write_whole
+from minirm.data.comparison import Comparison
+from minirm.errors import InputError
+from minirm.evaluation.evaluate import Calibration, Estimate, Evaluation, Ranking
+from minirm.evaluation.pairs import Rewards, pair_table
+from minirm.evaluation.pictures import learning_curve, reliability_diagram, reward_histogram
+from minirm.files.dialogue import render_dialogue
+from minirm.files.disk import read_json, write_json, write_whole
 
-PIXELS_PER_INCH = 220  # a picture of 4.6 inches is then 1,012 px wide: sharp on a phone
-LONG_CELL = 40  # characters, from which on a cell of a table may break into lines
+CONFIG, METRICS = "config.json", "metrics.json"
+"""Files of a folder: a run has both, an evaluation the second."""
+SHOWN = 5
+"""Examples of each kind on a page."""
+PIXELS_PER_INCH = 160
+"""A picture of 4.6 inches is then 736 px wide: two for each px of a phone."""
+COLOURS = 32
+"""Of a picture's palette: a quarter of the bytes, and the same to the eye."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +42,12 @@ class Table:
     rows: Sequence[Sequence[str | int | float | None]]
     caption: str = ""
 
+    @property
+    def number_columns(self) -> set[int]:
+        """Which columns hold a number, and so are aligned to the right."""
+        columns = zip(self.columns, *self.rows, strict=True)
+        return {c for c, (_, *cells) in enumerate(columns) if any(isinstance(cell, int | float) for cell in cells)}
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -35,9 +56,23 @@ class Picture:
     figure: Figure
     caption: str
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height."""
+        width, height = self.figure.get_size_inches() * PIXELS_PER_INCH
+        return round(width), round(height)
+
+    @property
+    def base64(self) -> str:
+        """The picture as PNG with a palette."""
+        drawn, small = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(drawn, format="png", dpi=PIXELS_PER_INCH)
+        Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, format="png", optimize=True)
+        return base64.b64encode(small.getvalue()).decode()
+
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Shown:
     """One response of an example."""
 
     text: str
@@ -53,8 +88,13 @@ class Example:
     """A prompt and its responses, as the model and the label judge them."""
 
     prompt: str
-    responses: Sequence[Judged]
+    responses: Sequence[Shown]
     note: str = ""
+
+    @property
+    def highest(self) -> float | None:
+        """The highest reward; None where there is no response."""
+        return max((response.reward for response in self.responses), default=None)
 
 
 Block = str | Table | Picture | Example
@@ -67,6 +107,37 @@ class Section:
     heading: str
     blocks: Sequence[Block]
 
+    @property
+    def neighbours(self) -> list[tuple[str, list[Block]]]:
+        """Blocks of one kind that follow one another, and the kind; pictures then stand side by side."""
+        for block in self.blocks:
+            if not isinstance(block, Block):
+                raise TypeError(f"{type(block).__name__} must be a str, Table, Picture or Example")
+        return [(kind, list(blocks)) for kind, blocks in groupby(self.blocks, lambda block: type(block).__name__)]
+
+
+# control characters may not stand in HTML, lone surrogates not in UTF-8
+_UNPRINTABLE = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0xD800, 0xE000)), "\ufffd")
+
+
+def _as_text(value: object) -> object:
+    """Return what the template writes for a value."""
+    if isinstance(value, float):
+        return _signed(value)
+    if type(value) is int:
+        return f"{value:,}"
+    if type(value) is str:  # no Markup, which the template has made
+        return value.translate(_UNPRINTABLE)
+    return "–" if value is None else value
+
+
+def render_page(title: str, verdict: str, sections: Sequence[Section]) -> str:
+    """Return the page as HTML, every text in it escaped."""
+    environment = Environment(
+        loader=PackageLoader("minirm.evaluation", ""), autoescape=True, finalize=_as_text, trim_blocks=True
+    )
+    return environment.get_template("report.html.jinja").render(title=title, verdict=verdict, sections=sections)
+
 
 def write_report(path: str | Path, *, title: str, verdict: str, sections: Sequence[Section]) -> None:
     """Write the page; what stood at `path` before stays whole until the new page is.
@@ -78,171 +149,176 @@ def write_report(path: str | Path, *, title: str, verdict: str, sections: Sequen
     write_whole(Path(path), lambda unfinished: unfinished.write_bytes(page))
 
 
-def render_page(title: str, verdict: str, sections: Sequence[Section]) -> str:
-    """Return the page as HTML, every text in it escaped."""
-    body = "\n".join(_section(section) for section in sections)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{_escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-<header>
-<h1>{_escape(title)}</h1>
-<p class="verdict">{_escape(verdict)}</p>
-</header>
-{body}
-</main>
-</body>
-</html>
-"""
+# An evaluation as rows, and as a page
 
 
-def _section(section: Section) -> str:
-    """Return the section; pictures that follow one another stand side by side where there is room."""
-    parts: list[str] = []
-    for block in section.blocks:
-        is_picture = isinstance(block, Picture)
-        rendered = _block(block)
-        if is_picture and parts and parts[-1].endswith("</figure>\n</div>"):
-            parts[-1] = parts[-1].removesuffix("</div>") + rendered + "\n</div>"
-        else:
-            parts.append(f'<div class="pictures">\n{rendered}\n</div>' if is_picture else rendered)
-    return "\n".join([f"<section>\n<h2>{_escape(section.heading)}</h2>", *parts, "</section>"])
+class TableRow(NamedTuple):
+    """One line for the command line or the report; every field is text."""
+
+    name: str
+    value: str
+    interval: str
+    explanation: str
 
 
-def _block(block: Block) -> str:
-    match block:
-        case str():
-            return f"<p>{_escape(block)}</p>"
-        case Table():
-            return _table(block)
-        case Picture():
-            return _picture(block)
-        case Example():
-            return _example(block)
-    raise TypeError(f"{type(block).__name__} must be a str, Table, Picture or Example")
+def as_table(evaluation: Evaluation) -> list[TableRow]:
+    """Return the evaluation as rows to print, the accuracy first and what could explain it away right behind."""
+    e, cut = evaluation, evaluation.cut or {}
+    return [
+        *_accuracy_rows(e),
+        *_leakage_rows(e),
+        *_calibration_rows(e.calibration),
+        *_ranking_rows(e.ranking),
+        *_if_any("cut prompts", cut.get("prompts"), "responses scored behind a prompt cut from its left"),
+        *_if_any("cut responses", cut.get("responses"), "responses cut before their end token"),
+        _row("equal rewards", e.reward_ties, "pairs with equal rewards, each counted one half"),
+        _row("equal scores", e.label_ties, "pairs without a better response, left out"),
+        *(_row("left out", count, why) for why, count in sorted((e.dropped or {}).items())),
+        *(_row(f"subset {name}", its, _count(its.count, "pair")) for name, its in e.subsets.items()),
+    ]
 
 
-def _table(table: Table) -> str:
-    caption = f"<caption>{_escape(table.caption)}</caption>\n" if table.caption else ""
-    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
-    is_number = [any(isinstance(cell, int | float) for cell in column) for column in columns]
-    head = _row("th", table.columns, is_number)
-    rows = "\n".join(_row("td", row, is_number) for row in table.rows)
-    name = _escape(table.caption or "table")
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">\n'
-        f"<table>\n{caption}<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
+def _accuracy_rows(e: Evaluation) -> Iterator[TableRow]:
+    length, ties = e.length, _count(e.length_ties, "pair")
+    equal = f"; {ties} of equal length at one half each" if e.length_ties else ""
+    shorter, where = length.better_is_shorter, "no pair has a better response that is the shorter one"
+    if shorter:
+        where = f"accuracy on {_count(shorter.count, 'pair')} whose better response is shorter"
+    swapped = "accuracy behind other prompts: what needs no prompt" if e.swapped else "not measured"
+    yield _row(
+        "accuracy", e.accuracy, f"in the right order, of {_count(e.pairs, 'pair')} of {_count(e.prompts, 'prompt')}"
     )
+    yield _row("longer wins", length.longer_wins, f"choosing the longer response, without a model{equal}")
+    yield _row("gain over longer wins", length.gain, "the first row minus the second, on the same pairs", "+")
+    yield _row("better is shorter", shorter, where)
+    yield _row("reward and length", length.correlation, "Spearman's correlation over all responses", "+")
+    yield from _if_any("… within a prompt", length.correlation_within, "mean over the prompts", "+")
+    yield _row("prompts swapped", e.swapped, swapped)
 
 
-def _row(tag: str, cells: Sequence[str | int | float | None], is_number: Sequence[bool]) -> str:
-    """Return a table row; columns of numbers are aligned to the right, only long texts may break."""
-    row = ""
-    for cell, right in zip(cells, is_number, strict=True):
-        text = _cell(cell)
-        style = ' class="number"' if right else ' class="long"' if len(text) > LONG_CELL else ""
-        row += f"<{tag}{style}>{text}</{tag}>"
-    return f"<tr>{row}</tr>"
+def _leakage_rows(e: Evaluation) -> Iterator[TableRow]:
+    if e.leakage is None:
+        yield _row("leaked prompts", None, "not measured: the training prompts are not known")
+        return
+    leaked, clean = e.leakage.leaked, e.leakage.clean if e.leakage.prompts else None
+    of = f"of {_count(e.prompts, 'prompt')}: those that also stand in training"
+    yield _row("leaked prompts", e.leakage.prompts, of)
+    for name, its in (("… accuracy on them", leaked), ("… on the others", clean)):
+        yield from _if_any(name, its, _count(its.count, "pair") if its else "")
 
 
-def _cell(value: str | int | float | None) -> str:
-    if isinstance(value, str):
-        return _escape(value)
-    return "–" if value is None else _number(value)
+def _calibration_rows(calibration: Calibration) -> Iterator[TableRow]:
+    yield _row("NLL, in nats", calibration.nll_nats, "−log probability of the label; 0.693 knows nothing")
+    yield _row("Brier score", calibration.brier, "squared error of the probability; 0.25 knows nothing")
+    noise = f"of perfect ones chance alone makes {calibration.ece_of_noise:.3f}"
+    yield _row("ECE", calibration.ece, f"mean gap between confidence and accuracy; {noise}")
+    yield _row("… without chance", calibration.debiased, "root mean square of the gaps, less what chance adds to it")
+    temperature = calibration.temperature
+    sure = "undefined: no pair has two different rewards"
+    if temperature is not None:
+        sure = f"divides the rewards best; they are {'too sure' if temperature > 1 else 'not sure enough'}"
+    yield _row("temperature", None if temperature is None else f"{temperature:.3g}", sure)
 
 
-def _number(value: int | float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}".replace("-", "−")
+def _ranking_rows(ranking: Ranking | None) -> Iterator[TableRow]:
+    if ranking is not None:
+        rankings = f"{_count(ranking.kendall_tau.count, 'ranking')} of more than two responses"
+        hit = f"highest reward has the highest score; {ranking.best_of_k.chance:.3f} by chance"
+        yield _row("Kendall's tau-b", ranking.kendall_tau, f"mean over {rankings}", "+")
+        yield _row("best of K", ranking.best_of_k, hit)
 
 
-def _picture(picture: Picture) -> str:
-    file = io.BytesIO()
-    picture.figure.savefig(file, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
-    width, height = (round(inches * PIXELS_PER_INCH) for inches in picture.figure.get_size_inches())
-    source = base64.b64encode(file.getvalue()).decode()
-    caption = _escape(picture.caption)
-    return (
-        f'<figure>\n<img alt="{caption}" width="{width}" height="{height}" src="data:image/png;base64,{source}">\n'
-        f"<figcaption>{caption}</figcaption>\n</figure>"
-    )
+def _row(name: str, found: Estimate | float | int | str | None, explanation: str, sign: str = "") -> TableRow:
+    """Return the row of a figure; an estimate with its interval, and whether that is resolved."""
+    if not isinstance(found, Estimate):
+        return TableRow(name, _signed(found, sign) if isinstance(found, float) else _as_text(found), "", explanation)
+    interval = "" if found.low is None else f"[{_signed(found.low, sign)}, {_signed(found.high, sign)}]"
+    if found.low is None:
+        explanation += "; too few prompts for an interval"
+    elif not found.is_resolved:
+        explanation += "; not resolved from " + (f"chance ({found.chance:.3g})" if found.chance else "0")
+    return TableRow(name, _signed(found.value, sign), interval, explanation)
 
 
-def _example(example: Example) -> str:
-    highest = max((judged.reward for judged in example.responses), default=0.0)
-    responses = "\n".join(_judged(judged, judged.reward == highest) for judged in example.responses)
-    note = f'<p class="note">{_escape(example.note)}</p>\n' if example.note else ""
-    prompt = f'<p class="text" dir="auto">{_escape(example.prompt)}</p>' if example.prompt else "<p>No prompt.</p>"
-    return f'<article class="example">\n{note}<h3>Prompt</h3>\n{prompt}\n<ol>\n{responses}\n</ol>\n</article>'
+def _if_any(name: str, found: Estimate | int | None, explanation: str, sign: str = "") -> list[TableRow]:
+    return [_row(name, found, explanation, sign)] if found else []
 
 
-def _judged(judged: Judged, is_highest: bool) -> str:
-    """Return one response, under its numbers and the words for who prefers it."""
-    marks = f"<span>reward <b>{_number(float(judged.reward))}</b></span>"
-    if judged.utility is not None:
-        marks += f" <span>true utility <b>{_number(float(judged.utility))}</b></span>"
-    if judged.is_preferred:
-        marks += ' <span class="tag">preferred</span>'
-    if is_highest:
-        marks += f' <span class="tag {"right" if judged.is_preferred else "wrong"}">highest reward</span>'
-    return f'<li>\n<p class="marks">{marks}</p>\n<p class="text" dir="auto">{_escape(judged.text)}</p>\n</li>'
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-# control characters may not stand in HTML, lone surrogates not in UTF-8
-_UNPRINTABLE = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0xD800, 0xE000)), "\ufffd")
+def _signed(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
 
 
-def _escape(text: str) -> str:
-    return html.escape(text.translate(_UNPRINTABLE))
+def check_evaluation_folder(folder: Path) -> None:
+    """Refuse a folder in which an evaluation would overwrite something else than an earlier evaluation.
+
+    Raises:
+        InputError: it is a run's, or is neither empty nor has the metrics.json of an evaluation.
+    """
+    if (folder / CONFIG).exists():
+        raise InputError(f"{folder}: is a run folder, whose own report would be lost; name another folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / METRICS).is_file() or not {"accuracy", "calibration"} <= read_json(folder / METRICS).keys():
+        raise InputError(f"{folder}: is not empty and holds no earlier evaluation; name another folder")
 
 
-STYLE = """
-:root { color-scheme: light; --ink: #1f2430; --soft: #5a6273; --line: #dde1e7; --tint: #f5f7fa; --blue: #005c91; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", "Noto Sans", sans-serif; -webkit-text-size-adjust: 100%; overflow-wrap: break-word; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { margin: 0 0 .75rem; font-size: 1.7rem; line-height: 1.2; letter-spacing: -.01em; }
-h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; line-height: 1.3; }
-h3 { margin: 0 0 .25rem; font-size: .8rem; font-weight: 600; color: var(--soft); }
-p { margin: 0 0 1rem; max-width: 42rem; }
-.verdict { margin: 0; padding: .75rem 1rem; border-left: 4px solid var(--blue); background: var(--tint);
-  max-width: none; font-size: 1.1rem; }
-.scroll { overflow-x: auto; margin: 0 0 1.25rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-th, td { padding: .4rem .9rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-th, td { white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; }
-tr > :last-child { padding-right: 0; }
-td.long { white-space: normal; min-width: 20rem; }
-.number { text-align: right; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem;
-  align-items: start; margin: 0 0 1.25rem; }
-figure { margin: 0; max-width: 32rem; }
-img { display: block; width: 100%; height: auto; }
-figcaption { margin-top: .4rem; color: var(--soft); font-size: .9rem; line-height: 1.45; }
-.example { margin: 0 0 1.25rem; padding: 1rem; border: 1px solid var(--line); border-radius: 8px; }
-.example p { max-width: none; }
-.note { color: var(--soft); }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; }
-ol { margin: 0; padding: 0; list-style: none; }
-li { padding: .75rem 0 0; border-top: 1px solid var(--line); }
-li + li { margin-top: .75rem; }
-li .text { margin: 0; }
-.marks { display: flex; flex-wrap: wrap; gap: .15rem .8rem; margin: 0 0 .3rem; color: var(--soft);
-  font-size: .9rem; font-variant-numeric: tabular-nums; }
-.marks b { color: var(--ink); }
-.tag { padding: 0 .5rem; border-radius: 1rem; font-size: .8rem;
-  border: 1px solid currentColor; white-space: nowrap; }
-.right { color: #005c91; background: #eaf4fa; }
-.wrong { color: #a34000; background: #fdf1e9; }
-@media (max-width: 40rem) { table { font-size: .84rem; } th, td { padding-right: .6rem; } }
-@media print { .example, figure, tr { break-inside: avoid; } }
-"""
+def write_evaluation(
+    folder: Path,
+    comparisons: Sequence[Comparison],
+    rewards: Rewards,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    history: Sequence[Mapping] | None = None,
+) -> None:
+    """Write report.html, and metrics.json unless a run has its own there.
+
+    Args:
+        history: a run's own entries of log.jsonl, for the learning curve of its reward stage. None: not a run's folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if history is None:
+        write_json(folder / METRICS, evaluation.to_json())  # first: by it the folder is known again
+    accuracy = as_table(evaluation)[0]
+    verdict = f"Accuracy {accuracy.value} {accuracy.interval}: {accuracy.explanation}."
+    sections = [evaluation_section(comparisons, rewards, evaluation)]
+    if history:
+        curve = Picture(learning_curve(history), "Loss and accuracy while the reward stage ran.")
+        sections.append(Section("How it was learned", [curve]))
+    wrong = most_wrong(comparisons, rewards) or ["No pair is in the wrong order."]
+    sections.append(Section("Where it is most wrong", wrong))
+    write_report(folder / "report.html", title=title, verdict=verdict, sections=sections)
+
+
+def evaluation_section(
+    comparisons: Sequence[Comparison], rewards: Rewards, evaluation: Evaluation, heading: str = "The figures"
+) -> Section:
+    """Return the table of an evaluation and its pictures."""
+    pairs = pair_table(comparisons, rewards)
+    reliability = reliability_diagram(evaluation.calibration.bins)
+    histogram = reward_histogram(pairs.better_reward, pairs.worse_reward)
+    blocks = [
+        Table(("", "value", "95% interval", ""), as_table(evaluation)),
+        Picture(reliability, "How often the model is right when it is that sure; on the dashed line it knows itself."),
+        Picture(histogram, "Rewards of the better and of the worse response of every pair."),
+    ]
+    return Section(heading, blocks)
+
+
+def most_wrong(comparisons: Sequence[Comparison], rewards: Rewards) -> list[Example]:
+    """Return the pairs in the wrong order with the largest difference of rewards."""
+    pairs = pair_table(comparisons, rewards)
+    examples = []
+    for n in pairs.reward_difference.argsort()[:SHOWN]:
+        if pairs.reward_difference[n] < 0:
+            comparison, scored = comparisons[pairs.comparison[n]], rewards[pairs.comparison[n]]
+            both = [
+                Shown(comparison.responses[k], scored[k], k == pairs.better[n])
+                for k in (pairs.better[n], pairs.worse[n])
+            ]
+            examples.append(Example(render_dialogue(comparison.prompt).strip(), both))
+    return examples

@@ -1,10 +1,9 @@
-"""A trained run as a function: texts in, rewards out, encoded exactly as in training."""
+"""Texts in, rewards out: what every scorer answers to, and the one that reads a trained run."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -30,11 +29,11 @@ from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
 from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import Encoded, pack, tokenize, truncate
+from minirm.tokens.packing import Encoded, cut_into_batches, pack, tokenize, truncate
 
 Prompt = str | Sequence[dict] | None
-ROWS_AT_ONCE = 256
-"""Records that `score_rows` reads before it yields their rewards."""
+RECORDS_AT_ONCE = 256
+"""Records that `score_records` reads before it yields their rewards."""
 TOKENS_AT_ONCE = 2048
 """On a CPU, a batch takes comparisons until their tokens reach this number: what so few need stays in its caches."""
 
@@ -42,8 +41,93 @@ Advance = Callable[[int], object]
 """Is told how many more responses have been scored."""
 
 
-def to_nobody(_responses: int) -> None:
-    """Let what is told go unheard."""
+class Scorer:
+    """Scores responses. A kind of scorer says how `score_comparisons` does it; all else follows from that.
+
+    Who wants to follow the work puts a function into `advance`.
+    """
+
+    reads_prompts = True
+    """Whether the prompt of a response counts."""
+
+    def __init__(self) -> None:
+        self.advance: Advance = lambda _responses: None
+
+    def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
+        """Return the rewards of each comparison's responses."""
+        raise NotImplementedError
+
+    def score(
+        self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
+    ) -> list[float]:
+        """Return one reward per response, in order.
+
+        Args:
+            prompts: one per response: text, a list of messages, or None. A single one serves all responses.
+            responses: texts, without an end token.
+            normalise: subtract the mean and divide by the spread that the rewards had on the run's validation split.
+        Raises:
+            InputError: the numbers of prompts and responses differ, or one of them is no text.
+        """
+        if isinstance(responses, str):
+            raise field_error("responses", responses, "must be a list of texts")
+        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
+        prompts = [prompts] * len(responses) if one else list(prompts)
+        if len(prompts) != len(responses):
+            raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
+        singles = [
+            _unjudged(parse_prompt(prompt, f"prompts[{n}]"), [parse_response(text, prompt, name)], name)
+            for n, (prompt, text) in enumerate(zip(prompts, responses, strict=True))
+            for name in [f"responses[{n}]"]
+        ]
+        return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
+
+    def score_records(
+        self, records: Iterable[Row | None], *, fields: Sequence[str] = (), normalise: bool = False
+    ) -> Iterator[dict]:
+        """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
+
+        A record holds "response" or "responses", with or without "prompt", or is one that training accepts. A "reward"
+        that came with it stays; the new one is then "minirm_reward". A None among the records says that the next one is
+        not there yet: those before it are scored at once.
+
+        Args:
+            fields: what fields are called: "prompt=question".
+        Raises:
+            InputError: a record is none of these; the message names where it stands.
+        """
+        names = parse_fields(fields, ignore_judgements=True)
+        for some in _in_batches(records):
+            parsed = [_read_record(record, names) for record in some]
+            everything = [comparison for comparisons, _ in parsed for comparison in comparisons]
+            rewards = iter(self.score_comparisons(everything, normalise=normalise))
+            for record, (comparisons, is_single) in zip(some, parsed, strict=True):
+                values = [value for _ in comparisons for value in next(rewards)]
+                name = "reward" if is_single else "rewards"
+                name = f"minirm_{name}" if name in record.fields else name
+                yield {**record.fields, name: values[0] if is_single else values}
+
+    def reward_fn(
+        self,
+        samples: Sequence[str] | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        outputs: Sequence[str] | None = None,
+        completions: Sequence | None = None,
+        **kwargs: object,
+    ) -> list[float]:
+        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
+
+        A sample alone is a dialogue whose last "\\n\\nAssistant:" opens the response, or a response without a prompt;
+        it is a response as a whole where the prompt does not count.
+        """
+        outputs = outputs if outputs is not None else completions
+        if prompts is not None and outputs is not None and (self.reads_prompts or samples is None):
+            texts = [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
+            return self.score(list(prompts), texts)
+        if samples is None:
+            raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
+        singles = [_parse_sample(one) if self.reads_prompts else _unjudged((), [one]) for one in samples]
+        return [reward for (reward,) in self.score_comparisons(singles)]
 
 
 @dataclass(frozen=True)
@@ -55,45 +139,20 @@ class LoadedRun:
     packing: PackingConfig
     reward_mean: float | None
     reward_std: float | None
-    """How the rewards lay on the validation part; None where no file says so, as the training's prompts."""
+    """How the rewards lay on the validation split; None where no file says so, as the training's prompts."""
     training_prompts: np.ndarray | None
 
 
-class RewardScorer:
+class RewardScorer(Scorer):
     """Scores responses with a reward model. Responses to the same prompt share its computation.
 
-    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` names it; who wants
-    to follow the work puts a function into `advance`.
+    What is longer than the run's `max_tokens` is cut, and counted in `cut` as `score_comparisons` below names it.
     """
 
     def __init__(self, run: LoadedRun) -> None:
+        super().__init__()
         self.run = run
         self.cut: Counter[str] = Counter()
-        self.advance: Advance = to_nobody
-
-    def score(
-        self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str], *, normalise: bool = False
-    ) -> list[float]:
-        """Return one reward per response, in order.
-
-        Args:
-            prompts: one per response: text, a list of messages, or None. A single one serves all responses.
-            responses: texts, without an end token.
-            normalise: subtract the mean and divide by the spread that the rewards had on the run's validation part.
-        Raises:
-            InputError: the numbers of prompts and responses differ, or one of them is no text.
-        """
-        if isinstance(responses, str):
-            raise field_error("responses", responses, "must be a list of texts")
-        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
-        prompts = [prompts] * len(responses) if one else list(prompts)
-        if len(prompts) != len(responses):
-            raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
-        singles = [
-            _unjudged(parse_prompt(prompt, f"prompts[{n}]"), [parse_response(response, prompt, f"responses[{n}]")])
-            for n, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
-        ]
-        return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
 
     def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
         """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
@@ -108,9 +167,9 @@ class RewardScorer:
         if not all(math.isfinite(reward) for values in scored for reward in values):
             raise InputError("a reward is not finite: the numbers of this reward model overflow")
         rewards = {prompt: iter(values) for prompt, values in zip(grouped, scored, strict=True)}
-        mean, spread = (self.run.reward_mean, self.run.reward_std) if normalise else (0.0, 1.0)
+        mean, spread = (run.reward_mean, run.reward_std) if normalise else (0.0, 1.0)
         if mean is None:
-            raise InputError("normalise: this model does not say how its rewards lay on a validation part")
+            raise InputError("normalise: this model does not say how its rewards lay on a validation split")
         return [
             [(reward - mean) / spread for reward in islice(rewards[comparison.prompt], len(comparison.responses))]
             for comparison in comparisons
@@ -139,74 +198,25 @@ class RewardScorer:
         )
         return rewards, evaluation
 
-    def score_rows(
-        self, rows: Iterable[Row | None], *, fields: Sequence[str] = (), normalise: bool = False
-    ) -> Iterator[dict]:
-        """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
-
-        A record holds "response" or "responses", with or without "prompt", or is one that training accepts. A "reward"
-        that came with it stays; the new one is then "minirm_reward". A None among the rows says that the next one is
-        not there yet: those before it are scored at once.
-
-        Raises:
-            InputError: a record is none of these; the message names its place.
-        """
-        return score_rows(rows, partial(self.score_comparisons, normalise=normalise), fields)
-
-    def reward_fn(
-        self,
-        samples: Sequence[str] | None = None,
-        prompts: Sequence[Prompt] | None = None,
-        outputs: Sequence[str] | None = None,
-        completions: Sequence | None = None,
-        **kwargs: object,
-    ) -> list[float]:
-        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
-
-        A sample alone is a dialogue whose last "\\n\\nAssistant:" opens the response, or a response without a prompt.
-        """
-        outputs = outputs if outputs is not None else completions
-        if prompts is not None and outputs is not None:
-            texts = [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
-            return self.score(list(prompts), texts)
-        if samples is None:
-            raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return [reward for (reward,) in self.score_comparisons(list(map(_parse_sample, samples)))]
-
 
 def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = "") -> Comparison:
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses), source=source)
 
 
-def score_rows(
-    rows: Iterable[Row | None], score: Callable[[Sequence[Comparison]], list[list[float]]], fields: Sequence[str] = ()
-) -> Iterator[dict]:
-    """Yield each record with its rewards by `score`; see `RewardScorer.score_rows`."""
-    names = parse_fields(fields, ignore_judgements=True)
-    for batch in _in_batches(rows):
-        parsed = [_read_row(row, names) for row in batch]
-        rewards = iter(score([comparison for comparisons, _ in parsed for comparison in comparisons]))
-        for row, (comparisons, is_single) in zip(batch, parsed, strict=True):
-            values = [value for _ in comparisons for value in next(rewards)]
-            name = "reward" if is_single else "rewards"
-            name = f"minirm_{name}" if name in row.fields else name
-            yield {**row.fields, name: values[0] if is_single else values}
+def _in_batches(records: Iterable[Row | None]) -> Iterator[list[Row]]:
+    """Yield as many records as are there, up to `RECORDS_AT_ONCE`; None says that the next one is not there yet."""
+    some: list[Row] = []
+    for record in records:
+        if record is not None:
+            some.append(record)
+        if some and (record is None or len(some) == RECORDS_AT_ONCE):
+            yield some
+            some = []
+    if some:
+        yield some
 
 
-def _in_batches(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
-    """Yield rows together: as many as are there, up to `ROWS_AT_ONCE`; None says that the next one is not there yet."""
-    batch: list[Row] = []
-    for row in rows:
-        if row is not None:
-            batch.append(row)
-        if batch and (row is None or len(batch) == ROWS_AT_ONCE):
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _read_row(row: Row, names: Names) -> tuple[list[Comparison], bool]:
+def _read_record(row: Row, names: Names) -> tuple[list[Comparison], bool]:
     """Return the prompts and the responses of a record to score, and whether a field for a single response holds it."""
     try:
         record = Record(row.fields, names)
@@ -236,7 +246,7 @@ def score_comparisons(
     packing: PackingConfig,
     comparisons: Sequence[Comparison],
     cut: Counter[str] | None = None,
-    advance: Advance = to_nobody,
+    advance: Advance | None = None,
 ) -> list[list[float]]:
     """Return the rewards of each comparison's responses; one beyond `max_tokens` is truncated, never left out.
 
@@ -245,87 +255,68 @@ def score_comparisons(
             were themselves cut before their end ("responses").
         advance: is told of each batch, when it is scored, how many responses it held.
     """
-    cut = Counter() if cut is None else cut
-    rewards = [[0.0] * len(comparison.responses) for comparison in comparisons]
-    parts: list[Encoded] = []
-    owners: list[tuple[int, list[int]]] = []
     whole = (replace(comparison, steps=None, step_labels=None) for comparison in comparisons)  # not read step by step
-    for row, encoded in enumerate(tokenize(whole, tokenizer)):
-        for numbers, part in _cut_each(encoded, packing.max_tokens, cut, keep_first=model.config.bidirectional):
-            parts.append(part)
-            owners.append((row, numbers))
-    for (row, numbers), scored in zip(owners, score_encoded(model, packing, parts, advance), strict=True):
-        for k, reward in zip(numbers, scored, strict=True):
-            rewards[row][k] = reward
-    return rewards
-
-
-def _cut_each(
-    encoded: Encoded, max_tokens: int, cut: Counter[str], *, keep_first: bool
-) -> Iterator[tuple[list[int], Encoded]]:
-    """Yield responses that see the same part of the prompt together, each cut as if it stood alone, and counted.
-
-    So a reward depends on its prompt and response, and never on a longer response beside it.
-    """
-    singles = (replace(encoded, responses=(response,), scores=(0.0,)) for response in encoded.responses)
-    alone = [truncate(single, max_tokens, keep_first=keep_first) for single in singles]
-    cut["prompts"] += sum(len(one.prompt) < len(encoded.prompt) for one in alone)
-    cut["responses"] += sum(len(a.responses[0]) < len(b) for a, b in zip(alone, encoded.responses, strict=True))
-    groups: dict[int, list[int]] = {}
-    for k, one in enumerate(alone):
-        groups.setdefault(len(one.prompt), []).append(k)
-    for numbers in groups.values():
-        responses = tuple(alone[k].responses[0] for k in numbers)
-        yield numbers, replace(alone[numbers[0]], responses=responses, scores=(0.0,) * len(numbers))
+    return score_encoded(model, packing, list(tokenize(whole, tokenizer)), cut, advance)
 
 
 @torch.inference_mode()
 def score_encoded(
-    model: RewardModel, packing: PackingConfig, encoded: Sequence[Encoded], advance: Advance = to_nobody
+    model: RewardModel,
+    packing: PackingConfig,
+    encoded: Sequence[Encoded],
+    cut: Counter[str] | None = None,
+    advance: Advance | None = None,
 ) -> list[list[float]]:
-    """Return the rewards of encoded comparisons, in order, at most `tokens_per_batch` tokens at a time."""
+    """Return the rewards of encoded comparisons; see `score_comparisons`. At most `tokens_per_batch` go together."""
     model.eval()
-    device, budget = model.head.weight.device, packing.tokens_per_batch
-    rewards: list[list[float]] = [[] for _ in encoded]
-    for rows, batch in _batches(encoded, packing, min(budget, TOKENS_AT_ONCE) if device.type == "cpu" else budget):
-        packed = pack(batch, share_prompt=packing.share_prompt, bidirectional=model.config.bidirectional)
-        scored = model(packed.to(device)).tolist()
-        for row, item, values in zip(rows, batch, scored, strict=True):
-            rewards[row] += values[: len(item.responses)]
-        advance(sum(len(item.responses) for item in batch))
+    cut, both_ways = Counter() if cut is None else cut, model.config.bidirectional
+    device, most = model.head.weight.device, packing.tokens_per_batch
+    rewards = [[0.0] * len(item.responses) for item in encoded]
+    pieces = [(n, *piece) for n, item in enumerate(encoded) for piece in _pieces(item, packing, cut, both_ways)]
+    lengths = [piece.tokens for _, _, piece in pieces]
+    for batch in cut_into_batches(lengths, min(most, TOKENS_AT_ONCE) if device.type == "cpu" else most):
+        items = [pieces[i][2] for i in batch]
+        packed = pack(items, share_prompt=packing.share_prompt, bidirectional=both_ways)
+        for i, values in zip(batch, model(packed.to(device)).tolist(), strict=True):
+            n, numbers, _ = pieces[i]
+            for k, reward in zip(numbers, values, strict=False):  # behind the last response are pads
+                rewards[n][k] = reward
+        if advance is not None:
+            advance(sum(len(item.responses) for item in items))
     return rewards
 
 
-def _batches(
-    encoded: Sequence[Encoded], packing: PackingConfig, most: int
-) -> Iterator[tuple[list[int], list[Encoded]]]:
-    """Yield comparisons of like length together, `most` tokens or a single one; beyond the budget it is split."""
-    budget = packing.tokens_per_batch
-    rows: list[int] = []
-    batch: list[Encoded] = []
-    tokens = 0
-    for row in sorted(range(len(encoded)), key=lambda n: encoded[n].tokens):
-        for part in _parts(encoded[row], budget if packing.share_prompt else 0):  # 0: each response is a part
-            if batch and tokens + part.tokens > most:
-                yield rows, batch
-                rows, batch, tokens = [], [], 0
-            rows.append(row)
-            batch.append(part)
-            tokens += part.tokens
-    if batch:
-        yield rows, batch
+def _pieces(
+    encoded: Encoded, packing: PackingConfig, cut: Counter[str], keep_first: bool
+) -> Iterator[tuple[list[int], Encoded]]:
+    """Yield, by number and in tokens, responses that see the same of the prompt, together within the budget.
+
+    Each is cut as if it stood alone, and counted. So a reward depends on its prompt and response, and never on a longer
+    response beside it. Where prompts are not shared, each is yielded alone.
+    """
+    singles = [replace(encoded, responses=(response,), scores=(0.0,)) for response in encoded.responses]
+    alone = [truncate(single, packing.max_tokens, keep_first=keep_first) for single in singles]
+    cut["prompts"] += sum(len(one.prompt) < len(encoded.prompt) for one in alone)
+    cut["responses"] += sum(
+        one.tokens - len(one.prompt) < len(b) for one, b in zip(alone, encoded.responses, strict=True)
+    )
+    budget = packing.tokens_per_batch if packing.share_prompt else 0
+    together: dict[int, tuple[list[int], int]] = {}  # by what is left of the prompt: which, and their tokens
+    for k, one in enumerate(alone):
+        key = len(one.prompt)
+        numbers, tokens = together.pop(key, ([], key))
+        tokens += len(one.responses[0])
+        if numbers and tokens > budget:
+            yield _together(alone, numbers)
+            numbers, tokens = [], one.tokens
+        together[key] = ([*numbers, k], tokens)
+    for numbers, _ in together.values():
+        yield _together(alone, numbers)
 
 
-def _parts(encoded: Encoded, budget: int) -> Iterator[Encoded]:
-    """Yield a comparison in parts within the budget, each behind the prompt; one response at least in each."""
-    start = 0
-    while start < len(encoded.responses):
-        tokens, stop = len(encoded.prompt), start
-        while stop < len(encoded.responses) and (stop == start or tokens + len(encoded.responses[stop]) <= budget):
-            tokens += len(encoded.responses[stop])
-            stop += 1
-        yield Encoded(encoded.prompt, encoded.responses[start:stop], encoded.scores[start:stop])
-        start = stop
+def _together(alone: Sequence[Encoded], numbers: list[int]) -> tuple[list[int], Encoded]:
+    responses = tuple(alone[k].responses[0] for k in numbers)
+    return numbers, replace(alone[numbers[0]], responses=responses, scores=(0.0,) * len(numbers))
 
 
 def swap_prompts(comparisons: Sequence[Comparison]) -> list[Comparison]:

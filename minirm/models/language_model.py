@@ -71,7 +71,8 @@ class LanguageModel(nn.Module):
         """Return a sampled continuation of each prompt, without its end token.
 
         Args:
-            prompts: token ids, each at least one; all go on together, each on its own cache.
+            prompts: token ids, each at least one; all go on together. One that stands there several times is computed
+                once, and its continuations are segments behind that one parent.
             max_new_tokens: where a continuation without an end token is stopped.
             end_id: the token that ends a continuation.
             temperature: divides the logits; 0 always takes the most probable token.
@@ -85,14 +86,15 @@ class LanguageModel(nn.Module):
         generator = torch.Generator(device).manual_seed(seed)
         written: list[list[int]] = [[] for _ in prompts]
         alive = list(range(len(prompts)))
-        everyone = range(len(prompts))
-        layout = lay_out([len(prompt) for prompt in prompts], [-1] * len(prompts), everyone)
-        tokens, tips, state = torch.tensor([t for prompt in prompts for t in prompt]), list(everyone), None
+        numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        tips = drawn_from = [numbers[tuple(prompt)] for prompt in prompts]
+        layout = lay_out([len(prompt) for prompt in numbers], [-1] * len(numbers), range(len(numbers)))
+        tokens, state = torch.tensor([t for prompt in numbers for t in prompt]), None
         for _ in range(max_new_tokens):
             hidden, state = self.backbone(
                 tokens.to(device), layout.to(device), only_reads=True, past=state, keep_state=True
             )
-            chosen = _draw(self.logits(hidden).float(), temperature, generator).tolist()
+            chosen = _draw(self.logits(hidden).float()[drawn_from], temperature, generator).tolist()
             for n, token in zip(alive, chosen, strict=True):
                 written[n].append(token)
             going = [i for i, token in enumerate(chosen) if token != end_id]
@@ -103,7 +105,7 @@ class LanguageModel(nn.Module):
             alive = [alive[i] for i in going]
             tokens = torch.tensor([chosen[i] for i in going])
             layout = lay_out([1] * len(going), parents, range(len(going)), layout)
-            tips = list(range(segments, segments + len(going)))
+            tips, drawn_from = list(range(segments, segments + len(going))), slice(None)
         return [ids[:-1] if ids and ids[-1] == end_id else ids for ids in written]
 
 

@@ -1,24 +1,27 @@
-"""A run of PPO on disk: a fine-tuned language model in, a policy that follows a reward out, and what it writes now."""
+"""A policy's learning on disk: a fine-tuned language model in, a policy out, how it went, and what it writes now."""
 
+import contextlib
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from minirm.config_rules import to_json
 from minirm.data.comparison import Comparison
 from minirm.data.splits import has_prompt, prompt_key, prompt_set
 from minirm.errors import InputError
+from minirm.evaluation.report import Section, Table, write_report
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files.disk import read_json, write_json, write_tensors, write_text
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
-from minirm.policies.ppo import PPO, Iteration, PPOConfig
-from minirm.policies.sampling import Dialogue, Reward
+from minirm.policies.learner import Learner
+from minirm.policies.log import PolicyLog
+from minirm.policies.sampling import Dialogue, Reward, Sample
 from minirm.runs.claim import DIGEST, Job, claim
 from minirm.runs.job import pick_device
 from minirm.runs.journal import Observer
@@ -37,37 +40,52 @@ from minirm.runs.run_folder import (
 
 SAMPLES = "samples.jsonl"
 SECONDS_BETWEEN_SAVES = 30
+TEXTS = 10
+"""Prompts of which the report shows what was written."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a policy wrote for a prompt before and after it learned, and the rewards of both."""
+class Written:
+    """What a policy wrote for a prompt before and after it learned, with rewards, and whether it had to be stopped."""
 
     prompt: str
     before: str
     reward_before: float
+    unended_before: bool
     after: str
     reward_after: float
+    unended_after: bool
 
 
 @dataclass
 class Follow:
-    """Lets a language model learn from a reward; `run` yields each iteration, and `judged` holds the end of it."""
+    """Lets a language model learn; `run` yields what each iteration found, and `written` holds the end of it."""
 
     policy: Path
     out: Path
     prompts: Sequence[Dialogue]
+    """Prompts that it learns from."""
     shown: Sequence[Dialogue]
     """Prompts that it does not learn from, for before and after."""
     reward: Reward
-    config: PPOConfig
+    method: str
+    learner: Callable[[LanguageModel, AnyTokenizer], Learner]
+    """Makes the learner of the policy."""
+    dials: dict
+    """All that decides how it learns."""
+    max_new_tokens: int
+    seed: int
+    """Of what is shown."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Where reward and prompts come from: a run that was begun with others is not gone on with."""
     reward_digest: str | None = None
     """What tells the reward from another at the same place."""
-    judged: list[Judged] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    is_stopped: bool = False
+    iterations: int = 0
+    """How many there are in all; known once it runs."""
 
-    def run(self, observer: Observer) -> Iterator[Iteration]:
+    def run(self, observer: Observer) -> Iterator[object]:
         """Train, and write the policy as a run folder of its own, with samples.jsonl beside it.
 
         A run that was stopped goes on from the last state that it saved: where the observer stopped it, else at most
@@ -75,33 +93,49 @@ class Follow:
 
         Args:
             observer: told when there begins to be something to save; may stop the run after any iteration, and
-                `judged` then stays empty.
+                `written` then stays empty.
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
                 model, or can't write so much behind one of the prompts, or diverges.
         """
         with claim(self.out, self._asked) as job:
             model, tokenizer = self._load_policy()
-            ppo = PPO(model, tokenizer, self.prompts, self.reward, self.config)
-            before = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
+            learner = self.learner(model, tokenizer)
+            before = learner.write(self.shown, seed=self.seed)
             if state := job.restore(observer.note):
-                ppo.restore(state)
-            saved = time.monotonic()
-            observer.begin("ppo", ppo.done, self.config.iterations)
-            for iteration in ppo.run():
-                yield iteration
-                stop = observer.should_stop()
-                if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    job.begin()
-                    job.save(*ppo.state())
-                    saved = time.monotonic()
-                if stop:
+                learner.restore(state)
+            self.iterations = learner.iterations
+            observer.begin(self.method, learner.done, learner.iterations)
+            with contextlib.closing(PolicyLog(self.out, learner.done)) as self.log:
+                yield from self._learn(learner, job, observer)
+                if self.is_stopped:
                     return
-            after = [one.response for one in ppo.write(self.shown, seed=self.config.seed)]
-            rewards = self.reward(self.shown, before), self.reward(self.shown, after)
-            texts = [prompt[-1].text if prompt else "" for prompt in self.shown]
-            self.judged = [Judged(*row) for row in zip(texts, before, rewards[0], after, rewards[1], strict=True)]
+                self.written = self._compare(before, learner.write(self.shown, seed=self.seed))
+                job.begin()  # so that a part of the end is known for what it is
+                self.log.write()
             self._finish(job, model.state_dict())
+
+    def _learn(self, learner: Learner, job: Job, observer: Observer) -> Iterator[object]:
+        """Yield what each iteration found, until the end or until the observer stops it, and save on the way."""
+        saved = time.monotonic()
+        for found in learner.run():
+            self.log.add(found, learner.latest)
+            yield found
+            self.is_stopped = observer.should_stop()
+            if self.is_stopped or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                job.begin()
+                self.log.write()
+                job.save(*learner.state())
+                saved = time.monotonic()
+            if self.is_stopped:
+                return
+
+    def _compare(self, before: list[Sample], after: list[Sample]) -> list[Written]:
+        columns = [[prompt[-1].text if prompt else "" for prompt in self.shown]]
+        for samples in (before, after):
+            texts = [one.response for one in samples]
+            columns += [texts, self.reward(self.shown, texts), [not one.has_end for one in samples]]
+        return [Written(*values) for values in zip(*columns, strict=True)]
 
     def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:
         """Return the policy, which can write behind every prompt, and its tokenizer."""
@@ -111,7 +145,7 @@ class Follow:
         self.known = prompt_set(read_prompts(self.policy / PROMPTS))
         try:
             prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
-            model.check_room(prompts, self.config.max_new_tokens)
+            model.check_room(prompts, self.max_new_tokens)
         except InputError as error:
             raise InputError(f"{self.policy}: {error}") from None
         return model, tokenizer
@@ -125,28 +159,44 @@ class Follow:
             "data": hashlib.blake2b(prompts, digest_size=16).hexdigest(),
             "reward": self.reward_digest,
         }
-        named = {"policy": str(self.policy), **self.inputs, **to_json(self.config)}
+        named = {"method": self.method, "policy": str(self.policy), **self.inputs, **self.dials}
         return named | {f"{name}{DIGEST}": digest for name, digest in digests.items()}
 
     def _finish(self, job: Job, weights: dict) -> None:
-        job.begin()  # so that a part of the end is known for what it is
         for name in (CONFIG, DATA):
             shutil.copyfile(self.policy / name, self.out / name)
         write_tokenizer(self.out, self.tokenizer)
         here = (Comparison(prompt, ("",), (0.0,)) for prompt in self.prompts)
         write_prompts(self.out / PROMPTS, self.known | {prompt_key(one) for one in here if has_prompt(one)})
         write_tensors(self.out / WEIGHTS, weights)
-        lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.judged)
+        lines = "".join(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in self.written)
         write_text(self.out / SAMPLES, lines)
-        rewards = dict(zip(("reward_before", "reward_after"), mean_rewards(self.judged), strict=True))
-        write_json(self.out / METRICS, {**rewards, "asked": self._asked})
+        self._report()
+        write_json(self.out / METRICS, {**means(self.written), "asked": self._asked})
         job.finish()
 
+    def _report(self) -> None:
+        """Write the page: reward and endings before and after, the curves, and texts side by side."""
+        found = means(self.written)
+        before, after = found["reward_before"], found["reward_after"]
+        verdict = (
+            f"Mean reward over {len(self.written)} prompts not learned from: {before:.3f} before, {after:.3f} after."
+        )
+        rows = [(name, found[f"{name}_before"], found[f"{name}_after"]) for name in ("reward", "unended")]
+        texts = [(t.prompt, t.before, t.reward_before, t.after, t.reward_after) for t in self.written[:TEXTS]]
+        sections = [
+            Section("Before and after", [Table(("mean over prompts", "before", "after"), rows)]),
+            Section("How it learned", self.log.pictures()),
+            Section("What it wrote", [Table(("prompt", "before", "reward", "after", "reward"), texts)]),
+        ]
+        title = f"{self.policy} learned by {self.method}"
+        write_report(self.out / "report.html", title=title, verdict=verdict, sections=sections)
 
-def mean_rewards(judged: Sequence[Judged]) -> tuple[float, float]:
-    """Return the mean reward before and after."""
-    count = len(judged)
-    return sum(one.reward_before for one in judged) / count, sum(one.reward_after for one in judged) / count
+
+def means(written: Sequence[Written]) -> dict[str, float]:
+    """Return the mean reward, and the share of responses that were stopped without an end, before and after."""
+    names = ("reward_before", "reward_after", "unended_before", "unended_after")
+    return {name: math.fsum(getattr(one, name) for one in written) / len(written) for name in names}
 
 
 def reward_of(scorer: RewardScorer) -> Reward:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -11,18 +12,20 @@ from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
 
 Dialogue = tuple[Turn, ...]
-Reward = Callable[[Sequence[Dialogue], Sequence[str]], list[float]]
+Reward = Callable[[Sequence[Dialogue], Sequence[str]], Sequence[float]]
 """Prompts and as many responses → a number for each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One response to one prompt."""
 
     prompt: Dialogue
     response: str
-    encoded: Encoded
-    """In tokens; the end token is among them if the model chose it. Only the response is `learned`."""
+    prompt_ids: np.ndarray  # (P,) int32
+    ids: np.ndarray  # (R,) int32, the end token among them if the model chose it
+    has_end: bool
+    """Whether the model chose to end it; else it was stopped."""
 
 
 def sample(
@@ -37,7 +40,7 @@ def sample(
     """Return one response to each prompt, drawn token by token.
 
     Args:
-        prompts: any number; one that stands there several times gets as many responses.
+        prompts: any number; one that stands there several times is computed once and gets as many responses.
         max_new_tokens: where a response without an end is stopped.
         seed: of the draws.
         temperature: divides the logits; 0 always takes the most probable token.
@@ -48,9 +51,22 @@ def sample(
     written = language_model.generate(encoded, **limits, temperature=temperature, seed=seed)
     samples = []
     for prompt, prompt_ids, ids in zip(prompts, encoded, written, strict=True):
-        chosen = ids if len(ids) == max_new_tokens else [*ids, tokenizer.end_id]
-        learned = np.zeros(len(prompt_ids), dtype=bool)
-        tokens = Encoded(np.array(prompt_ids, np.int32), (np.array(chosen, np.int32),), (0.0,), learned=learned)
-        text = tokenizer.decode(ids).replace("\0", "\ufffd")  # no reward reads a NUL, which a byte's token may write
-        samples.append(Sample(prompt, text, tokens))
+        has_end = len(ids) < max_new_tokens
+        chosen = [*ids, tokenizer.end_id] if has_end else ids
+        response = tokenizer.decode(ids).replace("\0", "\ufffd")  # a byte's token may write NUL; no reward reads it
+        samples.append(Sample(prompt, response, np.array(prompt_ids, np.int32), np.array(chosen, np.int32), has_end))
     return samples
+
+
+def encode(samples: Sequence[Sample]) -> list[Encoded]:
+    """Return samples in tokens, of which a language model learns the responses alone.
+
+    Samples of one prompt that stand side by side are K segments behind one parent: the prompt is computed once for all.
+    """
+    encoded = []
+    for _, group in groupby(samples, lambda one: one.prompt_ids.tobytes()):
+        same = list(group)
+        unlearned = np.zeros(len(same[0].prompt_ids), dtype=bool)
+        responses = tuple(one.ids for one in same)
+        encoded.append(Encoded(same[0].prompt_ids, responses, (0.0,) * len(same), learned=unlearned))
+    return encoded

@@ -7,7 +7,7 @@ after a question that a template writes around the response. Where both words ar
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error
-from minirm.evaluation.scoring import Advance, Prompt, completion_text, score_rows, to_nobody
+from minirm.evaluation.scoring import Scorer
 from minirm.files.dialogue import check_text, parse_prompt, render_dialogue
 from minirm.files.pretrained import AnyTokenizer
-from minirm.files.tables import Row
 from minirm.models.language_model import LanguageModel
-from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.packing import Encoded, cut_into_batches, pack
 
 YES, NO = " yes", " no"
 """The two answers, unless others are given."""
@@ -33,7 +32,7 @@ LEAST_SURE, SUREST = -700.0, 36.0
 PLACES = re.compile(r"\{(prompt|response)\}")
 
 
-class ZeroShotScorer:
+class ZeroShotScorer(Scorer):
     """Scores responses with a language model, its own tokenizer, and a question.
 
     Args:
@@ -55,15 +54,16 @@ class ZeroShotScorer:
         yes: str = YES,
         no: str = NO,
     ) -> None:
+        super().__init__()
         self.template = template
-        self.advance: Advance = to_nobody
         texts = (
             [check_text(template, "template")]
             if isinstance(template, str)
             else [turn.text for turn in parse_prompt(template, "template")]
         )
-        self.places = {name for text in texts for name in PLACES.findall(text)}
-        if "response" not in self.places:
+        places = {name for text in texts for name in PLACES.findall(text)}
+        self.reads_prompts = "prompt" in places
+        if "response" not in places:
             raise field_error("template", template, "must hold {response}, where the response goes")
         kind = _Own if isinstance(language_model, LanguageModel) else _FromTransformers
         self.model: _Model = kind(language_model, tokenizer)
@@ -77,82 +77,40 @@ class ZeroShotScorer:
             raise field_error(name, word, "must be at least one token that this tokenizer knows")
         return ids
 
-    def score(self, prompts: Sequence[Prompt] | Prompt, responses: Sequence[str]) -> list[float]:
-        """Return the probability of yes against no for each response, in order, each in (0, 1).
+    def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
+        """Return the probability of yes against no for each response, in (0, 1); a user's only turn is its text alone.
 
-        Args:
-            prompts: one per response: text, a list of messages (written as a dialogue in text), or None. A single one
-                serves all responses.
-            responses: texts.
         Raises:
-            InputError: the numbers differ, one of them is no text, or a question is longer than the model can read.
+            InputError: a question is longer than the model can read; the message names the response.
         """
-        if isinstance(responses, str):
-            raise field_error("responses", responses, "must be a list of texts")
-        one = prompts is None or isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
-        prompts = [prompts] * len(responses) if one else list(prompts)
-        if len(prompts) != len(responses):
-            raise InputError(f"prompts ({len(prompts)}) and responses ({len(responses)}) must be equally many")
-        return self._answers([self._ask(*pair, n) for n, pair in enumerate(zip(prompts, responses, strict=True))])
+        if normalise:
+            raise InputError("normalise: a probability has its own scale: must be left out")
+        questions = []
+        for one in comparisons:
+            names = [one.source] if len(one.responses) == 1 else [f"responses[{k}]" for k in range(len(one.responses))]
+            if len(names) > 1 and one.source:
+                names = [f"{one.source}: {name}" for name in names]
+            prompt = _as_text(one.prompt)
+            questions += [self._ask(prompt, text, name) for text, name in zip(one.responses, names, strict=True)]
+        rewards = iter(self._answers(questions))
+        return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
     def _answers(self, questions: list[list[int]]) -> list[float]:
         """Return the probability of yes against no behind each question in tokens."""
         rewards = [0.0] * len(questions)
-        for rows in _batches([len(ids) for ids in questions]):
-            yes, no = self.model.log_probabilities([questions[row] for row in rows], self.words)
+        for numbers in cut_into_batches([len(ids) for ids in questions], TOKENS_AT_ONCE, padded=True):
+            yes, no = self.model.log_probabilities([questions[n] for n in numbers], self.words)
             if not (yes - no).isfinite().all():
                 raise InputError("an answer's probability is not finite: the numbers of this language model overflow")
             likely = (yes - no).double().clamp(LEAST_SURE, SUREST).sigmoid().tolist()
-            for row, probability in zip(rows, likely, strict=True):
-                rewards[row] = probability
-            self.advance(len(rows))
+            for n, probability in zip(numbers, likely, strict=True):
+                rewards[n] = probability
+            self.advance(len(numbers))
         return rewards
 
-    def score_comparisons(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
-        """Return the rewards of each comparison's responses; a prompt of one user's turn is its text alone.
-
-        Raises:
-            InputError: a question is longer than the model can read; the message names the record's place.
-        """
-        questions = []
-        for one in comparisons:
-            try:
-                questions += [self._ask(_as_text(one.prompt), text, k) for k, text in enumerate(one.responses)]
-            except InputError as error:
-                raise InputError(f"{one.source}: {error}" if one.source else str(error)) from None
-        rewards = iter(self._answers(questions))
-        return [list(islice(rewards, len(one.responses))) for one in comparisons]
-
-    def score_rows(self, rows: Iterable[Row | None], *, fields: Sequence[str] = ()) -> Iterator[dict]:
-        """Yield each record with "reward" or "rewards" added; see `RewardScorer.score_rows`."""
-        return score_rows(rows, self.score_comparisons, fields)
-
-    def reward_fn(
-        self,
-        samples: Sequence[str] | None = None,
-        prompts: Sequence[Prompt] | None = None,
-        outputs: Sequence[str] | None = None,
-        completions: Sequence | None = None,
-        **kwargs: object,
-    ) -> list[float]:
-        """Return rewards as trlx (`samples`, `prompts`, `outputs`) and TRL (`prompts`, `completions`) ask for them.
-
-        A template without a place for the prompt gets each sample whole, prompt and output, as its response.
-        """
-        outputs = outputs if outputs is not None else completions
-        if samples is not None and (outputs is None or "prompt" not in self.places):
-            return self.score(None, samples)
-        if prompts is None or outputs is None:
-            raise InputError("reward_fn needs samples, or prompts with outputs (trlx) or completions (TRL)")
-        return self.score(
-            list(prompts), [completion_text(output, f"completions[{n}]") for n, output in enumerate(outputs)]
-        )
-
-    def _ask(self, prompt: Prompt, response: str, n: int) -> list[int]:
+    def _ask(self, prompt: str, response: str, name: str) -> list[int]:
         """Return the question about one response, in tokens."""
-        if not isinstance(prompt, str):
-            prompt = render_dialogue(parse_prompt(prompt, f"prompts[{n}]"))
-        texts = {"prompt": check_text(prompt, f"prompts[{n}]"), "response": check_text(response, f"responses[{n}]")}
+        texts = {"prompt": prompt, "response": response}
 
         def fill(text: str) -> str:
             return PLACES.sub(lambda place: texts[place[1]], text)
@@ -162,27 +120,15 @@ class ZeroShotScorer:
         else:
             ids = self.model.encode_messages([{**m, "content": fill(m["content"])} for m in self.template])
         if not ids:
-            raise InputError(f"responses[{n}]: template and texts give no token: must give at least one")
+            raise InputError(f"{name}: template and texts give no token: must give at least one")
         room, answer = self.model.max_tokens, max(map(len, self.words)) - 1
         if room is not None and len(ids) + answer > room:
-            raise InputError(f"responses[{n}]: {len(ids) + answer} tokens with the template: must be at most {room}")
+            raise InputError(f"{name}: {len(ids) + answer} tokens with the template: must be at most {room}")
         return ids
 
 
 def _as_text(turns: tuple[Turn, ...]) -> str:
     return turns[0].text if len(turns) == 1 and turns[0].role == "user" else render_dialogue(turns)
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the rows of each batch, those of like length together."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[row] > TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 class _Model(Protocol):

@@ -19,8 +19,8 @@ from minirm.config import TrainConfig
 from minirm.config_rules import require, to_json
 from minirm.errors import InputError
 from minirm.evaluation import scoring
-from minirm.evaluation.figures import Evaluation, Fit, Surprise
-from minirm.evaluation.page import write_evaluation
+from minirm.evaluation.evaluate import Evaluation, Fit, Surprise
+from minirm.evaluation.report import write_evaluation
 from minirm.evaluation.scoring import RewardScorer, score_comparisons
 from minirm.files import disk
 from minirm.models.language_model import LanguageModel

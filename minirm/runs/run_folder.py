@@ -34,7 +34,7 @@ from minirm.config import ModelConfig, PackingConfig, check_fit
 from minirm.config_rules import Positive, config_from_json
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, shorten
-from minirm.evaluation.page import CONFIG, METRICS
+from minirm.evaluation.report import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
 from minirm.files.disk import check_tensors, load_weights, read_json, read_tensors, write_whole
 from minirm.files.pretrained import FOLDER, AnyTokenizer, open_tokenizer

@@ -302,3 +302,25 @@ def _next_tokens(
     before[ends - lengths] = [ends[parent] - 1 if parent >= 0 else -1 for parent in parents]
     wanted = np.concatenate(learned) & (before >= 0)  # nothing comes before a prompt
     return before[wanted], tokens[wanted]
+
+
+def cut_into_batches(
+    lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, most: int = 0, *, padded: bool = False
+) -> list[np.ndarray]:
+    """Return the numbers of the items in each batch, those of like length together, shortest first.
+
+    Args:
+        lengths: tokens of each item.
+        tokens_per_batch: tokens that a batch holds at most; an item beyond it is a batch of its own.
+        most: items that a batch holds at most; 0: any number.
+        padded: count every item of a batch as long as its longest.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(lengths, kind="stable")
+    batches, start, tokens = [], 0, 0
+    for i, length in enumerate(lengths[order].tolist()):
+        tokens = (i - start + 1) * length if padded else tokens + length
+        if i > start and (tokens > tokens_per_batch or i - start == most):
+            batches.append(order[start:i])
+            start, tokens = i, length
+    return [*batches, order[start:]] if len(order) else []

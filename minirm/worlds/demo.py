@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirm.config import PackingConfig, TrainConfig, sized
-from minirm.evaluation.figures import Evaluation, as_table
-from minirm.evaluation.page import evaluation_sections, merged_history
+from minirm.evaluation.evaluate import Evaluation
 from minirm.evaluation.pictures import Bar, accuracy_bars, learning_curve, reward_against_utility
-from minirm.evaluation.report import Example, Picture, Section, Table, write_report
-from minirm.evaluation.report import Judged as JudgedText
+from minirm.evaluation.report import (
+    Example,
+    Picture,
+    Section,
+    Shown,
+    Table,
+    as_table,
+    evaluation_section,
+    write_report,
+)
 from minirm.evaluation.scoring import RewardScorer, usual_device
 from minirm.files.disk import write_json, write_text
 from minirm.files.records import to_json
@@ -116,7 +123,7 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
     rewards = [r for row in trained.rewards for r in row]
     scatter = f"Spearman's correlation of reward and true utility: {spearman(utilities, rewards):.3f}."
     comparisons = [one.comparison for one in trained.judged]
-    curve = learning_curve(merged_history(read_log(folder / "run", REWARD)))
+    curve = learning_curve(read_log(folder / "run", REWARD))
     sections = [
         Section(
             "Three test sets",
@@ -133,7 +140,7 @@ def _write(folder: Path, tested: Sequence[Tested]) -> None:
             "What was learned",
             [Picture(reward_against_utility(utilities, rewards), scatter), Picture(curve, "Learning.")],
         ),
-        *evaluation_sections(comparisons, trained.rewards, trained.evaluation, "As trained, in full"),
+        evaluation_section(comparisons, trained.rewards, trained.evaluation, "As trained, in full"),
         Section("The ten most telling examples", telling_examples(tested[1])),
     ]
     write_report(folder / "report.html", title="minirm demo", verdict=verdict(tested), sections=sections)
@@ -161,8 +168,8 @@ def telling_examples(tested: Tested) -> list[Example]:
 def _example(tested: Tested, n: int, note: str) -> Example:
     one = tested.judged[n]
     texts, scores = one.comparison.responses, one.comparison.scores
-    judged = [
-        JudgedText(text, reward, score == max(scores), utility)
+    shown = [
+        Shown(text, reward, score == max(scores), utility)
         for text, reward, score, utility in zip(texts, tested.rewards[n], scores, one.utilities, strict=True)
     ]
-    return Example(one.comparison.prompt[-1].text, judged, note)
+    return Example(one.comparison.prompt[-1].text, shown, note)

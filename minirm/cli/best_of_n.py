@@ -1,0 +1,93 @@
+"""minirm best-of-n: the simplest way to follow a reward, and what it would earn for every n."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from minirm.cli.console import UNPAIRED, new_console
+from minirm.cli.watcher import counting
+from minirm.errors import InputError
+from minirm.files import disk
+from minirm.files.disk import write_whole
+from minirm.hub.load import load
+from minirm.metrics import bootstrap_interval
+from minirm.policies.best_of_n import Drawn, best_of_n, expected_best, kl_bound
+from minirm.policies.follow import reward_of
+from minirm.policies.prompts import read_prompts
+from minirm.runs.job import pick_device
+from minirm.runs.run_folder import load_language_model
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """Draw n responses to each prompt and keep the one that a reward likes best.
+
+    The table says what the best of every number up to n would earn on average, without bias, from the same samples.
+    """
+
+    policy: Positional[Path]
+    """Run of minirm train --stage lm, or of a policy."""
+    reward: Path
+    """Run of a reward model."""
+    prompts: tuple[Path, ...]
+    """Files or folders of prompts, or of records that have one."""
+    n: int = 16
+    """Responses that are drawn to each prompt."""
+    max_new_tokens: int = 96
+    """Where a response without an end is stopped."""
+    temperature: float = 1.0
+    """Divides the logits; at 1 responses are drawn as probable as the model finds them."""
+    out: Path | None = None
+    """File for JSON Lines: each prompt, its best response and its reward, all responses and theirs."""
+    seed: int = 0
+    """Of the draws."""
+
+    def __post_init__(self) -> None:
+        for name in ("n", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.temperature > 0:
+            raise InputError(f"temperature={self.temperature} must be above 0: n equal responses have no best")
+
+    def run(self) -> int:
+        """Draw, choose, and print what each n earns."""
+        if self.out is not None:
+            disk.check_file(self.out)
+        scorer = load(self.reward)
+        model, tokenizer = load_language_model(self.policy, pick_device())
+        prompts = read_prompts(self.prompts)
+        try:
+            model.check_room(tokenizer.encode_prompts(prompts), self.max_new_tokens)
+        except InputError as error:
+            raise InputError(f"{self.policy}: {error}") from None
+        with counting("drawing", self.n * len(prompts)) as scorer.advance:
+            limits = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+            drawn = best_of_n(model, tokenizer, prompts, reward_of(scorer), n=self.n, seed=self.seed, **limits)
+        if self.out is not None:
+            lines = "".join(json.dumps(_record(one), ensure_ascii=False) + "\n" for one in drawn)
+            write_whole(self.out, lambda path: path.write_text(lines, encoding="utf-8", errors=UNPAIRED))
+        _print(drawn, self.n, new_console())
+        return 0
+
+
+def _record(one: Drawn) -> dict:
+    prompt = [{"role": turn.role, "content": turn.text} for turn in one.prompt]
+    best = {"response": one.responses[one.best], "reward": one.rewards[one.best]}
+    return {"prompt": prompt, **best, "responses": one.responses, "rewards": one.rewards, "unended": one.unended}
+
+
+def _print(drawn: Sequence[Drawn], n: int, console: Console) -> None:
+    earned = expected_best([one.rewards for one in drawn])  # (P, N)
+    table = Table("best of", "reward", "95% interval", "KL, at most")
+    for k in sorted({min(n, 2**i) for i in range(n.bit_length() + 1)}):
+        mean, low, high = bootstrap_interval(earned[:, k - 1])
+        interval = f"[{low:.3f}, {high:.3f}]" if len(drawn) > 1 else ""
+        table.add_row(f"{k}", f"{mean:.3f}", interval, f"{kl_bound(k):.3f} nats")
+    console.print(table)
+    stopped, count = sum(one.unended for one in drawn), n * len(drawn)
+    console.print(f"{len(drawn)} prompts, {n} responses each; {stopped:,} of {count:,} were stopped without an end")

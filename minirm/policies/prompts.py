@@ -1,0 +1,37 @@
+"""Files → the distinct prompts in them: of records that training accepts, and of records that hold a prompt alone."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from minirm.errors import InputError
+from minirm.files.fields import Names, Record, parse_fields, read_prompt, unfold
+from minirm.files.reading import find_files, read_rows
+from minirm.files.records import parse_record
+from minirm.files.shapes import recognise
+from minirm.policies.sampling import Dialogue
+
+
+def read_prompts(paths: Sequence[Path]) -> list[Dialogue]:
+    """Return the prompts in the order in which they come, each once.
+
+    Raises:
+        InputError: a record holds no prompt; the message names where it stands.
+    """
+    names = parse_fields((), ignore_judgements=True)
+    rows = (row for path in find_files(paths) for whole in read_rows(path) for row in unfold(whole))
+    return list(dict.fromkeys(prompt for row in rows for prompt in _prompts(row.fields, row.place, names)))
+
+
+def _prompts(fields: dict, place: str, names: Names) -> Iterator[Dialogue]:
+    try:
+        record = Record(fields, names)
+        try:
+            format = recognise(record)
+        except InputError:
+            if record.value("prompt") is None:
+                raise InputError("must hold a prompt, or be a record that training accepts") from None
+            yield read_prompt(record, [])[0]
+        else:
+            yield from (one.prompt for one in parse_record(record, format, place).comparisons)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
