@@ -96,6 +96,7 @@ def prepare_process(parent: Path) -> Path:
         A new folder for temporary files: what is left behind is seen in it.
     """
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not live on in a fork, which would wait for them
     job.write_evaluation = lambda folder, *_, **__: write_text(folder / REPORT, "a page")
     tempfile.tempdir = str(parent / "temporary")
     (parent / "temporary").mkdir()
