@@ -63,13 +63,8 @@ def bootstrap_interval(
         the ratio for clusters: Cochran 1977, chapter 6.
     """
     (values,) = as_vectors(values=values, finite=True)
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} must be inside (0, 1)")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples} must be at least 1")
     lowest, highest = _bounds_of(values) if bounds is None else bounds
-    if not (values.min() >= lowest and values.max() <= highest):
-        raise ValueError(f"values from {values.min():g} to {values.max():g} must lie within bounds={bounds}")
+    _check(values, (lowest, highest), level, resamples)
     totals, sizes = _per_prompt(values, prompt)
     mean = totals.sum() / sizes.sum()
     deviations, weights, extra = _resampled(totals - mean * sizes, sizes, resamples, seed)
@@ -81,6 +76,15 @@ def bootstrap_interval(
             offset = np.quantile((deviations + extra * (bound - mean)) / (weights + extra), tail)
         ends.append(float(np.clip(mean + offset, lowest, highest)))
     return Interval(float(mean), *ends)
+
+
+def _check(values: np.ndarray, bounds: tuple[float, float], level: float, resamples: int) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must be inside (0, 1)")
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples} must be at least 1")
+    if not (values.min() >= bounds[0] and values.max() <= bounds[1]):
+        raise ValueError(f"values from {values.min():g} to {values.max():g} must lie within bounds={bounds}")
 
 
 def paired_interval(

@@ -29,7 +29,8 @@ from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
 from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import Encoded, cut_into_batches, pack, tokenize, truncate
+from minirm.tokens.packing import Encoded, pack, tokenize, truncate
+from minirm.tokens.stream import cut_into_batches
 
 Prompt = str | Sequence[dict] | None
 RECORDS_AT_ONCE = 256

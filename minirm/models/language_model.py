@@ -91,17 +91,15 @@ class LanguageModel(nn.Module):
         layout = lay_out([len(prompt) for prompt in numbers], [-1] * len(numbers), range(len(numbers)))
         tokens, state = torch.tensor([t for prompt in numbers for t in prompt]), None
         for _ in range(max_new_tokens):
-            hidden, state = self.backbone(
-                tokens.to(device), layout.to(device), only_reads=True, past=state, keep_state=True
-            )
+            inputs = tokens.to(device), layout.to(device)
+            hidden, state = self.backbone(*inputs, only_reads=True, past=state, keep_state=True)
             chosen = _draw(self.logits(hidden).float()[drawn_from], temperature, generator).tolist()
             for n, token in zip(alive, chosen, strict=True):
                 written[n].append(token)
             going = [i for i, token in enumerate(chosen) if token != end_id]
             if not going:
                 break
-            segments = len(layout.paths)
-            parents = [tips[i] for i in going]
+            segments, parents = len(layout.paths), [tips[i] for i in going]
             alive = [alive[i] for i in going]
             tokens = torch.tensor([chosen[i] for i in going])
             layout = lay_out([1] * len(going), parents, range(len(going)), layout)

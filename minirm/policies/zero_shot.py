@@ -21,7 +21,8 @@ from minirm.evaluation.scoring import Scorer
 from minirm.files.dialogue import check_text, parse_prompt, render_dialogue
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
-from minirm.tokens.packing import Encoded, cut_into_batches, pack
+from minirm.tokens.packing import Encoded, pack
+from minirm.tokens.stream import cut_into_batches
 
 YES, NO = " yes", " no"
 """The two answers, unless others are given."""

@@ -206,17 +206,15 @@ def pack(
     bidirectional: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> PackedBatch:
-    """Return a packed batch of comparisons.
-
-    Of scores it holds the order apart from their size, for losses that use the one or the other.
+    """Return a packed batch of comparisons, with the order of scores apart from their size, for losses of either.
 
     Args:
-        batch: B comparisons.
+        batch: B comparisons; steps are labelled in all of them or in none.
         share_prompt: a prompt stands once, before its K responses; False: K sequences, each with the prompt.
         bidirectional: for an encoder: all tokens of a sequence see each other, and its first one is read.
         numbers: which comparisons of the data these are, for messages.
     Raises:
-        ValueError: prompts are to be shared by what sees both ways.
+        ValueError: prompts are to be shared by what sees both ways, or steps are labelled in some comparisons only.
     """
     if share_prompt and bidirectional:
         raise ValueError("share_prompt=True must be False where bidirectional=True")
@@ -226,11 +224,12 @@ def pack(
     pieces, parents, learned = _segments(batch, share_prompt)
     lengths = [len(piece) for piece in pieces]
     reads, before_end = _reads(batch, lengths, parents, labels.steps)
-    rectangular = (lengths[::2], lengths[1::2])
-    layout = (
-        lay_out_sequences(*rectangular) if bidirectional else lay_out(lengths, parents, reads, before_end=before_end)
-    )
+    if bidirectional:
+        layout = lay_out_sequences(lengths[::2], lengths[1::2])
+    else:
+        layout = lay_out(lengths, parents, reads, before_end=before_end)
     scores, ratings, mask = _judgements(batch, labels.steps)
+    dials = {name: [getattr(one, name) for one in batch] for name in ("margin", "weight", "probability")}
     tokens = np.concatenate(pieces).astype(np.int64)
     sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
@@ -240,9 +239,7 @@ def pack(
         scores=torch.from_numpy(scores),
         ratings=torch.from_numpy(ratings),
         mask=torch.from_numpy(mask),
-        margin=torch.tensor([encoded.margin for encoded in batch], dtype=torch.float32),
-        weight=torch.tensor([encoded.weight for encoded in batch], dtype=torch.float32),
-        probability=torch.tensor([encoded.probability for encoded in batch], dtype=torch.float32),
+        **{name: torch.tensor(values, dtype=torch.float32) for name, values in dials.items()},
         sources=torch.from_numpy(sources),
         targets=torch.from_numpy(targets),
         labels=labels,
@@ -302,25 +299,3 @@ def _next_tokens(
     before[ends - lengths] = [ends[parent] - 1 if parent >= 0 else -1 for parent in parents]
     wanted = np.concatenate(learned) & (before >= 0)  # nothing comes before a prompt
     return before[wanted], tokens[wanted]
-
-
-def cut_into_batches(
-    lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, most: int = 0, *, padded: bool = False
-) -> list[np.ndarray]:
-    """Return the numbers of the items in each batch, those of like length together, shortest first.
-
-    Args:
-        lengths: tokens of each item.
-        tokens_per_batch: tokens that a batch holds at most; an item beyond it is a batch of its own.
-        most: items that a batch holds at most; 0: any number.
-        padded: count every item of a batch as long as its longest.
-    """
-    lengths = np.asarray(lengths)
-    order = np.argsort(lengths, kind="stable")
-    batches, start, tokens = [], 0, 0
-    for i, length in enumerate(lengths[order].tolist()):
-        tokens = (i - start + 1) * length if padded else tokens + length
-        if i > start and (tokens > tokens_per_batch or i - start == most):
-            batches.append(order[start:i])
-            start, tokens = i, length
-    return [*batches, order[start:]] if len(order) else []

@@ -3,7 +3,7 @@
 import math
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -154,20 +154,9 @@ class Stream:
         batches = []
         for start in range(0, len(order), BUCKET):
             bucket = order[start : start + BUCKET]
-            batches += self._cut(bucket[np.argsort(lengths[bucket], kind="stable")], lengths)
+            budget, most = self.packing.tokens_per_batch, self.packing.comparisons_per_batch or 0
+            batches += [bucket[numbers] for numbers in cut_into_batches(lengths[bucket], budget, most)]
         return batches if epoch is None else [batches[i] for i in rng.permutation(len(batches))]
-
-    def _cut(self, numbers: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Cut comparisons into batches within the token budget."""
-        budget = self.packing.tokens_per_batch
-        most = self.packing.comparisons_per_batch or len(numbers)
-        batches, start, tokens = [], 0, 0
-        for i, number in enumerate(numbers):
-            if i > start and (tokens + lengths[number] > budget or i - start == most):
-                batches.append(numbers[start:i])
-                start, tokens = i, 0
-            tokens += lengths[number]
-        return [*batches, numbers[start:]]
 
     def deal(self, numbers: np.ndarray, ranks: int, most_tokens: int) -> list[list[np.ndarray]]:
         """Return each rank's share of some comparisons, of about as many tokens each, cut into as many micro-batches.
@@ -200,6 +189,28 @@ class Stream:
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch | None]:
         """Yield the batches of a plan, packed ahead in a thread of their own; None for an empty one."""
         return ahead(self.packed(numbers) if len(numbers) else None for numbers in plan)
+
+
+def cut_into_batches(
+    lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, most: int = 0, *, padded: bool = False
+) -> list[np.ndarray]:
+    """Return the numbers of the items in each batch, those of like length together, shortest first.
+
+    Args:
+        lengths: tokens of each item.
+        tokens_per_batch: tokens that a batch holds at most; an item beyond it is a batch of its own.
+        most: items that a batch holds at most; 0: any number.
+        padded: count every item of a batch as long as its longest.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(lengths, kind="stable")
+    batches, start, tokens = [], 0, 0
+    for i, length in enumerate(lengths[order].tolist()):
+        tokens = (i - start + 1) * length if padded else tokens + length
+        if i > start and (tokens > tokens_per_batch or i - start == most):
+            batches.append(order[start:i])
+            start, tokens = i, length
+    return [*batches, order[start:]] if len(order) else []
 
 
 def _divide(numbers: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:

@@ -104,27 +104,18 @@ class Trainer:
         share = list(micro_batches)
         rate = rate_at(self.progress.step, self.steps, self.config)
         self._begin_step(rate)
-        total = self.ranks.sum(sum(float(self.objective.total_weight(batch)) for batch in share if batch))
-        sums = torch.zeros(5, dtype=torch.float64, device=self.device)  # loss, hits, cases, comparisons, tokens
-        for number, batch in enumerate(share, start=1):
-            with self.ranks.synchronising(self.learner, now=number == len(share)):
-                outcome = self._forward(self.learner, batch or self._idle)
-                scale = self.ranks.count / max(total, 1e-30) if batch else 0.0  # the ranks' gradients are averaged
-                (outcome.loss * scale).backward()
-            if batch:
-                _add_up(sums, outcome, batch)
+        total = max(self.ranks.sum(sum(float(self.objective.total_weight(batch)) for batch in share if batch)), 1e-30)
+        loss, hits, cases, comparisons, tokens = self.ranks.sum(self._accumulate(share, total))
         norm = clip_gradients(self.model, self.config.clip)
-        loss, hits, cases, comparisons, tokens = self.ranks.sum(sums)
-        self._check_finite(
-            {"loss": loss, "gradient norm": norm}, [number for batch in share if batch for number in batch.numbers]
-        )
+        numbers = [number for batch in share if batch for number in batch.numbers]
+        self._check_finite({"loss": loss, "gradient norm": norm}, numbers)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         return Step(
             step=self.progress.step,
             steps=self.steps,
-            loss=loss / max(total, 1e-30),
+            loss=loss / total,
             accuracy=hits / max(cases, 1),
             gradient_norm=norm,
             learning_rate=rate,
@@ -133,6 +124,18 @@ class Trainer:
             tokens=int(tokens),
             seconds=time.perf_counter() - began,
         )
+
+    def _accumulate(self, share: Sequence[PackedBatch | None], total: float) -> Tensor:
+        """Add up the gradient of Σ w·ℓ / total over all ranks' micro-batches, and return this one's sums; `_add_up`."""
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(share, start=1):
+            with self.ranks.synchronising(self.learner, now=number == len(share)):
+                outcome = self._forward(self.learner, batch or self._idle)
+                scale = self.ranks.count / total if batch else 0.0  # the ranks' gradients are averaged
+                (outcome.loss * scale).backward()
+            if batch:
+                _add_up(sums, outcome, batch)
+        return sums
 
     def run(self) -> Iterator[Step | Evaluated]:
         """Yield each step and each evaluation until the last step, or until patience ends.
