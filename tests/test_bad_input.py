@@ -464,7 +464,6 @@ def _renamed(name: str, other: str) -> Callable[[Path], None]:
 
 
 STATES = {
-    "saved by 2 processes: go on with as many, not with 1": _place(processes=2),
     "field 'step': -1: must be of a run of 10 steps": _place(step=-1),
     "field 'step': 99: must be of a run of 10 steps": _place(step=99),
     "field 'epoch': 9: must be of a run of 10 steps": _place(epoch=9),

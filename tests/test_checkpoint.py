@@ -87,7 +87,11 @@ def test_a_configuration_of_wrong_types_is_refused(values, message):
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (TrainConfig, {"loss": "bradley_terry"}, "loss='bradley_terry' must be one of all_pairs, plackett_luce, rao_"),
+        (
+            TrainConfig,
+            {"loss": "bradley_terry"},
+            "loss='bradley_terry' must be one of all_pairs, noise_corrected, probit",
+        ),
         (TrainConfig, {"optimizer": None}, "optimizer=null must be one of adamw, adam, sgd, lion"),
         (ModelConfig, {"style": "GPT2"}, "style='GPT2' must be one of gpt2, llama, bert"),
         (PackingConfig, {"when_longer": 3}, "when_longer=3 must be one of truncate, drop"),

@@ -21,7 +21,7 @@ MARKED_TEXT = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20).filter(
     lambda text: not any(f"\n\n{speaker}:" in text for speaker in ("Human", "Assistant"))
 )
-TURNS = st.lists(st.builds(Turn, st.sampled_from(["user", "assistant"]), TEXT), min_size=1, max_size=5)
+TURNS = st.lists(st.builds(Turn, st.sampled_from(["user", "assistant"]), TEXT, st.just("")), min_size=1, max_size=5)
 
 
 def test_a_plain_prompt_is_one_turn_of_the_user():

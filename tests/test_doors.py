@@ -1,14 +1,13 @@
 """What data, train, eval and score say of a file: what was read, what was not; no control character, no NaN."""
 
-import io
 import json
-import os
+import subprocess
 import sys
 import threading
 
 import pytest
 
-from minirm.cli import main
+from minirm.cli.main import main
 from minirm.data.comparison import Comparison
 from minirm.errors import printable
 from minirm.files.survey import describe
@@ -73,7 +72,7 @@ def test_fields_say_what_is_what_in_every_command_that_reads_records(tmp_path, s
 def test_a_data_folder_may_hold_the_runs_made_from_it(tmp_path, said, trained):
     write_lines(tmp_path / "x.jsonl", kind_and_rude(20))
     before = said("data", tmp_path).out
-    said("train", "--data", tmp_path, "--out", tmp_path / "run", *QUICK, *STAGES)
+    shutil.copytree(trained, tmp_path / "run")
     for _ in range(2):
         said("eval", trained, "--data", tmp_path, "--out", tmp_path / "out")
     assert said("data", tmp_path).out == before
@@ -135,22 +134,18 @@ def test_a_line_to_score_is_read_like_a_record_of_training_and_needs_no_judgemen
     assert rewards == pytest.approx(json.loads(said("score", trained, "--file", plain).out)["rewards"], abs=1e-5)
 
 
-def test_each_line_of_a_pipe_is_answered_before_the_next_one_comes(trained, monkeypatch):
-    (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(open(read_in, "rb")))  # noqa: SIM115
-    monkeypatch.setattr(sys, "stdout", open(write_out, "w"))  # noqa: SIM115
-    statuses = []
-    work = threading.Thread(target=lambda: statuses.append(main(["score", str(trained), "--file", "-"])), daemon=True)
-    monkeypatch.setattr("minirm.cli.main.sigterm_as_ctrl_c", threading.Lock)  # signals belong to the main thread
-    work.start()
-    answers = open(read_out)  # noqa: SIM115
-    with open(write_in, "w") as questions:
+def test_each_line_of_a_pipe_is_answered_before_the_next_one_comes(trained):
+    command = [sys.executable, "-m", "minirm", "score", str(trained), "--file", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asked:
+        guard = threading.Timer(60, asked.kill)  # an answer that does not come must not be waited for
+        guard.start()
         for n in range(3):
-            questions.write(json.dumps({"prompt": f"Q{n}", "response": "a"}) + "\n")
-            questions.flush()
-            assert json.loads(answers.readline())["prompt"] == f"Q{n}"
-    work.join(timeout=30)
-    assert statuses == [0]
+            asked.stdin.write(json.dumps({"prompt": f"Q{n}", "response": "a"}) + "\n")
+            asked.stdin.flush()
+            assert json.loads(asked.stdout.readline())["prompt"] == f"Q{n}"
+        asked.stdin.close()
+        assert asked.wait() == 0
+        guard.cancel()
 
 
 def test_a_summary_of_many_responses_counts_pairs_without_looking_at_each():

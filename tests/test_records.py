@@ -71,7 +71,7 @@ ROWS = {
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 NUMBER = st.floats(-1e6, 1e6)
-TURN = st.builds(Turn, st.sampled_from(["system", "user", "assistant", "tool"]), TEXT)
+TURN = st.builds(Turn, st.sampled_from(["system", "user", "assistant", "tool"]), TEXT, st.just(""))
 
 
 def sample(name):
@@ -351,7 +351,9 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path, table, message):
 
 
 def test_an_unknown_format_and_a_missing_file_are_refused_before_the_first_record(tmp_path):
-    with pytest.raises(InputError, match='format "parquet": unknown: must be one of tree, responses, pairs, '):
+    with pytest.raises(
+        InputError, match='format "parquet": unknown: must be one of tree, stepwise, responses, pairs, '
+    ):
         read_comparisons(DATA, format="parquet")
     with pytest.raises(InputError, match=r"gone.jsonl: no such file or folder"):
         read_comparisons([DATA, tmp_path / "gone.jsonl"])
@@ -418,7 +420,10 @@ def test_a_response_in_steps_keeps_their_texts_and_their_labels():
         ({"completions": ["a"], "labels": [True, False]}, 'field "labels": a list of 2: must be as many as there are'),
         ({"completions": ["a"], "labels": [2]}, 'field "labels[0]": 2: must be true or false, or a number from 0 to 1'),
         ({"completions": ["a", 3], "labels": [1, 1]}, 'field "completions[1]": 3: must be text'),
-        ({"completions": [], "labels": []}, 'field "completions": an empty list: must be a list with at least one'),
+        (
+            {"completions": [], "labels": []},
+            'field "labels": an empty list: must be as many as there are completions, 0, and at least one',
+        ),
     ],
 )
 def test_steps_that_are_none_are_refused_with_their_field(tmp_path, record, rule):

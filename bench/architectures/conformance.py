@@ -85,7 +85,7 @@ def _attributes(backbone: Backbone, batch: list[Encoded]) -> str:
     if tuple(embedding.weight.shape) != (CONFIG.vocab_size, CONFIG.width):
         expected = f"({CONFIG.vocab_size}, {CONFIG.width})"
         return f"self.embedding is {tuple(embedding.weight.shape)}, it must be (vocab_size, width) = {expected}"
-    if not hasattr(backbone, "checkpointing"):
+    if not hasattr(backbone, "gradient_checkpointing"):
         return "self.gradient_checkpointing = False is missing: training sets it"
     return ""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from bench.architectures.answers import difference_words, with_interval
+from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
@@ -167,7 +167,7 @@ def in_words(figure: Resampled) -> str:
 
 def difference_in_words(first: Resampled, second: Resampled) -> str:
     """Return first − second with its interval, and whether the data tell it from 0."""
-    return difference_words(two_way_interval(first - second))
+    return with_interval(two_way_interval(first - second), "+")
 
 
 # ── The page ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,12 @@ from minirm.files.reading import Row, find_files, name_of, read_rows
 from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
+MAYBE_UNJUDGED = (
+    "response",
+    "conversation",
+    "tree",
+    "stepwise",
+)  # shapes of a single response that nobody may have judged
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
 
 
@@ -147,7 +153,11 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
             raise InputError(f"found keys {list_names(record.fields)}: {rule}")
         if dials["probability"] < 1 and len(responses) != 2:
             raise field_error("probability", dials["probability"], "must be 1 unless the record is a pair")
-        rest = {**dials, "weight": dials["weight"] * weight, "is_judged": is_rating or len(responses) > 1}
+        rest = {
+            **dials,
+            "weight": dials["weight"] * weight,
+            "is_judged": is_rating or len(responses) > 1 or format not in MAYBE_UNJUDGED,
+        }
         if steps is not None:
             rest |= {"steps": (steps.texts,), "step_labels": (steps.labels,)}
         comparisons.append(Comparison(prompt, responses, scores or (0.0,) * len(responses), **rest, source=place))
