@@ -1,6 +1,7 @@
 """What data, train, eval and score say of a file: what was read, what was not; no control character, no NaN."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
