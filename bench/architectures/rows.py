@@ -27,8 +27,9 @@ def rows_of_paths(tokens: Tensor, layout: Layout, *, only_reads: bool) -> Rows:
     """
     reads = layout.reads.tolist()
     if only_reads:
-        by_end = {int(path[-1]): path for path in layout.paths}
-        paths = [by_end[read] for read in reads]
+        is_read = np.zeros(layout.tokens_so_far, bool)
+        is_read[reads] = True
+        paths = [path for path in layout.paths if is_read[path].any()]
     else:
         paths = _covering(layout)
     longest = max(map(len, paths))
