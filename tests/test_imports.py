@@ -54,6 +54,13 @@ def test_every_folder_has_a_floor():
     assert folders == {".", *CORE, *SHELL}
 
 
+def test_the_readme_shows_the_house_as_it_stands():
+    """Its table names every folder, from the ground up, and where the core ends."""
+    house = (HOME / "README.md").read_text(encoding="utf-8").partition("### The house")[2].partition("\n\nTo add")[0]
+    named = re.findall(r"^\| (?:`([a-z/]+)/` )?\|", house, re.MULTILINE)
+    assert named == ["minirm", *CORE, "", *SHELL]
+
+
 def test_nobody_imports_in_a_circle():
     TopologicalSorter({name: imported(path) - {name} for name, path in modules().items()}).prepare()
 
