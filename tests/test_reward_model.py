@@ -47,7 +47,7 @@ def test_gpt2_by_name_has_gpt2s_number_of_parameters():
     [
         ({"width": 10, "heads": 4}, "width=10 must be a multiple of heads=4"),
         ({"heads": 4, "kv_heads": 3}, "heads=4 must be a multiple of kv_heads=3"),
-        ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout=1.0 must be below 1"),
         ({"layers": 0}, "layers=0 must be at least 1"),
         ({"style": "llama", "width": 12, "heads": 4}, "width/heads=3 must be even"),
         ({"style": "bert", "backbone": "gru"}, "style=bert must go with backbone=transformer, not gru"),
