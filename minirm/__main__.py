@@ -12,8 +12,9 @@ def main() -> int:
     """Run one command and return its status. Until all is loaded, a signal ends the process: nothing has begun."""
     signals = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _leave) for number in signals}
-    # PyTorch's threads spin while they wait, which beside a busy neighbour makes work 1.7 times as slow and more; without
-    # it, work alone is about 6% slower (`bench speed neighbour`). Read when torch is first imported; the user's own stands.
+    # PyTorch's threads spin while they wait, which beside a busy neighbour makes work 1.7 times as slow and more.
+    # Without it, work alone was about 6% slower, within the noise (`bench speed neighbour`). It is read when torch
+    # is first imported; what the user set stands.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from minirm.cli.main import main as run
 
