@@ -95,6 +95,11 @@ def item_scores(items: list[Record | None], name: str) -> tuple[float, ...] | No
 
 
 def listed_scores(record: Record, count: int) -> tuple[float, ...] | None:
+    """Return one score for each response from a list of scores, or of ranks with their signs turned, or None.
+
+    Raises:
+        InputError: they are not as many as the responses.
+    """
     for meaning, sign in (("scores", 1.0), ("ranks", -1.0)):
         name = record.find(meaning)
         if name is not None and record.fields[name] not in NOTHING:
@@ -106,6 +111,7 @@ def listed_scores(record: Record, count: int) -> tuple[float, ...] | None:
 
 
 def scores_beside(record: Record, ends: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Return one score for each response from fields of its own (`score_a`, `score_b`; ranks likewise), or None."""
     for meaning, sign in (("score", 1.0), ("rank", -1.0)):
         for base in record.names.names[meaning]:
             names = [record.keys.get(f"{base}_{end}", record.keys.get(f"{base}{end}")) for end in ends]
