@@ -9,7 +9,9 @@ from minirm.config_rules import Count, NotNegative, Positions, Positive, Seed, S
 from minirm.errors import InputError
 
 BackboneName = Literal["transformer", "torch_decoder", "gru", "lstm"]
-Style = Literal["gpt2", "llama", "bert"]
+Style = Literal["gpt2", "llama", "prefix", "bert"]
+LOOK_AHEAD = ("prefix", "bert")
+"""Styles in which a token sees some that follow it, so that it can predict none."""
 Optimizer = Literal["adamw", "adam", "sgd", "lion"]
 Schedule = Literal["cosine", "linear", "constant"]
 Loss = Literal[
@@ -71,6 +73,7 @@ class ModelConfig:
     network."""
     style: Style = "gpt2"
     """gpt2: LayerNorm, learned positions, GELU (tanh), biases. llama: RMSNorm, rotary positions, SwiGLU, no biases.
+    prefix: as gpt2, but tokens of a prompt see each other both ways, and those of a response the prompt and each other.
     bert: an encoder; as gpt2, with GELU (erf), token types, and each norm behind its residual sum."""
     vocab_size: Count = 8192
     """Tokens the embedding knows (V)."""
@@ -103,8 +106,8 @@ class ModelConfig:
         require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
         kv_heads = self.key_value_heads
         require(self.heads % kv_heads == 0, f"heads={self.heads} must be a multiple of kv_heads={kv_heads}")
-        encodes = self.backbone == "transformer" or not self.bidirectional
-        require(encodes, f"style=bert must go with backbone=transformer, not {self.backbone}")
+        encodes = self.backbone == "transformer" or self.style not in LOOK_AHEAD
+        require(encodes, f"style={self.style} must go with backbone=transformer, not {self.backbone}")
         self._check_torch_decoder()
         rotary = self.backbone == "transformer" and self.style == "llama"
         require(

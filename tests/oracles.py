@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirm.config import LOOK_AHEAD
 from minirm.models.recurrent import Recurrent
 from minirm.models.reward_model import RewardModel
 from minirm.models.torch_decoder import TorchDecoder
@@ -14,27 +15,27 @@ from minirm.tokens.layout import Tiles
 from minirm.tokens.packing import Encoded
 
 
-def hidden_states(backbone: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """Return the hidden states (T, D) of one sequence (T,) alone."""
+def hidden_states(backbone: torch.nn.Module, tokens: Tensor, prompt: int = 0) -> Tensor:
+    """Return the hidden states (T, D) of one sequence (T,) alone, the first `prompt` tokens of which are its prompt."""
     if isinstance(backbone, Transformer):
-        return _transformer_states(backbone, tokens)
+        return _transformer_states(backbone, tokens, prompt)
     if isinstance(backbone, Recurrent):
         return _recurrent_states(backbone, tokens)
     raise TypeError(f"{type(backbone).__name__} has no slow twin yet: write it here")
 
 
-def _transformer_states(model: Transformer, tokens: Tensor) -> Tensor:
+def _transformer_states(model: Transformer, tokens: Tensor, prompt: int) -> Tensor:
     config, length = model.config, len(tokens)
     x = model.embedding(tokens)
     if model.positions is not None:
         x = x + model.positions.weight[:length]
     for block in model.blocks:
-        x = x + _attention(block.attention, block.attention_norm(x), config)
+        x = x + _attention(block.attention, block.attention_norm(x), config, prompt)
         x = x + block.mlp(block.mlp_norm(x))
     return model.norm(x)
 
 
-def _attention(attention: torch.nn.Module, x: Tensor, config) -> Tensor:
+def _attention(attention: torch.nn.Module, x: Tensor, config, prompt: int = 0) -> Tensor:
     length, heads, groups, width = len(x), config.heads, config.key_value_heads, config.head_width
     q, k, v = attention.qkv(x).split([heads * width, groups * width, groups * width], dim=-1)
     q, k, v = q.view(length, heads, width), k.view(length, groups, width), v.view(length, groups, width)
@@ -43,7 +44,7 @@ def _attention(attention: torch.nn.Module, x: Tensor, config) -> Tensor:
     rows = []
     for i in range(length):
         heads_out = []
-        seen = length if config.style == "bert" else i + 1
+        seen = prompt if config.style == "prefix" and i < prompt else length if config.style in LOOK_AHEAD else i + 1
         for h in range(heads):
             g = h // (heads // groups)
             weights = (k[:seen, g] @ q[i, h] / width**0.5).softmax(0)
@@ -171,7 +172,7 @@ def _read(model: RewardModel, prompt: Tensor, response: Tensor) -> Tensor:
                 + model.pooler.dense.bias).tanh()  # fmt: skip
     if isinstance(model.backbone, TorchDecoder):
         return decoder_states(model.backbone, prompt, response)[-1]
-    return hidden_states(model.backbone, torch.cat([prompt, response]))[-1]
+    return hidden_states(model.backbone, torch.cat([prompt, response]), len(prompt))[-1]
 
 
 def nll_one_by_one(backbone: torch.nn.Module, batch: list[Encoded]) -> Tensor:

@@ -93,7 +93,7 @@ def test_a_configuration_of_wrong_types_is_refused(values, message):
             "loss='bradley_terry' must be one of all_pairs, noise_corrected, probit",
         ),
         (TrainConfig, {"optimizer": None}, "optimizer=null must be one of adamw, adam, sgd, lion"),
-        (ModelConfig, {"style": "GPT2"}, "style='GPT2' must be one of gpt2, llama, bert"),
+        (ModelConfig, {"style": "GPT2"}, "style='GPT2' must be one of gpt2, llama, prefix, bert"),
         (PackingConfig, {"when_longer": 3}, "when_longer=3 must be one of truncate, drop"),
         (DataConfig, {"data": (Path("a"),), "language_model_tokens": "user"}, "language_model_tokens='user' must be"),
     ],

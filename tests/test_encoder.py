@@ -20,12 +20,12 @@ from minirm.hub.load import load
 from minirm.models.attention import segment_attention
 from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.layout import lay_out_sequences
+from minirm.tokens.layout import lay_out, lay_out_sequences, see_both_ways
 from minirm.tokens.packing import pack, tokenize
 from minirm.training.loop import Step
 from minirm.training.optimizers import trained_weights
 from tests.conftest import QUICK, sealed
-from tests.oracles import rewards_one_by_one
+from tests.oracles import rewards_one_by_one, seen_by_tiles
 from tests.strategies import randomised
 from tests.test_train import some_comparisons
 
@@ -241,6 +241,18 @@ def test_what_an_encoder_cannot_do_is_refused_with_all_that_is_to_be_set(pairs_f
     assert "share_prompt=True must be False, language_model.epochs=2.0 must be 0" in said or given
     assert said.endswith("(--no-share-prompt --stage reward)")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_prefix_encoder_is_refused_a_language_model_stage(pairs_file, tmp_path, refused):
+    said = refused("train", "--data", pairs_file, "--out", tmp_path / "run", "--style", "prefix", *QUICK)
+    assert said == "style=prefix predicts no token: language_model.epochs=2.0 must be 0 (--stage reward)"
+
+
+def test_a_prefix_encoders_prompt_knows_nothing_of_its_responses():
+    layout = see_both_ways(lay_out([2, 3, 1], [-1, 0, 0], [1, 2]))
+    assert [sorted(seen) for seen in seen_by_tiles(layout.everywhere)] == (
+        [[0, 1]] * 2 + [[0, 1, 2, 3, 4]] * 3 + [[0, 1, 5]]
+    )
 
 
 def test_a_run_folder_whose_encoder_would_share_prompts_is_refused(encoder_run, tmp_path, refused):

@@ -120,7 +120,7 @@ def test_strips_serve_on_a_cpu_where_there_is_work_and_no_path_is_very_long():
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "prefix", "bert"])
 @settings(max_examples=5, deadline=None)
 @given(batch=encoded_batches())
 def test_a_transformer_takes_strips_where_they_pay_and_no_weights_are_dropped(name, batch):

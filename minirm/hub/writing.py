@@ -52,7 +52,8 @@ def export_run(run_folder: str | Path, out: str | Path) -> None:
     config = run.model.config
     family = next((family for family in FAMILIES.values() if family.style == config.style), None)
     if config.backbone != "transformer" or family is None:
-        raise InputError(f"{run_folder}: backbone={config.backbone}: transformers has no such classifier to load it")
+        what = f"backbone={config.backbone}" + f", style={config.style}" * (config.backbone == "transformer")
+        raise InputError(f"{run_folder}: {what}: transformers has no such classifier to load it")
     if config.style != "llama" and config.key_value_heads != config.heads:
         raise InputError(f"{run_folder}: kv_heads={config.kv_heads}: transformers has them in a llama alone")
 

@@ -1,4 +1,4 @@
-"""A transformer, by configuration a decoder in the style of GPT-2 or Llama, or an encoder in the style of BERT."""
+"""A transformer, by configuration a decoder in the style of GPT-2 or Llama, or an encoder: BERT's, or of prefixes."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from minirm.models.kernels.cpu_bfloat16 import fill_up
 from minirm.models.kernels.rows import take_rows
 from minirm.models.kernels.strips import faster_attention
 from minirm.models.protocol import State
-from minirm.tokens.layout import Layout
+from minirm.tokens.layout import Layout, see_both_ways
 
 
 class GeluMLP(nn.Module):
@@ -152,6 +152,7 @@ class Transformer(nn.Module):
         """
         if (layout.types is not None) != self.config.bidirectional:
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
+        layout = see_both_ways(layout) if self.config.style == "prefix" else layout
         M = len(tokens)
         tokens, layout = fill_up(tokens, layout)
         x = self._embed(tokens, layout)  # (M, D)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig, check_fit
+from minirm.config import LOOK_AHEAD, LoraConfig, ModelConfig, PackingConfig, TrainConfig, check_fit
 from minirm.config_rules import Count, check, require
 
 Stage = Literal["lm", "reward", "both"]
@@ -79,8 +79,8 @@ class RunConfig:
         for name in REWARD_ONLY:
             value, unset = getattr(self.language_model, name), getattr(TrainConfig, name)
             require(value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it")
-        by_step = self.reward.loss == "step" and self.model.bidirectional
-        require(not by_step, "style=bert must not go with loss=step: its row is read at one token")
+        by_step = self.reward.loss == "step" and self.model.style in LOOK_AHEAD
+        require(not by_step, f"style={self.model.style} must not go with loss=step: a step would see those behind it")
 
     def _check_encoder(self) -> None:
         """Refuse an encoder what sees both ways can't do, with all that is to be set in one line."""
@@ -89,6 +89,8 @@ class RunConfig:
         flags = "--no-share-prompt --stage reward"
         fits = not self.model.bidirectional or not (shared or epochs)
         require(fits, f"style=bert sees prompt and response both ways: {wants} ({flags})")
+        fits = self.model.style not in LOOK_AHEAD or not epochs
+        require(fits, f"style=prefix predicts no token: language_model.epochs={epochs} must be 0 (--stage reward)")
 
     def _check_average_read(self) -> None:
         """Refuse the read of a decoder's last layer where there is none, or where it could not learn."""

@@ -16,7 +16,7 @@ An encoder sees both ways, so that a prompt's tokens depend on the response, and
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -75,9 +75,7 @@ class Layout:
     paths: tuple[np.ndarray, ...]  # the tokens of each segment's path; past segments and tokens are counted first
     tokens_so_far: int  # past tokens and M
     lengths: tuple[int, ...]  # tokens of each new segment
-    parents: tuple[
-        int, ...
-    ] = ()  # the segment that each new one continues, −1 for none; () where none can be continued
+    parents: tuple[int, ...] = ()  # the segment that each new one continues, −1 for none; (): none can be continued
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -175,6 +173,18 @@ def lay_out_sequences(prompts: Sequence[int], responses: Sequence[int]) -> Layou
         tokens_so_far=int(starts[-1]),
         lengths=tuple(map(len, wholes)),
     )
+
+
+def see_both_ways(layout: Layout) -> Layout:
+    """Return the layout in which a token sees its path and all of its own segment, tokens that follow it included.
+
+    A prompt's tokens still see nothing of a response, so that it is computed once for all of them: a prefix encoder.
+    Each response must be read at its end.
+    """
+    spans = np.split(np.arange(sum(layout.lengths)), np.cumsum(layout.lengths)[:-1])
+    everywhere = _tile(spans, list(layout.paths[-len(spans) :]), both_ways=True)
+    device = layout.positions.device
+    return replace(layout, everywhere=_mapped(everywhere, lambda tensor: tensor.to(device)))
 
 
 def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool = False) -> Tiles:
