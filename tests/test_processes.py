@@ -1,5 +1,6 @@
 """Several processes: they take the steps that one would, act after the same step, and never disagree."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -33,9 +34,15 @@ from tests.test_train import MODEL, make_trainer, some_comparisons, weights
 Work = Callable[[int, Path], None]
 
 
+multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is what the first optimizer imports
+
+
 def in_processes(work: Work, folder: Path, count: int = 2) -> None:
-    """Call work(rank, folder) in processes that know of each other; what fails in one of them fails here."""
-    mp.spawn(_join, (str(folder), work, count), nprocs=count)
+    """Call work(rank, folder) in processes that know of each other; what fails in one of them fails here.
+
+    They are forked from one that has imported everything and computed nothing: importing torch takes seconds.
+    """
+    mp.start_processes(_join, (str(folder), work, count), nprocs=count, start_method="forkserver")
 
 
 def _join(rank: int, folder: str, work: Work, count: int) -> None:
@@ -87,13 +94,18 @@ def _train_exactly(rank: int, folder: Path) -> None:
                 )
 
 
+@pytest.fixture(scope="module")
+def trained_alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    _train_exactly(0, folder)
+    return folder
+
+
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_take_the_steps_that_one_would(tmp_path, processes):
+def test_several_processes_take_the_steps_that_one_would(trained_alone, tmp_path, processes):
     """Loss, weights and evaluation in float64, whoever computes how much, and however it is cut and weighed."""
-    (tmp_path / "alone").mkdir()
-    _train_exactly(0, tmp_path / "alone")
     in_processes(_train_exactly, tmp_path, processes)
-    for path in sorted((tmp_path / "alone").glob("*.pt")):
+    for path in sorted(trained_alone.glob("*.pt")):
         expected, told = torch.load(path)
         for rank in range(processes):
             found, same = torch.load(tmp_path / path.name.replace(" 0.pt", f" {rank}.pt"))
