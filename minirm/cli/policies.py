@@ -23,14 +23,14 @@ from minirm.files.survey import usable
 from minirm.hub.load import load
 from minirm.models.language_model import LanguageModel
 from minirm.policies.dpo import DPO, DPOConfig
-from minirm.policies.follow import Follow, Written, means, reward_of
+from minirm.policies.follow import Follow, LearnerOf, Prompts, Written, means, reward_of
 from minirm.policies.grpo import GRPO
 from minirm.policies.learner import Learner
 from minirm.policies.ppo import PPO
 from minirm.policies.prompts import read_prompts
 from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Dialogue, Reward
-from minirm.policies.trainer import Method, PolicyConfig, PolicyTrainer
+from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs import run_folder
 from minirm.tokens.packing import fit, tokenize
 from minirm.worlds.films import praise
@@ -59,14 +59,13 @@ class Inputs:
         """Return the reward as a function of prompts and responses."""
         return reward_of(load(self.reward)) if self.reward else lambda prompts, texts: list(map(praise, texts))
 
-    def job(
-        self, method: str, prompts: tuple[list[Dialogue], list[Dialogue]], reward: Reward, **rest: object
-    ) -> Follow:
-        """Return the job of a method."""
+    def job(self, method: str, prompts: Prompts, reward: Reward, learner: LearnerOf, *dials: object) -> Follow:
+        """Return the job of a method; the first of its dials say how long a response may be, and the seed."""
         inputs = {"reward": str(self.reward), "data": name_paths(self.data)}
         digest = run_folder.model_digest(self.reward) if self.reward else None
-        rest |= {"inputs": inputs, "reward_digest": digest}
-        return Follow(self.policy, self.out, *prompts, reward, method, **rest)
+        asked = {name: value for some in dials for name, value in to_json(some).items()}
+        ends = dials[0].max_new_tokens, dials[0].seed
+        return Follow(self.policy, self.out, *prompts, reward, method, learner, asked, *ends, inputs, digest)
 
 
 @dataclass(frozen=True)
@@ -82,37 +81,37 @@ class Ppo:
 
     def run(self) -> int:
         """Train, print iterations, and at the end a table of prompts and outputs before and after."""
-        return _follow_reward(self.inputs, self.dials, self.method)
+        disk.check_folder(self.inputs.out)
+        reward = self.inputs.reward_function()
+        if self.inputs.data:
+            prompts = _split(read_prompts(self.inputs.data), name_paths(self.inputs.data))
+        else:
+            prompts = tuple([one.comparison.prompt for one in World().sample(512, side)] for side in ("train", "test"))
+
+        def learner(model: LanguageModel, tokenizer: AnyTokenizer) -> Learner:
+            return PolicyTrainer(model, tokenizer, prompts[0], reward, self.dials, self.method)
+
+        return _run(self.inputs.job(self.method.name, prompts, reward, learner, self.dials, self.method))
 
 
 @dataclass(frozen=True)
-class Rloo:
+class Rloo(Ppo):
     """The same by RLOO: each response is judged by the other responses to its prompt; no value is learned."""
 
-    inputs: OmitArgPrefixes[Inputs]
     dials: OmitArgPrefixes[PolicyConfig] = field(
         default_factory=lambda: PolicyConfig(prompts_per_iteration=16, samples_per_prompt=4)
     )
     method: OmitArgPrefixes[RLOO] = field(default_factory=RLOO)
 
-    def run(self) -> int:
-        """Train, print iterations, and at the end a table of prompts and outputs before and after."""
-        return _follow_reward(self.inputs, self.dials, self.method)
-
 
 @dataclass(frozen=True)
-class Grpo:
+class Grpo(Ppo):
     """The same by GRPO: rewards count by how far they stand from the mean of their prompt's; no value is learned."""
 
-    inputs: OmitArgPrefixes[Inputs]
     dials: OmitArgPrefixes[PolicyConfig] = field(
         default_factory=lambda: PolicyConfig(prompts_per_iteration=8, samples_per_prompt=8)
     )
     method: OmitArgPrefixes[GRPO] = field(default_factory=GRPO)
-
-    def run(self) -> int:
-        """Train, print iterations, and at the end a table of prompts and outputs before and after."""
-        return _follow_reward(self.inputs, self.dials, self.method)
 
 
 @dataclass(frozen=True)
@@ -138,28 +137,10 @@ class Dpo:
             longest = PackingConfig(max_tokens=model.config.max_positions)
             return DPO(model, tokenizer, list(fit(tokenize(learned, tokenizer), longest, counts)), self.dials)
 
-        limits = {"max_new_tokens": self.dials.max_new_tokens, "seed": self.dials.seed}
-        more = {"learner": learner, "dials": to_json(self.dials), **limits}
-        return _run(self.inputs.job("DPO", prompts, self.inputs.reward_function(), **more), counts)
+        return _run(self.inputs.job("DPO", prompts, self.inputs.reward_function(), learner, self.dials), counts)
 
 
-def _follow_reward(inputs: Inputs, dials: PolicyConfig, method: Method) -> int:
-    disk.check_folder(inputs.out)
-    reward = inputs.reward_function()
-    if inputs.data:
-        prompts = _split(read_prompts(inputs.data), name_paths(inputs.data))
-    else:
-        prompts = tuple([one.comparison.prompt for one in World().sample(512, split)] for split in ("train", "test"))
-
-    def learner(model: LanguageModel, tokenizer: AnyTokenizer) -> Learner:
-        return PolicyTrainer(model, tokenizer, prompts[0], reward, dials, method)
-
-    limits = {"max_new_tokens": dials.max_new_tokens, "seed": dials.seed}
-    more = {"learner": learner, "dials": {**to_json(dials), **to_json(method)}, **limits}
-    return _run(inputs.job(method.name, prompts, reward, **more))
-
-
-def _split(prompts: Sequence[Dialogue], name: str) -> tuple[list[Dialogue], list[Dialogue]]:
+def _split(prompts: Sequence[Dialogue], name: str) -> Prompts:
     """Return the prompts to learn from, and those for before and after."""
     distinct = list(dict.fromkeys(prompts))
     if len(distinct) < 2:

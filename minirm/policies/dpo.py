@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from minirm.config import TrainConfig
-from minirm.config_rules import Positive, Seed, check, require
+from minirm.config_rules import Count, Positive, Seed, check, require
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
-from minirm.policies.learner import AtLeastOne, Learner, as_rows
+from minirm.policies.learner import Learner, as_rows
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.training.objectives import RewardObjective
 
@@ -32,15 +32,15 @@ from minirm.training.objectives import RewardObjective
 class DPOConfig:
     """How a policy learns from comparisons."""
 
-    epochs: AtLeastOne = 1
+    epochs: Count = 1
     """Passes over the comparisons."""
-    batch: AtLeastOne = 16
+    batch: Count = 16
     """Comparisons of an optimizer step."""
     learning_rate: Positive = 1e-4
     """Of Adam."""
     kl_weight: Positive = 0.1
     """β: what a nat away from the first model is worth, in units of the reward."""
-    max_new_tokens: AtLeastOne = 96
+    max_new_tokens: Count = 96
     """Where a response without an end is stopped, in what is shown."""
     seed: Seed = 0
     """Of the order, and of what is shown."""

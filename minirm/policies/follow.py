@@ -40,6 +40,9 @@ from minirm.runs.run_folder import (
 
 SAMPLES = "samples.jsonl"
 SECONDS_BETWEEN_SAVES = 30
+LearnerOf = Callable[[LanguageModel, AnyTokenizer], Learner]
+Prompts = tuple[list[Dialogue], list[Dialogue]]
+"""Those to learn from, and those that are shown before and after."""
 TEXTS = 10
 """Prompts of which the report shows what was written."""
 
@@ -69,16 +72,16 @@ class Follow:
     """Prompts that it does not learn from, for before and after."""
     reward: Reward
     method: str
-    learner: Callable[[LanguageModel, AnyTokenizer], Learner]
+    learner: LearnerOf
     """Makes the learner of the policy."""
     dials: dict
     """All that decides how it learns."""
     max_new_tokens: int
     seed: int
     """Of what is shown."""
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str]
     """Where reward and prompts come from: a run that was begun with others is not gone on with."""
-    reward_digest: str | None = None
+    reward_digest: str | None
     """What tells the reward from another at the same place."""
     written: list[Written] = field(default_factory=list)
     is_stopped: bool = False

@@ -10,31 +10,20 @@ Source: DeepSeekMath, arXiv:2402.03300, Eq. 3 and 4; std is that of a sample (K 
 from 0/0, both as in TRL.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from torch import Tensor
 
-from minirm.config_rules import Positive, check
 from minirm.policies.ppo import clipped_gain
-from minirm.policies.trainer import Experience
+from minirm.policies.trainer import Experience, Method
 
 LEAST_SPREAD = 1e-4
 
 
-@dataclass(frozen=True)
-class GRPO:
+class GRPO(Method):
     """What is GRPO's own."""
 
-    name: ClassVar[str] = "GRPO"
-    has_value: ClassVar[bool] = False
-    least_samples: ClassVar[int] = 2
-
-    clip: Positive = 0.2
-    """ε: how far from 1 the ratio of probabilities may go before a token stops to count."""
-
-    def __post_init__(self) -> None:
-        check(self)
+    name = "GRPO"
 
     def judge(self, experience: Experience, samples_per_prompt: int, kl_weight: float) -> Experience:
         """Return the experience with its advantages: the same for each token of a response."""

@@ -6,10 +6,8 @@ Letters beside the core's: S tokens of all N responses, end to end; T tokens of 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from minirm.config_rules import require
@@ -22,7 +20,6 @@ from minirm.runs.state import State, check_moments
 from minirm.tokens.packing import PackedBatch
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
-AtLeastOne = Annotated[int, Meta(ge=1)]
 LARGEST_GRADIENT = 1.0
 """The gradients are scaled so that their norm is at most this."""
 

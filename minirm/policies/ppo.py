@@ -9,34 +9,29 @@ Source: PPO, arXiv:1707.06347, Eq. 7 and 11; with the KL penalty for language mo
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from minirm.config_rules import NotNegative, Positive, check
-from minirm.policies.trainer import Experience
+from minirm.config_rules import NotNegative
+from minirm.policies.trainer import Experience, Method
 from minirm.shaping import whiten
 
 
 @dataclass(frozen=True)
-class PPO:
+class PPO(Method):
     """What is PPO's own."""
 
-    name: ClassVar[str] = "PPO"
-    has_value: ClassVar[bool] = True
-    least_samples: ClassVar[int] = 1
+    name = "PPO"
+    has_value = True
+    least_samples = 1
 
-    clip: Positive = 0.2
-    """ε: how far from 1 the ratio of probabilities may go before a token stops to count."""
     decay: Annotated[float, Meta(ge=0, le=1)] = 0.95
     """λ of the generalised advantage, 0 to 1: from trust in the value alone to trust in what came alone."""
     value_weight: NotNegative = 0.5
     """c: what the value's error counts."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def judge(self, experience: Experience, samples_per_prompt: int, kl_weight: float) -> Experience:
         """Return the experience with its advantages, whitened over all tokens, and what V should have been."""

@@ -9,30 +9,19 @@ In the first step ρ is 1, and the gradient is REINFORCE's, −A·∇ log π.
 Source: Ahmadian et al., arXiv:2402.14740, section 3.2; Kool et al. 2019.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from torch import Tensor
 
-from minirm.config_rules import Positive, check
 from minirm.policies.learner import as_rows
 from minirm.policies.ppo import clipped_gain
-from minirm.policies.trainer import Experience
+from minirm.policies.trainer import Experience, Method
 
 
-@dataclass(frozen=True)
-class RLOO:
+class RLOO(Method):
     """What is RLOO's own."""
 
-    name: ClassVar[str] = "RLOO"
-    has_value: ClassVar[bool] = False
-    least_samples: ClassVar[int] = 2
-
-    clip: Positive = 0.2
-    """ε: how far from 1 the ratio of a response's probabilities may go before it stops to count."""
-
-    def __post_init__(self) -> None:
-        check(self)
+    name = "RLOO"
 
     def judge(self, experience: Experience, samples_per_prompt: int, kl_weight: float) -> Experience:
         """Return the experience with its advantages: the same for each token of a response."""

@@ -11,17 +11,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from minirm.config_rules import NotNegative, Positive, Seed, check, require
+from minirm.config_rules import Count, NotNegative, Positive, Seed, check, require
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
-from minirm.policies.learner import AtLeastOne, Learner, Policy, as_rows
+from minirm.policies.learner import Learner, Policy, as_rows
 from minirm.policies.sampling import Dialogue, Reward, Sample, encode
 from minirm.tokens.packing import PackedBatch, pack
 
@@ -30,15 +30,15 @@ from minirm.tokens.packing import PackedBatch, pack
 class PolicyConfig:
     """How a policy learns from a reward, by whichever method."""
 
-    iterations: AtLeastOne = 60
+    iterations: Count = 60
     """How often responses are drawn and learned from."""
-    prompts_per_iteration: AtLeastOne = 64
+    prompts_per_iteration: Count = 64
     """Prompts that are drawn each time."""
-    samples_per_prompt: AtLeastOne = 1
+    samples_per_prompt: Count = 1
     """K: responses that are drawn to each of them."""
-    epochs: AtLeastOne = 2
+    epochs: Count = 2
     """Passes over the responses of an iteration."""
-    batch: AtLeastOne = 16
+    batch: Count = 16
     """Responses of an optimizer step; those to one prompt stay together."""
     learning_rate: Positive = 3e-4
     """Of Adam."""
@@ -48,7 +48,7 @@ class PolicyConfig:
     """Nats a response away from the first model that β is moved towards, iteration by iteration; by default β stays."""
     unended_reward: Annotated[float, Meta(ge=-1e30, le=1e30)] | None = None
     """What a response earns that was stopped without an end; by default what the reward says."""
-    max_new_tokens: AtLeastOne = 96
+    max_new_tokens: Count = 96
     """Where a response without an end is stopped."""
     seed: Seed = 0
     """Of prompts, draws and batches."""
@@ -110,21 +110,28 @@ class Experience:
         return rows[self.mask].to(device)
 
 
-class Method(Protocol):
+@dataclass(frozen=True)
+class Method:
     """How a policy learns from experience: the dials are its fields, the mathematics its two functions."""
 
     name: ClassVar[str]
-    has_value: ClassVar[bool]
-    least_samples: ClassVar[int]
+    has_value: ClassVar[bool] = False
+    least_samples: ClassVar[int] = 2
     """K, at least."""
+
+    clip: Positive = 0.2
+    """ε: how far from 1 a ratio of probabilities may go before it stops to count."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def judge(self, experience: Experience, samples_per_prompt: int, kl_weight: float) -> Experience:
         """Return the experience with its advantages, and returns where there is a value."""
-        ...
+        raise NotImplementedError
 
     def loss(self, log_p: Tensor, values: Tensor, experience: Experience, kl_weight: float) -> tuple[Tensor, Tensor]:
         """Return the loss () of what the policy says now, (S,) each, and which ratios are clipped, bool."""
-        ...
+        raise NotImplementedError
 
 
 class PolicyTrainer(Learner):
