@@ -50,7 +50,7 @@ def test_data_lists_for_each_file_what_was_read_as_what_and_what_was_left_unread
 def test_train_and_eval_say_in_one_line_which_long_texts_were_left_unread(tmp_path, said, trained):
     records = [{**record, "why": LONG, "n": 1} for record in kind_and_rude(20)]
     path = write_lines(tmp_path / "x.jsonl", records)
-    rule = 'left unread, though long texts stand there: "why" (20 records); see minirm data'
+    rule = 'left unread, though long texts or judgements stand there: "why" (20 records); see minirm data'
     assert said("eval", trained, "--data", path).err.splitlines()[0] == f"minirm: {rule}"
     assert said("train", "--data", path, "--out", tmp_path / "run", *QUICK, *STAGES).out.count(rule) == 1
     assert "left unread" not in "".join(said("eval", trained, "--data", path, "--fields", "unread=n", "unread=why"))

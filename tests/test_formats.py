@@ -234,6 +234,37 @@ def test_responses_that_all_begin_with_the_text_of_the_prompt_lose_it_and_others
         assert read(tmp_path, {**repeated, "rejected": rejected})[0].responses == (repeated["chosen"], rejected)
 
 
+def test_a_short_prompt_with_which_answers_may_well_begin_stays_in_them(tmp_path):
+    greeting = {"prompt": "Hello", "chosen": "Hello there!", "rejected": "Hello you."}
+    assert read(tmp_path, greeting)[0].responses == ("Hello there!", "Hello you.")
+    for prompt in (greeting["prompt"], [user(greeting["prompt"])]):
+        pair = {"prompt": prompt, "chosen": "Hello\nHi!", "rejected": "Hello\nNo."}
+        assert read(tmp_path, pair)[0].responses == ("Hi!", "No.")
+
+
+def test_background_that_the_prompt_holds_is_read_once_and_several_texts_of_it_are_all_read(tmp_path):
+    passage, question = "Rivers run downhill.", "Why do they?"
+    for prompt in (f"{passage} {question}", [user(passage), assistant("And?"), user(question)]):
+        [pair] = read(tmp_path, {"context": passage, "prompt": prompt, **RESPONSES["pair"]})
+        assert "".join(turn.text for turn in pair.prompt).count(passage) == 1
+    several = {"article": passage, "context": "A stone falls.", "document": passage, "question": question}
+    [pair] = read(tmp_path, {**several, **RESPONSES["pair"]})
+    assert pair.prompt[0].text == "\n\n".join([several["context"], passage, question])
+
+
+def test_a_dialogue_that_ends_with_an_answer_that_is_none_of_the_responses_is_refused(tmp_path):
+    whole = [user("Why is it so?"), assistant("It is not.")]
+    with pytest.raises(InputError, match=r'field "messages": .* ends with an answer that is none'):
+        read(tmp_path, {"prompt": "Why is it so?", "messages": whole, **RESPONSES["pair"]})
+
+
+def test_of_several_texts_that_may_be_the_prompt_the_longest_is_named(tmp_path):
+    for name in ("source_text", "model_input", "trajectory"):
+        for prompt in ({}, {"prompt": ""}, {"prompt": None}):
+            with pytest.raises(InputError, match=f'field "{name}": .*no prompt is read, and this may be it'):
+                read(tmp_path, {**prompt, "task": "x", name: "Why is it so?", **RESPONSES["pair"]})
+
+
 def test_dialogues_that_begin_with_another_prompt_are_refused_by_name(tmp_path):
     record = {"question": "How?", "chosen": [user("Why?"), assistant("A")], "rejected": [user("Why?"), assistant("B")]}
     with pytest.raises(InputError, match=r'x\.jsonl:1: field "question": the responses begin with another prompt'):
@@ -269,6 +300,34 @@ def test_two_answers_that_differ_in_thoughts_or_calls_alone_stay_different(tmp_p
     assert comparison.responses[3] == '\n<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
 
 
+def test_items_with_thoughts_calls_or_parts_are_read_as_messages(tmp_path):
+    calls = [{"id": "c1", "type": "function", "function": {"name": name, "arguments": "{}"}} for name in "fg"]
+    items = [
+        *({"text": "", "tool_calls": [call]} for call in calls),
+        {"text": "4", "reasoning_content": "two and two"},
+        {"content": [{"type": "text", "text": "4"}]},
+    ]
+    usage: dict[str, Usage] = {}
+    records = {"prompt": "2+2?", "responses": [{**item, "score": i} for i, item in enumerate(items)]}
+    [comparison] = read(tmp_path, records, usage=usage)
+    assert comparison.responses == (
+        *(f'\n<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in "fg"),
+        "<think>\ntwo and two\n</think>\n\n4",
+        "4",
+    )
+    assert not next(iter(usage.values())).unread
+
+
+@pytest.mark.parametrize("key", ["thought", "reasoning_details"])
+def test_messages_that_only_an_unread_key_tells_apart_are_refused_by_name(tmp_path, key):
+    first, second = (assistant("4", **{key: [{"text": text}], "id": text}) for text in ("one way", "another way"))
+    for record in ({"chosen": [first], "rejected": [second]}, {"responses": [[first], [second]], "scores": [1, 0]}):
+        with pytest.raises(InputError, match=f'field "{key}": a list of 1: is not read, and nothing else tells'):
+            read(tmp_path, {"prompt": "2+2?", **record})
+    [same] = read(tmp_path, {"prompt": "2+2?", "chosen": [first], "rejected": [{**first, "id": "other"}]})
+    assert same.responses == ("4", "4")  # dropped later, and counted
+
+
 @pytest.mark.parametrize(
     ("message", "rule"),
     [
@@ -276,6 +335,7 @@ def test_two_answers_that_differ_in_thoughts_or_calls_alone_stay_different(tmp_p
         ({"content": [{"type": "image"}]}, r'"chosen\[0\].content\[0\].type": \'image\': must be text'),
         ({"content": [{"type": "text"}]}, r'"chosen\[0\].content\[0\].text": null: must be text'),
         ({"content": "", "tool_calls": ["add"]}, r'"chosen\[0\].tool_calls": \'add\': must be a list of'),
+        ({"content": "", "tool_calls": [{"name": "f", "args": [1]}]}, r'tool_calls.args": a list of 1: is no part'),
         ({"content": "", "reasoning_content": 3}, r'"chosen\[0\].reasoning_content": 3: must be text'),
         ({"role": "critic", "content": "a"}, r'"chosen\[0\].role": \'critic\': must be one of system, developer'),
         ({"role": "tool", "content": "a"}, r'"chosen\[0\].role": \'tool\': the last message must be the assistant'),
@@ -293,9 +353,19 @@ REFUSED = {
     'field "rejected_score": 3.0: the chosen response has 2: must not be higher': {
         **RESPONSES["pair"], "chosen_score": 2, "rejected_score": 3,
     },
-    'field "responses": rank and score contradict each other': {
+    'field "responses[].rank": contradicts "responses[].score": 1 is the best rank': {
         "responses": [{"text": "a", "score": 1, "rank": 1}, {"text": "b", "score": 9, "rank": 2}],
     },
+    'field "ranks": contradicts "scores"': {"responses": ["a", "b"], "scores": [1, 2], "ranks": [1, 2]},
+    'field "scores": contradicts "responses[].score"': {
+        "responses": [{"text": "a", "score": 1}, {"text": "b", "score": 2}], "scores": [2, 1],
+    },
+    'field "best": contradicts "scores"': {"responses": ["a", "b"], "scores": [1, 2], "best": 0},
+    'field "worst": contradicts "best"': {"responses": ["a", "b", "c"], "best": 1, "worst": 1},
+    'field "score_a": contradicts "winner"': {
+        "answer_a": "a", "answer_b": "b", "winner": "a", "score_a": 1, "score_b": 3,
+    },
+    'field "ranking": a list of 3: may be ranks or an order': {"responses": ["a", "b", "c"], "ranking": [2, 0, 1]},
     "found keys 'prompt', 'responses': nothing says which response is better": {"responses": ["a", "b"]},
     "found keys 'prompt', 'answer_a', 'answer_b': nothing says which": {"answer_a": "a", "answer_b": "b"},
     'field "winner": \'c\': must be one of a, b, or tie': {"answer_a": "a", "answer_b": "b", "winner": "c"},
@@ -330,6 +400,19 @@ def test_a_label_that_is_missing_or_contradicts_itself_is_refused(tmp_path, rule
         ({"preferred_output": [assistant("a")], "non_preferred_output": [assistant("b")]}, (1, 0)),
         ({"chosen": "a", "rejected": "b", "chosen-rating": 4, "rejected-rating": 4}, (4, 4)),
         ({"chosen": "a", "rejected": "b", "score_chosen": 4, "score_rejected": None}, (1, 0)),
+        ({"chosen": "a", "rejected": "b", "chosen_reward": 1, "rejected_reward": 1}, (1, 1)),
+        ({"chosen_response": "a", "rejected_response": "b", "chosen_avg_rating": 5, "rejected_avg_rating": 5}, (5, 5)),
+        ({"response": "a", "rejected_response": "b"}, (1, 0)),
+        ({"answer_a": "a", "answer_b": "b", "chosen": "answer_b", "rejected": "answer_a"}, (0, 1)),
+        ({"responses": ["a", "b"], "best": 1, "worst": 0}, (0, 1)),
+        ({"responses": ["a", "b"], "ranking": [2, 1]}, (-2, -1)),
+        ({"answer_1": "a", "answer_2": "b", "winner": "llama 2", "model_1": "llama 2", "model_2": "llama 1"}, (1, 0)),
+        (
+            {"completions": [{"rank": 0, "completion": [assistant("a")]}, {"rank": 1, "completion": [assistant("b")]}]},
+            (0, -1),
+        ),
+        ({"chosen": [{"from": "gpt", "content": "a"}], "rejected": [{"role": "ai", "value": "b"}]}, (1, 0)),
+        ({"chosen": json.dumps([assistant("a")]), "rejected": json.dumps([assistant("b")])}, (1, 0)),
     ],
 )
 def test_other_ways_to_write_a_judgement_are_read(tmp_path, record, expected):
@@ -346,20 +429,24 @@ def test_usage_names_every_field_as_what_it_was_read_or_as_unread(tmp_path):
     usage: dict[str, Usage] = {}
     long = "a long text that nobody reads, of many words"
     records = [
+        {"input": {"messages": [user("Q")], "n": 1}, "preferred_output": "a", "rejected": "b", "fine_score": 3},
         {"question": "Q", "chosen": [assistant("a", weight=0)], "rejected": [assistant("b")], "n": 1, "why": long},
         {"prompt": "Q", "chosen": "a", "rejected": "b", "n": 2, "note": "", "why": None},
     ]
     read(tmp_path, *records, usage=usage)
     [(name, file)] = usage.items()
-    assert name == str(tmp_path / "x.jsonl") and file.records == 2
+    assert name == str(tmp_path / "x.jsonl") and file.records == 3
     assert file.read == {
+        ("input", "prompt"): 1,
         ("question", "prompt"): 1,
         ("prompt", "prompt"): 1,
+        ("preferred_output", "chosen"): 1,
         ("chosen", "chosen"): 2,
-        ("rejected", "rejected"): 2,
+        ("rejected", "rejected"): 3,
     }
-    assert file.unread == {"n": 2, "why": 1, "chosen[].weight": 1}
-    assert tell_unread(usage) == 'left unread, though long texts stand there: "why" (1 records); see minirm data'
+    assert file.unread == {"n": 2, "why": 1, "chosen[].weight": 1, "input[].n": 1, "fine_score": 1}
+    told = '"fine_score" (1 records), "why" (1 records); see minirm data'
+    assert tell_unread(usage) == f"left unread, though long texts or judgements stand there: {told}"
     assert tell_unread({name: Usage()}) is None
 
 
@@ -409,6 +496,20 @@ def test_one_object_of_columns_is_as_many_records(tmp_path, columns):
         (tmp_path / name).write_text(json.dumps(record))
         first, second = read_comparisons(tmp_path / name)
         assert (first.prompt[0].text, second.prompt[0].text, second.responses) == ("p", "q", ("b", "d"))
+
+
+def test_columns_need_no_prompt_and_messages_in_a_cell_are_json(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps({"chosen": ["a", "b"], "rejected": ["c", "d"]}))
+    assert [pair.responses for pair in read_comparisons(tmp_path / "x.json")] == [("a", "c"), ("b", "d")]
+    for write in (json.dumps, str):
+        cells = [write([user("Why is it so?"), assistant(text)]).replace('"', '""') for text in ("Because.", "No.")]
+        (tmp_path / "x.csv").write_text('chosen,rejected\n"{}","{}"\n'.format(*cells))
+        if write is json.dumps:
+            [pair] = read_comparisons(tmp_path / "x.csv")
+            assert (pair.prompt, pair.responses) == (ASK, ("Because.", "No."))
+        else:
+            with pytest.raises(InputError, match=r'x.csv:2: field "chosen": .*must be messages in JSON'):
+                list(read_comparisons(tmp_path / "x.csv"))
 
 
 TEXTS = st.text("ab \n\0HumanAssi:t.é", max_size=40) | st.sampled_from(

@@ -17,16 +17,22 @@ from minirm.errors import InputError, field_error
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "function_call"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "model", "chatgpt", "bing", "bard", "ai", "function_call"), "assistant"
+    ),
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
+KEYS = ("role", "from"), ("content", "value")
+"""What a message's speaker and text are called, now and in ShareGPT's files."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 MESSAGE_FIELDS = ("role", "from", "content", "value", *THOUGHTS, "tool_calls", "function_call")
 """What of a message is read."""
+CALL_FIELDS = ("id", "type", "index", "function", "name", "arguments")
 FOR_TEMPLATES = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 """Fields of a message that chat templates know, beside its role and content."""
 MARKERS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\nSystem: ", "tool": "\n\nTool: "}
 LEAD_IN = "\n\nAssistant:"  # what a response follows; its space may stand in the prompt, in the response or nowhere
+TELLING = 3  # words; so many of one text are not in another by chance
 TURN_START = re.compile(r"\n\n(Human|Assistant): ")
 
 
@@ -82,7 +88,7 @@ def parse_message(message: dict, field: str) -> Turn:
     """
     if not isinstance(message, dict):
         raise field_error(field, message, 'must be a message {"role", "content"}')
-    names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    names = [old if message.get(new) is None and old in message else new for new, old in KEYS]
     role, content = map(message.get, names)
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise field_error(f"{field}.{names[0]}", role, f"must be one of {', '.join(ROLES)}")
@@ -117,6 +123,8 @@ def _calls(message: dict, field: str) -> str:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise field_error(f"{field}.tool_calls", call, 'must be a list of {"function": {"name", "arguments"}}')
+        for key in [key for part in (call, function) for key in part if part[key] and key not in CALL_FIELDS]:
+            raise field_error(f"{field}.tool_calls.{key}", call.get(key, function.get(key)), "is no part of a call")
         arguments = function.get("arguments", {})
         with contextlib.suppress(ValueError):  # what is no JSON stays text
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
@@ -165,7 +173,7 @@ def split_replies(prompt: tuple[Turn, ...], replies: Sequence[Reply], raw: objec
     Args:
         prompt: what a record gives as the prompt; () for nothing.
         replies: K of them.
-        raw: the prompt as it stands there; what is given as text may be repeated as text, by every reply.
+        raw: the prompt as it stands there. It may be repeated as text, by every reply.
     Raises:
         InputError: the replies begin before the response, and not with the prompt.
     """
@@ -175,14 +183,16 @@ def split_replies(prompt: tuple[Turn, ...], replies: Sequence[Reply], raw: objec
     if all(turn.role == "system" for turn in prompt):
         shared, texts = split_dialogues(*replies)
         return (_behind(prompt, (*shared, Turn("assistant", "")))[0][:-1] if prompt else shared), texts
-    if isinstance(raw, str) and all(reply.lstrip().startswith("Human: ") for reply in replies):
+    if all(reply.lstrip().startswith("Human: ") for reply in replies):
         turns = list(map(parse_dialogue, replies))
         if all(_find(prompt, dialogue) is not None for dialogue in turns):
             return split_turns(prompt, turns)
-    if isinstance(raw, str) and len(replies) > 1:
-        asked = raw.rstrip()
+    asked = (raw if isinstance(raw, str) else prompt[-1].text).rstrip()
+    if len(replies) > 1:
         rests = [reply[len(asked) :] for reply in replies if reply.startswith(asked)]
-        if len(rests) == len(replies) and all(rest[:1].isspace() and rest.strip() for rest in rests):
+        is_told = len(asked.split()) >= TELLING or asked.endswith(("?", ":"))
+        breaks = None if is_told else "\n"  # "Hello" may well begin every answer
+        if len(rests) == len(replies) and all(rest.strip() and not rest[:1].strip(breaks) for rest in rests):
             replies = [rest.lstrip() for rest in rests]
     space = " " if _leaves_space(raw) else ""
     return prompt, tuple(reply.removeprefix(space) for reply in replies)

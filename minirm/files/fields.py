@@ -1,5 +1,6 @@
 """What fields are called, each meaning with its names; and a record that knows what of it was read."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,8 +8,14 @@ from dataclasses import dataclass, field
 
 from minirm.data.comparison import Turn
 from minirm.errors import InputError, field_error, list_names
-from minirm.files.dialogue import MESSAGE_FIELDS, Reply, check_text, parse_prompt
+from minirm.files.dialogue import MESSAGE_FIELDS, TELLING, Reply, check_text, parse_prompt
 from minirm.files.tables import Row
+
+
+def _scores_of(side: str) -> tuple[str, ...]:
+    kinds = "score", "rating", "reward", "avg_rating", "avg_score"
+    return tuple(name for kind in kinds for name in (f"{kind}_{side}", f"{side}_{kind}", f"{side}-{kind}"))
+
 
 NAMES: dict[str, tuple[str, ...]] = {
     "prompt": (
@@ -17,11 +24,14 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "context": ("context", "document", "passage", "article"),  # stands before a prompt …
     "input": ("input",),  # … and behind one, or is it
-    "system": ("system", "system_prompt"),
-    "chosen": ("chosen", "chosen_response", "response_chosen", "preferred", "preferred_output", "positive"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction"),
+    "chosen": (
+        *("chosen", "chosen_response", "response_chosen", "chosen_conversations", "accepted", "preferred"),
+        *("preferred_output", "positive"),
+    ),
     "rejected": (
-        *("rejected", "rejected_response", "rejected_messages", "response_rejected", "dispreferred"),
-        *("non_preferred", "non_preferred_output", "negative"),
+        *("rejected", "rejected_response", "rejected_messages", "response_rejected", "rejected_conversations"),
+        *("dispreferred", "non_preferred", "non_preferred_output", "negative"),
     ),
     "responses": ("responses", "answers", "completions", "candidates", "generations", "outputs", "output", "summaries"),
     "response": ("response", "completion", "output", "answer", "summary"),
@@ -36,15 +46,16 @@ NAMES: dict[str, tuple[str, ...]] = {
         "label",
     ),
     "strength": ("preference_strength", "overall_preference"),
-    "chosen score": ("score_chosen", "chosen_score", "chosen-rating", "chosen_rating", "rating_chosen"),
-    "rejected score": ("score_rejected", "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected"),
+    "worst": ("worst", "rejected"),
+    "chosen score": _scores_of("chosen"),
+    "rejected score": _scores_of("rejected"),
     **{name: (name,) for name in ("margin", "weight", "probability", "subset", "id")},
     "unread": (),
 }
 """Meaning → the names that it goes by; the first that holds something counts. `--fields prompt=text` replaces them."""
 
 JUDGEMENTS = (
-    *("score", "rank", "scores", "ranks", "label", "choice", "strength", "chosen score", "rejected score"),
+    *("score", "rank", "scores", "ranks", "label", "choice", "worst", "strength", "chosen score", "rejected score"),
     *("margin", "weight", "probability"),
 )
 """What says how good a response is, and what only training asks for."""
@@ -52,7 +63,10 @@ LABEL = re.compile(
     r"model|annotator|(^|_)(id|uuid|source|dataset|subset|category|domain|split|date|time|timestamp|url|lang|language|worker|"
     r"batch|type|name|version|license|tag|hash|file|index|policy|note|comment|critique|rationale|explanation|feedback)s?($|_)"
 )
-"""Names of fields that tell of a record, and are no part of its text."""
+"""Names of fields that tell of a record, and are no part of its text, but for those that end in …"""
+TEXT = re.compile(r"(text|input|prompt|question|document|sentence|passage|body|content|query|instruction|article)s?$")
+JUDGING = re.compile(r"score|rating|rank|reward|grade|label|prefer|choice|winner|best|worst|better|worse|safer")
+"""Names of fields that may say which response is better."""
 LONG_TEXT = 40
 NOTHING = (None, "", [], {})
 
@@ -100,7 +114,8 @@ class Record:
     """The fields of one record, found by their meaning, in any case of letters."""
 
     def __init__(self, fields: dict, names: Names, path: str = ""):
-        self.fields, self.names, self.path = fields, names, path
+        self.fields = {name: _from_json(value, path + name) for name, value in fields.items()}
+        self.names, self.path = names, path
         self.keys, self.found = names.layout(tuple(fields))
         self.read: dict[str, str] = {}  # field → the meaning with which it was read
         self.items: list[Record] = []
@@ -141,17 +156,14 @@ class Record:
     def unread(self) -> Iterator[tuple[str, object]]:
         """Yield path and value of all that holds something and was not read."""
         for name, value in self.fields.items():
-            if self.read.get(name) == "tree":
+            if self.read.get(name) in ("tree", "message"):
                 continue
             if name not in self.read:
                 if value not in NOTHING:
                     yield self.path + name, value
                 continue
             if not any(item.path.startswith(f"{self.path}{name}") for item in self.items):
-                messages = value if isinstance(value, list) else [value]
-                pairs = (pair for message in messages if isinstance(message, dict) for pair in message.items())
-                rest = (pair for pair in pairs if pair[0] not in MESSAGE_FIELDS and pair[1] not in NOTHING)
-                yield from ((f"{self.path}{name}[].{key}", part) for key, part in rest)
+                yield from _unread_of_messages(value, f"{self.path}{name}[].")
         for item in self.items:
             yield from item.unread()
 
@@ -164,6 +176,20 @@ class Record:
                 raise InputError(f'field "{names[0]}": missing, or unfit for --fields {asked}; found keys {found}')
 
 
+def _from_json(value: object, field: str) -> object:
+    """Return messages that stand as JSON in a text, as in a cell of a table."""
+    if not isinstance(value, str) or not value.startswith("[{"):
+        return value
+    if re.match(r"\[\{'(role|from|content|value)'", value):
+        raise field_error(field, value, "must be messages in JSON; these are written as Python does it")
+    try:
+        messages = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    is_dialogue = all(isinstance(one, dict) and not one.keys().isdisjoint(("role", "from")) for one in messages)
+    return messages if is_dialogue else value
+
+
 def unfold(row: Row) -> Iterator[Row]:
     """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
     columns = list(row.fields.values())
@@ -171,13 +197,27 @@ def unfold(row: Row) -> Iterator[Row]:
         columns = []
     elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
         columns = [list(column.values()) for column in columns]
-    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()):
+    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()) and not (
+        row.fields.keys() >= {"chosen", "rejected"} and all(map(_is_texts, columns))
+    ):
         columns = []
     if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         for number, cells in enumerate(zip(*columns, strict=True), 1):
             yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
     else:
         yield row
+
+
+def _unread_of_messages(value: object, path: str) -> Iterator[tuple[str, object]]:
+    """Yield what of messages, or of lists of them, holds something and is not read."""
+    whole = isinstance(value, dict) and isinstance(value.get("messages"), list)
+    if whole or isinstance(value, list):
+        for message in value["messages"] if whole else value:
+            yield from _unread_of_messages(message, path)
+    read = ("messages", "system") if whole else MESSAGE_FIELDS
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if key not in read and part not in NOTHING:
+            yield path + key, part
 
 
 def _is_texts(column: object) -> bool:
@@ -194,7 +234,8 @@ def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, .
         InputError: two fields hold different prompts.
     """
     system, before = record.take(record.find("system"), "system"), _earlier_turns(record)
-    texts = [*_background(record, "context"), *_main_prompt(record, replies), *_background(record, "input")]
+    main = _main_prompt(record, replies)
+    texts = [*_background(record, "context", main), *main, *_background(record, "input", main)]
     raw = texts[0] if len(texts) == 1 else "\n\n".join(check_text(text, "prompt") for text in texts)
     turns = before + (raw if isinstance(raw, tuple) else parse_prompt(raw))
     if system and turns[:1] != (opening := (Turn("system", check_text(system, "system")),)):
@@ -215,8 +256,11 @@ def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
         record.take(name, "prompt")
         if not isinstance(value, str):
             value = parse_prompt(value, name)
-            if name.lower() != "prompt" and value and value[-1].role == "assistant" and value[-1].text in last:
-                value = value[:-1]
+            if name.lower() != "prompt" and value and value[-1].role == "assistant" and last:
+                if value[-1].text not in last and "prompt" not in record.names.given:
+                    rule = "ends with an answer that is none of the responses: --fields prompt=… says what is read"
+                    raise field_error(name, value[-1].text, rule)
+                value = value[:-1] if value[-1].text in last else value
         if value:
             values[name] = value
     if len(values) < 2 or "prompt" in record.names.given:
@@ -230,12 +274,17 @@ def _main_prompt(record: Record, replies: Sequence[Reply]) -> list[object]:
     return [values[longest]]
 
 
-def _background(record: Record, meaning: str) -> list[str]:
-    name = record.find(meaning)
-    if name is None or name in record.read or record.fields[name] in NOTHING:
-        return []
-    record.take(name, "prompt")
-    return [_unwrapped(record, name)]
+def _background(record: Record, meaning: str, main: list[object]) -> list[object]:
+    """Return the fields that stand before or behind the prompt, unless it holds them already."""
+    names = [name for name in record.all(meaning) if name not in record.read and record.fields[name] not in NOTHING]
+    texts = [_unwrapped(record, name) for name in names if record.take(name, "prompt")]
+    given = [part for one in main for part in ([one] if isinstance(one, str) else [turn.text for turn in one])]
+    told = [
+        text
+        for text in texts
+        if not isinstance(text, str) or len(text.split()) < TELLING or not any(text.strip() in part for part in given)
+    ]
+    return [text for i, text in enumerate(told) if text not in told[:i]]
 
 
 def _earlier_turns(record: Record) -> tuple[Turn, ...]:
@@ -272,6 +321,12 @@ def holds_text(value: object, least: int = 1) -> bool:
     return any(holds_text(part, least) for part in parts)
 
 
+def tells(name: str, value: object) -> bool:
+    """Return whether a field that is not read holds a long text, or by its name a judgement."""
+    judges = JUDGING.search(name.lower()) and not LABEL.search(name.lower()) and isinstance(value, str | int | float)
+    return bool(judges) or holds_text(value, LONG_TEXT)
+
+
 @dataclass
 class Usage:
     """What was read of one file's records, and what was not."""
@@ -281,8 +336,8 @@ class Usage:
     """Field and meaning → in how many records."""
     unread: Counter[str] = field(default_factory=Counter)
     """Field → in how many records it held something, and was not read."""
-    long: dict[str, None] = field(default_factory=dict)
-    """Unread fields that held a long text."""
+    telling: dict[str, None] = field(default_factory=dict)
+    """Unread fields that held a long text or, by their names, a judgement."""
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield field, meaning and number of records as text, what was left unread last."""
@@ -297,17 +352,17 @@ class Usage:
         unread = dict(record.unread())
         self.unread.update(unread.keys())
         for name, value in unread.items():
-            is_said = name.lower() in record.names.names["unread"]
-            if name not in self.long and not is_said and holds_text(value, LONG_TEXT):
-                self.long[name] = None
+            if name not in self.telling and name.lower() not in record.names.names["unread"] and tells(name, value):
+                self.telling[name] = None
 
 
 def tell_unread(usage: dict[str, Usage]) -> str | None:
-    """Return one line that names the unread fields that hold long texts; None if there are none."""
+    """Return one line that names the unread fields that hold long texts or judgements; None if there are none."""
     counts: Counter[str] = Counter()
     for file in usage.values():
-        counts.update({name: file.unread[name] for name in file.long})
+        counts.update({name: file.unread[name] for name in file.telling})
     if not counts:
         return None
     fields = ", ".join(f'"{name}" ({count:,} records)' for name, count in list(counts.items())[:6])
-    return f"left unread, though long texts stand there: {fields}{', …' * (len(counts) > 6)}; see minirm data"
+    fields += ", …" * (len(counts) > 6)
+    return f"left unread, though long texts or judgements stand there: {fields}; see minirm data"

@@ -3,13 +3,14 @@
 import contextlib
 import re
 import sys
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from minirm.errors import InputError, field_error
 from minirm.files.fields import NOTHING, Record
 from minirm.files.tables import Cell
 
 PAIR = (1.0, 0.0)
+SIGNS = {"score": 1.0, "rank": -1.0}
 TIE, BOTH_BAD = 0.5, 0.0  # scores of two that are equally good, or equally bad
 
 
@@ -29,35 +30,66 @@ def number(value: object, field: str) -> float:
     return float(value)
 
 
-def is_integer(value: object) -> bool:
-    return (
-        isinstance(value, int | float | Cell)
-        and not isinstance(value, bool)
-        and str(value).removesuffix(".0").isdigit()
-    )
+NAMED = re.compile(
+    r"(?:(?:model|response|answer|assistant|completion|output|candidate|option|side)[ _]?)?([0-9]+|[a-z])"
+)
+"""How one of several responses is named."""
+Scores = dict[str, tuple[float, ...]]
+"""A field that judges → what it says of each response."""
 
 
-def read_choice(record: Record, names: tuple[str, ...]) -> tuple[float, ...] | None:
+def named(value: object) -> str | None:
+    """Return the number or letter by which a value names a response, or None."""
+    said = str(value).removesuffix(".0").lower() if isinstance(value, int | float | str) else ""
+    match = None if isinstance(value, bool) else NAMED.fullmatch(said)
+    return match and match[1]
+
+
+def agreed(scores: Scores) -> tuple[float, ...] | None:
+    """Return the first of several judgements, or None.
+
+    Raises:
+        InputError: two contradict each other.
+    """
+    for (one, ours), (other, theirs) in combinations(scores.items(), 2):
+        if any(before[1] > after[1] for before, after in pairwise(sorted(zip(ours, theirs, strict=True)))):
+            rule = "1 is the best rank, and a higher score is better; --fields unread=… passes over one"
+            raise InputError(f'field "{other}": contradicts "{one}": {rule}')
+    return next(iter(scores.values()), None)
+
+
+def read_choice(record: Record, names: tuple[str, ...]) -> Scores:
     """Return the scores that the name of the best response gives: names[i], a number, "model_a", "tie" …"""
-    for name in record.all("choice"):
-        value, count = record.fields[name], len(names)
-        said = str(value).removesuffix(".0").lower() if isinstance(value, int | float | str) else None
-        if said is None or isinstance(value, bool) or value == "":
+    found: Scores = {}
+    for name in record.all("choice") + record.all("worst"):
+        value = record.fields[name]
+        if isinstance(value, bool) or value == "" or not isinstance(value, int | float | str):
             continue
-        word = re.sub(r"[^a-z]", "", said)
-        if name.lower() == "labels" and names == ("a", "b") and said in ("0", "1"):  # SHP: 1 says that A is better
-            found = (float(said), 1 - float(said))
-        elif word in ("tie", "draw", "equal", "same"):
-            found = (TIE,) * count
-        elif word in ("tiebothbad", "bothbad", "neither"):
-            found = (BOTH_BAD,) * count
-        elif (last := re.split(r"[ _]", said)[-1]) in names:
-            found = tuple(float(name == last) for name in names)
-        else:
+        scores = _scores_of(record, str(value).lower(), names, is_shp=name.lower() == "labels" and names == ("a", "b"))
+        if scores is None and found:
+            continue  # a label of something else
+        if scores is None:
             raise field_error(name, value, f"must be one of {', '.join(names)}, or tie")
+        found[name] = tuple(-score for score in scores) if name in record.all("worst") else scores
         record.take(name, "choice")
-        return found
-    return None
+    first = agreed(found)
+    if len(found) > 1 and not found.keys().isdisjoint(record.all("worst")):
+        sums = [sum(scores) for scores in zip(*found.values(), strict=True)]  # neither best nor worst: in the middle
+        first = tuple(float(sorted(set(sums)).index(one)) for one in sums)
+    return {next(iter(found)): first} if first else found
+
+
+def _scores_of(record: Record, said: str, names: tuple[str, ...], *, is_shp: bool) -> tuple[float, ...] | None:
+    word, one = re.sub(r"[^a-z]", "", said), named(said)
+    if word in ("tie", "draw", "equal", "same"):
+        return (TIE,) * len(names)
+    if word in ("tiebothbad", "bothbad", "neither"):
+        return (BOTH_BAD,) * len(names)
+    if is_shp and one in ("0", "1"):  # 1 says that A is better
+        return float(one), 1 - float(one)
+    models = [str(record.fields.get(record.keys.get(f"model_{name}"), "")).lower() for name in names]
+    best = models.index(said) if models.count(said) == 1 else names.index(one) if one in names else None
+    return None if best is None else tuple(float(i == best) for i in range(len(names)))
 
 
 def pair_scores(record: Record) -> tuple[float, float]:
@@ -73,51 +105,54 @@ def pair_scores(record: Record) -> tuple[float, float]:
     return high, low
 
 
-def item_scores(items: list[Record | None], name: str) -> tuple[float, ...] | None:
-    """Return the scores that the items hold, or from ranks, 1 the best; None where the first has neither."""
+def item_scores(items: list[Record | None], name: str) -> Scores:
+    """Return the scores that the items hold, and from ranks, 1 the best; nothing where the first has neither."""
+    found: Scores = {}
     if items[0] is None or not all(items):
-        return None
-    first = {meaning: items[0].find(meaning) for meaning in ("score", "rank")}
-    found = {}
-    for meaning in (meaning for meaning, key in first.items() if key is not None):
-        key = first[meaning]
-        numbers = (
-            number(item.take(key, meaning) if key in item.fields else None, f"{name}[{i}].{key}")
-            for i, item in enumerate(items)
-        )
-        found[meaning] = tuple(numbers)
-    if len(found) == 2:
-        ordered = sorted(zip((-score for score in found["score"]), found["rank"], strict=True))
-        if any(before[1] > after[1] for before, after in pairwise(ordered)):
-            rule = "contradict each other: 1 is the best rank, and a higher score is better"
-            raise InputError(f'field "{name}": {first["rank"]} and {first["score"]} {rule}')
-    return found.get("score") or (tuple(-rank for rank in found["rank"]) if found else None)
+        return found
+    for meaning, sign in SIGNS.items():
+        if (key := items[0].find(meaning)) is not None:
+            values = [item.take(key, meaning) if key in item.fields else None for item in items]
+            numbers = (number(value, f"{name}[{i}].{key}") for i, value in enumerate(values))
+            found[f"{name}[].{key}"] = tuple(sign * value for value in numbers)
+    return found
 
 
-def listed_scores(record: Record, count: int) -> tuple[float, ...] | None:
-    """Return one score for each response from a list of scores, or of ranks with their signs turned, or None.
+def listed_scores(record: Record, count: int) -> Scores:
+    """Return one score for each response from a list of scores, and of ranks with their signs turned.
 
     Raises:
-        InputError: they are not as many as the responses.
+        InputError: they are not as many as the responses, or may be an order of them as well as their ranks.
     """
-    for meaning, sign in (("scores", 1.0), ("ranks", -1.0)):
-        name = record.find(meaning)
-        if name is not None and record.fields[name] not in NOTHING:
-            values = check_list(record.take(name, meaning), name)
-            if len(values) != count:
-                raise field_error(name, values, f"must be as many as the responses, which are {count}")
-            return tuple(sign * number(value, f"{name}[{i}]") for i, value in enumerate(values))
-    return None
+    found: Scores = {}
+    for meaning, sign in SIGNS.items():
+        name = record.find(f"{meaning}s")
+        if name is None or record.fields[name] in NOTHING:
+            continue
+        values = check_list(record.take(name, f"{meaning}s"), name)
+        if len(values) != count:
+            raise field_error(name, values, f"must be as many as the responses, which are {count}")
+        found[name] = tuple(sign * number(value, f"{name}[{i}]") for i, value in enumerate(values))
+        order = [int(-score - min(map(abs, found[name]))) for score in found[name]]
+        if (
+            name.lower() == "ranking"
+            and sorted(order) == [*range(count)]
+            and any(order[k] != i for i, k in enumerate(order))
+        ):
+            raise field_error(name, values, "may be ranks or an order: --fields ranks=… says that it is ranks")
+    return found
 
 
-def scores_beside(record: Record, ends: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Return one score for each response from fields of its own (`score_a`, `score_b`; ranks likewise), or None."""
-    for meaning, sign in (("score", 1.0), ("rank", -1.0)):
+def scores_beside(record: Record, ends: tuple[str, ...]) -> Scores:
+    """Return one score for each response from fields of its own (`score_a`, `score_b`; ranks likewise)."""
+    found: Scores = {}
+    for meaning, sign in SIGNS.items():
         for base in record.names.names[meaning]:
             names = [record.keys.get(f"{base}_{end}", record.keys.get(f"{base}{end}")) for end in ends]
             if None not in names:
-                return tuple(sign * number(record.take(name, meaning), name) for name in names)
-    return None
+                found[names[0]] = tuple(sign * number(record.take(name, meaning), name) for name in names)
+                break
+    return found
 
 
 def rating(record: Record) -> float | None:

@@ -26,6 +26,14 @@ ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "s
 """What the datasets library writes beside data: in a folder, no data."""
 RUN_FILES = ("config.json", "report.html")
 """A folder below a folder of data that holds one of these is a run, a checkpoint or an evaluation: it is left out."""
+OTHERS = {
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, b"\0\0\0"),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "a zip archive": (b"PK\3\4",),
+    "Parquet": (b"PAR1",),
+    "a pointer of Git LFS, without the data": (b"version https://git-lfs.",),
+}
+"""How files begin that are no text of records."""
 LARGEST_DOCUMENT = 1 << 28  # bytes of a JSON file that is no JSON Lines, and so is in memory as a whole
 LARGEST_EXPANSION = 250  # times the compressed file, beyond the size of a document
 CHUNK = 1 << 16  # bytes read at a time
@@ -104,8 +112,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
-    number = 0
+    name, number, (kind, compression) = name_of(path), 0, _suffixes(path) or (".jsonl", "")
     try:
         with _open(path, compression) as stream:
             if kind in (".csv", ".tsv"):
@@ -192,8 +199,9 @@ def decode(data: bytes, name: str, number: int = 1, limit: int = LARGEST_RECORD)
         raise InputError(f"{name}:{number}: a {what} of more than {limit:,} bytes: {rule}")
     if number == 1:
         data = data.removeprefix(codecs.BOM_UTF8)
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (data[:1], data[1:2]):
-            raise InputError(f"{name}:1: is UTF-16: must be UTF-8 text")
+        other = next((kind for kind, heads in OTHERS.items() if data.startswith(heads)), "")
+        if other or b"\0" in data[:2]:
+            raise InputError(f"{name}:1: is {other or 'UTF-16'}: must be UTF-8 text")
     if (nul := data.find(b"\0")) >= 0:
         line = number + data.count(b"\n", 0, nul)
         raise InputError(f"{name}:{line}: holds a NUL byte: must be text")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import check_text
-from minirm.files.fields import LABEL, Names, Record, Usage, holds_text, parse_fields, unfold
+from minirm.files.fields import LABEL, TEXT, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files.judgements import PAIR, number
 from minirm.files.reading import Row, find_files, name_of, read_rows
 from minirm.files.shapes import SHAPES, read_shape, recognise
@@ -127,7 +127,7 @@ def plain_pair(row: Row) -> Comparison | None:
     if len(row.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
         return None
     prompt, *responses = texts
-    if any("\0" in text or "\n\n" in text or text.startswith("Human: ") for text in texts):
+    if any("\0" in text or "\n\n" in text or text.startswith(("Human: ", "[{")) for text in texts):
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
         return None
@@ -164,17 +164,19 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     record.check_given()
     if not comparisons:
         raise InputError("holds no response of an assistant")
-    if "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
+    if not all(comparison.prompt for comparison in comparisons):
         _check_no_prompt_unread(record)
     return Parsed(comparisons, is_rating=judged[0].is_rating)
 
 
 def _check_no_prompt_unread(record: Record) -> None:
-    """Refuse responses without a prompt where it may stand in a field that was not read."""
-    for name, value in record.unread():
-        if name.lower() in record.keys and holds_text(value) and not LABEL.search(name.lower()):
-            rule = f"no prompt is read, and this may be it: --fields prompt={name} or unread={name} says it"
-            raise field_error(name, value, rule)
+    """Refuse responses without a prompt where it may stand in a field that was not read; the longest is named."""
+    fields = {name: value for name, value in record.unread() if name.lower() in record.keys and holds_text(value)}
+    maybe = [name for name in fields if TEXT.search(name.lower()) or not LABEL.search(name.lower())]
+    if maybe:
+        name = max(maybe, key=lambda name: len(str(fields[name])))
+        rule = f"no prompt is read, and this may be it: --fields prompt={name} or unread={name} says it"
+        raise field_error(name, fields[name], rule)
 
 
 def _dials(record: Record) -> dict:

@@ -5,19 +5,20 @@ Responses keep the record's order; its judgement becomes their scores.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from minirm.data.comparison import Turn, join_steps
 from minirm.errors import InputError, field_error, list_names
-from minirm.files.dialogue import check_text, parse_prompt, parse_reply, split_replies
-from minirm.files.fields import NOTHING, Record, read_prompt
+from minirm.files.dialogue import FOR_TEMPLATES, MESSAGE_FIELDS, check_text, parse_prompt, parse_reply, split_replies
+from minirm.files.fields import LABEL, NOTHING, Record, holds_text, read_prompt
 from minirm.files.judgements import (
     PAIR,
+    agreed,
     check_list,
-    is_integer,
     item_scores,
     listed_scores,
+    named,
     number,
     pair_scores,
     rating,
@@ -59,8 +60,9 @@ class Shape(NamedTuple):
 def _pair(record: Record) -> list[Judged]:
     """Two texts, two dialogues, or lists of good and of bad responses."""
     names = record.find("chosen"), record.find("rejected")
-    if names[0] is None:
+    if names[0] is None and (names[1] != "rejected_response" or record.find("response") is None):
         return _messages_and_rejected(record, names[1])
+    names = names[0] or record.find("response"), names[1]  # the latter beside rejected_response, in older ms-swift
     chosen, rejected = (record.take(name, meaning) for name, meaning in zip(names, ("chosen", "rejected"), strict=True))
     if _is_texts(chosen) or _is_texts(rejected):
         groups = [[value] if isinstance(value, str) else value for value in (chosen, rejected)]
@@ -99,10 +101,25 @@ def _judged(
 ) -> Judged:
     prompt, raw = read_prompt(record, replies)
     try:
-        return Judged(*split_replies(prompt, replies, raw), scores, weight, is_rating)
+        judged = Judged(*split_replies(prompt, replies, raw), scores, weight, is_rating)
     except InputError as error:
-        name = next((name for name, meaning in record.read.items() if meaning == "prompt"), "prompt")
+        name = next((name for name, meaning in record.read.items() if meaning in ("prompt", "system")), "prompt")
         raise InputError(f'field "{name}": {error}') from None
+    if len(set(judged.responses)) < len(judged.responses):
+        _check_same(record)
+    return judged
+
+
+def _check_same(record: Record) -> None:
+    """Refuse messages that read as the same text, where they differ in texts under a key that is not read."""
+    texts: dict[str, list[object]] = {}
+    for path, value in record.unread():
+        field, _, key = path.partition("[].")
+        if key and record.read.get(field) in ("chosen", "rejected", "responses") and holds_text(value):
+            texts.setdefault(key, []).append(value)
+    for key, values in texts.items():
+        if not LABEL.search(key) and any(value != values[0] for value in values):
+            raise field_error(key, values[0], "is not read, and nothing else tells the responses apart")
 
 
 def _responses(record: Record) -> list[Judged]:
@@ -111,37 +128,45 @@ def _responses(record: Record) -> list[Judged]:
     values = check_list(record.take(name, "responses"), name)
     items = [record.item(v, f"{name}[].") if isinstance(v, dict) else None for v in values]
     replies = [_reply(value, item, f"{name}[{i}]") for i, (value, item) in enumerate(zip(values, items, strict=True))]
-    scores = item_scores(items, name) or listed_scores(record, len(replies))
     if record.names.ignore_judgements:
         return [_judged(record, replies, None)]
-    if scores is None and is_integer(chosen := record.value("chosen")) and record.find("rejected"):
-        return [_two_of(record, replies, int(float(chosen)))]
-    scores = scores or read_choice(record, tuple(map(str, range(len(replies)))))
+    if record.find("chosen") and record.find("rejected"):
+        return [_two_of(record, replies)]
+    listed = {**item_scores(items, name), **listed_scores(record, len(replies))}
+    scores = agreed(listed | read_choice(record, tuple(map(str, range(len(replies))))))
     if scores is None and name.lower() == "output" and len(replies) > 1:  # LlamaFactory: the best one first
         scores = tuple(-1.0 - i for i in range(len(replies)))
     return [_judged(record, replies, scores)]
 
 
 def _reply(value: object, item: Record | None, name: str) -> object:
-    if item is None or "role" in value or "from" in value:
-        for key in ("role", "content", "from", "value"):
-            if item is not None and key in value:
-                item.take(key, "text")
-        return parse_reply([value] if item else value, name)
+    if item is None:
+        return parse_reply(value, name)
     key = item.find("text")
-    if key is None:
-        raise field_error(f"{name}.text", None, "must be text")
-    return parse_reply(item.take(key, "text"), f"{name}.{key}")
+    if "role" not in value and "from" not in value:
+        if key is None:
+            raise field_error(f"{name}.text", None, "must be text")
+        text = item.take(key, "text")
+        if not any(map(value.get, FOR_TEMPLATES)) and not _is_parts(text):
+            return parse_reply(text, f"{name}.{key}")
+        value = {**value, "role": "assistant", "content": text}
+    for key in (key for key in MESSAGE_FIELDS if key in item.fields):
+        item.take(key, "message")
+    return parse_reply([value], name)
 
 
-def _two_of(record: Record, replies: list, chosen: int) -> Judged:
+def _is_parts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "type" in value[0]
+
+
+def _two_of(record: Record, replies: list) -> Judged:
     """Two of the responses, named by their numbers; nobody judged the others."""
     numbers = []
     for meaning in ("chosen", "rejected"):
         value = record.take(name := record.find(meaning), meaning)
-        if not is_integer(value) or not int(float(value)) < len(replies):
+        if not (said := named(value) or "").isdigit() or int(said) >= len(replies):
             raise field_error(name, value, f"must be the number of a response, 0 to {len(replies) - 1}")
-        numbers.append(int(float(value)))
+        numbers.append(int(said))
     return _judged(record, [replies[i] for i in numbers], PAIR)
 
 
@@ -178,7 +203,9 @@ def _columns(record: Record) -> list[Judged]:
         scores = tuple(number(record.take(name, "choice"), name) for name in one_hot)
         record.take(record.keys.get("winner_tie"), "choice")
     else:
-        scores = read_choice(record, ends) or scores_beside(record, ends)
+        choice = read_choice(record, ends)
+        is_shp = "labels" in map(str.lower, choice)  # whose scores are counts of votes
+        scores = agreed(choice | ({} if is_shp else scores_beside(record, ends)))
     return [_judged(record, replies, scores, weight)]
 
 
@@ -195,7 +222,7 @@ def _interleaved(record: Record, answers: object, name: str) -> object:
             return answers
         if not isinstance(texts, list):
             return answers
-        lists.append(_texts(texts, key))
+        lists.append(_texts(["" if text is None else text for text in texts], key))  # null: it gave no answer
     if len(lists[0]) != len(lists[1]):
         raise field_error(name, lists[1], f'must be as many as the turns of "{prompt}", which are {len(lists[0])}')
     record.take(prompt, "prompt")
@@ -294,9 +321,20 @@ def _has_candidates(record: Record) -> bool:
     name, chosen = record.find("responses"), record.value("chosen")
     if name is None or not isinstance(values := record.fields[name], list):
         return False
-    if isinstance(chosen, str | list | dict) and not is_integer(chosen) and record.find("rejected"):
+    if isinstance(chosen, str | list | dict) and record.find("rejected") and not _is_choice(record, values):
         return False
     return name.lower() != "output" or not _holds_messages(values) or "score" in values[0]
+
+
+def _is_choice(record: Record, texts: Sequence[object]) -> bool:
+    """Return whether chosen and rejected are no texts, but name two of the texts."""
+    values = [record.value("chosen"), record.value("rejected")]
+    return not any(value in texts for value in values) and all(named(value) for value in values)
+
+
+def _is_pair(record: Record) -> bool:
+    columns = [record.fields[name] for name, _ in _columns_of(record)]
+    return record.find("rejected") is not None and not (columns and _is_choice(record, columns))
 
 
 def _is_tree(record: Record) -> bool:
@@ -307,7 +345,7 @@ SHAPES: dict[str, Shape] = {
     "tree": Shape("prompt with replies", ("prompt",), _is_tree, _tree),
     "stepwise": Shape("completions with labels", ("prompt",), _has_steps, _stepwise),
     "responses": Shape("responses", ("responses",), _has_candidates, _responses),
-    "pairs": Shape("chosen+rejected", ("rejected",), lambda record: record.find("rejected") is not None, _pair),
+    "pairs": Shape("chosen+rejected", ("rejected",), _is_pair, _pair),
     "columns": Shape("response_a+response_b", (), lambda record: bool(_columns_of(record)), _columns),
     "response": Shape("prompt+response", ("response",), lambda record: record.find("response") is not None, _response),
     "conversation": Shape("messages", ("prompt",), lambda r: _holds_messages(r.value("prompt")), _conversation),
