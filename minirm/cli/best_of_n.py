@@ -15,7 +15,7 @@ from minirm.errors import InputError
 from minirm.files import disk
 from minirm.files.disk import write_whole
 from minirm.hub.load import load
-from minirm.metrics import bootstrap_interval
+from minirm.intervals import FEWEST_UNBOUNDED, bootstrap_interval
 from minirm.policies.best_of_n import Drawn, best_of_n, expected_best, kl_bound
 from minirm.policies.follow import reward_of
 from minirm.policies.prompts import read_prompts
@@ -86,7 +86,7 @@ def _print(drawn: Sequence[Drawn], n: int, console: Console) -> None:
     table = Table("best of", "reward", "95% interval", "KL, at most")
     for k in sorted({min(n, 2**i) for i in range(n.bit_length() + 1)}):
         mean, low, high = bootstrap_interval(earned[:, k - 1])
-        interval = f"[{low:.3f}, {high:.3f}]" if len(drawn) > 1 else ""
+        interval = f"[{low:.3f}, {high:.3f}]" if len(drawn) >= FEWEST_UNBOUNDED else ""
         table.add_row(f"{k}", f"{mean:.3f}", interval, f"{kl_bound(k):.3f} nats")
     console.print(table)
     stopped, count = sum(one.unended for one in drawn), n * len(drawn)
