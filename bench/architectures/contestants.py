@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import nn
-
+from bench.architectures import changes
+from bench.architectures.changes import changed
+from bench.architectures.encoder_decoder import EncoderDecoder
 from bench.architectures.gpt2 import HuggingFaceGPT2
 from bench.architectures.heads import EachHeadsObjective, ManyHeads, PooledRead
 from bench.architectures.provenance import code_digest
+from bench.architectures.state_space import StateSpace
 from bench.architectures.subjects import digest
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.hub.reading import build_reward_model, read_model
-from minirm.models.attention import RotaryPositions
 from minirm.models.protocol import Backbone
 from minirm.models.reward_model import RewardModel
-from minirm.models.transformer import Transformer, build_mlp, build_norm
+from minirm.models.transformer import Transformer
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import RewardObjective
@@ -50,7 +50,7 @@ class Contestant:
     shares_prompt: bool = True
     """A prompt is computed once for all its responses; False: a row for each response, as others have it."""
     read: str = "last"
-    """Where a decoder's reward is read: at the last token, as the mean of the response, or as its learned mean."""
+    """Where a decoder's reward is read: at the response's last token, its first, their mean, or their learned mean."""
     heads: int = 1
     """More than one: an ensemble on one backbone, whose reward is their mean."""
     place: str = ""
@@ -86,7 +86,7 @@ class Contestant:
         if self.heads > 1:
             return ManyHeads(config, self.heads)
         if self.read != "last":
-            return PooledRead(config, learned=self.read == "learned mean")
+            return PooledRead(config, self.read)
         return RewardModel(config, None if self.build is None else self.build(config))
 
     def tokenizer(self, shared: Tokenizer) -> Tokenizer:
@@ -102,58 +102,9 @@ class Contestant:
         return pack(batch, share_prompt=self.shares, bidirectional=self.bidirectional)
 
 
-# ── Single changes ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@torch.no_grad()
-def start(model: Transformer, *, equal: bool, large: bool) -> None:
-    """Draw queries and keys anew: equal or apart, with variance 1/D, which minirm has, or 0.02², which GPT-2 has."""
-    width = model.config.width
-    for block in model.blocks:
-        query_and_key = block.attention.qkv.weight[: 2 * width]
-        nn.init.normal_(query_and_key, std=width**-0.5 if large else 0.02)
-        if equal:
-            query_and_key[:width] = query_and_key.data[width:]
-
-
-@torch.no_grad()
-def loud_read(model: Transformer) -> None:
-    """Draw the last layer's values and output with variance 1/D, as `begin_as_average` does; queries look as before."""
-    attention, width = model.blocks[-1].attention, model.config.width
-    for weight in (attention.qkv.weight[2 * width :], attention.out.weight):
-        nn.init.normal_(weight, std=width**-0.5)
-
-
-def rms_norm(model: Transformer) -> None:
-    """Put RMSNorm in the place of LayerNorm."""
-    llama = replace(model.config, style="llama")
-    for block in model.blocks:
-        block.attention_norm, block.mlp_norm = build_norm(llama), build_norm(llama)
-    model.norm = build_norm(llama)
-
-
-def rotary(model: Transformer) -> None:
-    """Turn queries and keys by their positions, instead of adding learned positions to the embedding."""
-    model.positions, model.rotary = None, RotaryPositions(model.config.head_width, model.config.rope_theta)
-
-
-def swiglu(model: Transformer) -> None:
-    """Put SwiGLU of as many weights, but without biases, in the place of the GELU MLP, drawn as that is."""
-    llama = replace(model.config, style="llama", mlp_width=round(8 * model.config.width / 3))
-    for block in model.blocks:
-        block.mlp = build_mlp(llama)
-        nn.init.normal_(block.mlp.gate_up.weight, std=0.02)
-        nn.init.normal_(block.mlp.down.weight, std=0.02 * (2 * model.config.layers) ** -0.5)
-
-
-def changed(config: ModelConfig, change: Callable[[Transformer], None]) -> Transformer:
-    model = Transformer(config)
-    change(model)
-    return model
-
-
 GPT2 = "GPT-2 (Hugging Face)"
 OWN_GPT2 = "GPT-2 style"
+PREFIX = "prefix encoder"
 APART = "start: apart, small"
 LONGER = "longer wins"
 HEADS = "five heads"
@@ -176,26 +127,38 @@ CONTESTANTS = [
         "queries start equal to keys",
     ),
     Contestant(
+        PREFIX, "own", {"style": "prefix"},
+        about=f"{OWN_GPT2}, but a prompt's tokens see each other both ways, and a response's the prompt and each other",
+    ),
+    Contestant(
         "PyTorch decoder", "own", {"backbone": "torch_decoder"},
         about="nn.TransformerDecoder over the response, its memory being the prompt's embeddings, over which no layer "
         "runs; queries start equal to keys",
     ),
+    Contestant(
+        "encoder–decoder", "own", {"backbone": "torch_decoder"}, build=EncoderDecoder,
+        about="PyTorch decoder, whose memory as many layers of nn.TransformerEncoder have gone over",
+    ),
     Contestant("GRU", "own", {"backbone": "gru"}, about="its memory of the prompt is forked for each response"),
     Contestant("LSTM", "own", {"backbone": "lstm"}, about="likewise"),
     Contestant(
-        APART, "change", build=partial(changed, change=partial(start, equal=False, large=False)),
+        "state space", "own", build=StateSpace,
+        about="Mamba's selective state space with its short convolution; its memory of the prompt is forked likewise",
+    ),
+    Contestant(
+        APART, "change", build=partial(changed, change=partial(changes.start, equal=False, large=False)),
         about=f"{OWN_GPT2}, queries and keys drawn apart and small, as GPT-2 draws them",
     ),
     Contestant(
-        "start: apart, large", "change", build=partial(changed, change=partial(start, equal=False, large=True)),
+        "start: apart, large", "change", build=partial(changed, change=partial(changes.start, equal=False, large=True)),
         about=f"{OWN_GPT2}, queries and keys drawn apart, at the scale at which {OWN_GPT2} has them equal",
     ),
     Contestant(
-        "start: equal, small", "change", build=partial(changed, change=partial(start, equal=True, large=False)),
+        "start: equal, small", "change", build=partial(changed, change=partial(changes.start, equal=True, large=False)),
         about=f"{OWN_GPT2}, queries and keys equal, at GPT-2's scale",
     ),
     Contestant(
-        "loud read", "change", build=partial(changed, change=loud_read),
+        "loud read", "change", build=partial(changed, change=changes.loud_read),
         about=f"{OWN_GPT2}, the values and output of whose last layer begin at unit gain",
     ),
     Contestant(
@@ -208,13 +171,26 @@ CONTESTANTS = [
         about=f"{OWN_GPT2}, read as the mean over the response's tokens, weighted by the softmax of a learned score",
     ),
     Contestant(
+        "prefix, read: first", "change", {"style": "prefix"}, read="first",
+        about=f"{PREFIX}, read at the first token of the response, which sees all that follow it",
+    ),
+    Contestant(
         "separate rows", "change", shares_prompt=False, about=f"{OWN_GPT2}, a row for each response, prompt included"
     ),
-    Contestant("RMSNorm", "change", build=partial(changed, change=rms_norm), about=f"{OWN_GPT2} with RMSNorm"),
+    Contestant("RMSNorm", "change", build=partial(changed, change=changes.rms_norm), about=f"{OWN_GPT2} with RMSNorm"),
     Contestant(
-        "rotary positions", "change", build=partial(changed, change=rotary), about=f"{OWN_GPT2} with rotary positions"
+        "rotary positions", "change", build=partial(changed, change=changes.rotary),
+        about=f"{OWN_GPT2} with rotary positions",
     ),
-    Contestant("SwiGLU", "change", build=partial(changed, change=swiglu), about=f"{OWN_GPT2} with SwiGLU"),
+    Contestant(
+        "no positions", "change", build=partial(changed, change=changes.no_positions),
+        about=f"{OWN_GPT2} without any",
+    ),
+    Contestant(
+        "ALiBi", "change", build=partial(changed, change=changes.alibi),
+        about=f"{OWN_GPT2} that looks less at what is further away, instead of learned positions",
+    ),
+    Contestant("SwiGLU", "change", build=partial(changed, change=changes.swiglu), about=f"{OWN_GPT2} with SwiGLU"),
     Contestant(
         "language model first", "training", language_model_epochs=0.5,
         about=f"{OWN_GPT2} after half a pass of next tokens over all prompts and responses, at one rate, untuned",

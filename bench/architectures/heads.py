@@ -13,12 +13,13 @@ from minirm.training.objectives import Outcome, RewardObjective, count_hits, pre
 
 
 class PooledRead(RewardModel):
-    """A reward model of a decoder whose reward is read at all tokens of the response: their mean, by equal weights or
-    by the softmax of a learned score, which begins equal."""
+    """A reward model whose reward is read at the response's first token, or at all: their mean, by equal weights or by
+    the softmax of a learned score, which begins equal."""
 
-    def __init__(self, config: ModelConfig, *, learned: bool) -> None:
+    def __init__(self, config: ModelConfig, read: str) -> None:
         super().__init__(config)
-        self.score = nn.Linear(config.width, 1, bias=False) if learned else None
+        self.read = read
+        self.score = nn.Linear(config.width, 1, bias=False) if read == "learned mean" else None
         if self.score is not None:
             nn.init.zeros_(self.score.weight)
 
@@ -35,14 +36,13 @@ class PooledRead(RewardModel):
         rewards = pooled / zero.index_add(0, response, weight)  # (N,)
         return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.slots, rewards).view(batch.mask.shape)
 
-    @staticmethod
-    def responses(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """Return the tokens of all responses, (R,), and which of the N responses each belongs to."""
+    def responses(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Return the tokens of all responses that are read, (R,), and which of the N responses each belongs to."""
         own = {}
         for level in batch.layout.levels:
             own.update(zip(level.segments.tolist(), level.lengths.tolist(), strict=True))
         tails = {path[-1]: path[-own[segment] :] for segment, path in enumerate(batch.layout.paths)}
-        spans = [tails[read] for read in batch.layout.reads.tolist()]
+        spans = [tails[read][: 1 if self.read == "first" else None] for read in batch.layout.reads.tolist()]
         which = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
         device = batch.tokens.device
         return torch.from_numpy(np.concatenate(spans)).to(device), torch.from_numpy(which).to(device)

@@ -88,7 +88,8 @@ class TorchDecoder(nn.Module):
         (prompt, prompt_lengths), (response, lengths) = (_rectangle(x, level) for level in layout.levels)
         ends = layout.levels[0].lengths[:, None] - 1  # (B, 1)
         position = torch.arange(prompt.shape[1], device=x.device)  # (P,)
-        memory, pads = self.memory_norm(prompt), position > ends
+        pads = position > ends
+        memory = self._remember(prompt, pads)
         if not only_reads:
             last = prompt.take_along_dim(ends[..., None], dim=1)  # (B, 1, D)
             prompt = torch.where((position == ends)[..., None], self._decode(last, memory, pads), prompt)
@@ -96,6 +97,10 @@ class TorchDecoder(nn.Module):
         response = self._decode(response, memory[owner], pads[owner])  # (N, R, D)
         states = torch.cat([_real(prompt, prompt_lengths), _real(response, lengths)])
         return take_rows(states, layout.slots_in_levels[layout.reads] if only_reads else layout.slots_in_levels), None
+
+    def _remember(self, prompt: Tensor, pads: Tensor) -> Tensor:
+        """Return the memory (n, P, D) of prompts (n, P, D), of which pads are none."""
+        return self.memory_norm(prompt)
 
     def _decode(self, x: Tensor, memory: Tensor, pads: Tensor) -> Tensor:
         """Return what the layers make of x (n, T, D), each token seeing those before it and memory (n, P, D)."""
