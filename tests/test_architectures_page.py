@@ -24,6 +24,7 @@ class MadeUp(Study):
     def __init__(self, means: dict[str, dict[str, float]], plain: tuple[str, ...] = ()) -> None:
         names = list(dict.fromkeys(name for found in means.values() for name in found))
         contestants = [SimpleNamespace(name=name, kind="own", is_network=name not in plain) for name in names]
+        object.__setattr__(self, "missing", {})
         networks = [contestant for contestant in contestants if contestant.is_network]
         skills = ["match:1", "recall:4"]
         setup = SimpleNamespace(

@@ -35,7 +35,14 @@ def verdict(study: Study) -> str:
     first, *others = study.subjects
     people = [subject for subject in others if not is_known_truth(subject)]
     said = [leader(study, subject) for subject in (first, *people) if study.networks(subject)]
-    return " ".join([*said, _price(study)]) if said else "Every training failed; see who took part."
+    if not said:
+        return "Every training failed; see who took part."
+    missing = f"Unfinished: without {', '.join(map(_file_name, study.missing))}." if study.missing else ""
+    return " ".join(filter(None, [missing, *said, _price(study)]))
+
+
+def _file_name(subject: str) -> str:
+    return Path(subject).name
 
 
 def leader(study: Study, subject: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.architectures.contestants import LONGER, Contestant, find_contestant, fingerprint
+from bench.architectures.contestants import LONGER, Contestant, code_of, find_contestant, fingerprint
 from bench.architectures.heads import ManyHeads
 from bench.architectures.provenance import code_digest
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
@@ -85,8 +85,17 @@ class Cell:
         return f"{''.join(c if c.isalnum() else '-' for c in name)}-{digest}"
 
     def _code(self) -> str:
-        identity = f"{code_digest((Path(__file__),))} {torch.__version__} {self.file}"
+        identity = f"{code_digest(*STARTS)} {code_of(self.contestant)} {torch.__version__} {self.file}"
         return hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
+
+
+HERE = Path(__file__)
+STARTS = (
+    (HERE, "run_cell"),
+    (HERE.with_name("contestants.py"), "Contestant"),
+    (HERE.with_name("subjects.py"), "Sources"),
+)
+"""Where the code begins that computes any cell: training, subjects, scoring; not the page, nor a plan."""
 
 
 def run_all(cells: Sequence[Cell], cache: Path, sources: Sources, workers: int, threads: int) -> Iterator[int]:

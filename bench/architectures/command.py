@@ -5,41 +5,25 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from bench.architectures import conformance, costs, written
-from bench.architectures.cells import Cell, model_config, prepared, read_result, run_all
 from bench.architectures.contestants import GPT2, Contestant, find_contestants
 from bench.architectures.gpt2 import require_transformers
 from bench.architectures.plan import (
     PLANS,
     Plan,
-    Rates,
     Setup,
     Shape,
-    at_rates,
-    convergence_cells,
-    curve_cells,
-    every_cell,
-    size_cells,
-    table_cells,
-    untuned,
 )
-from bench.architectures.study import Study
-from bench.architectures.subjects import WORLD, Sources, disjoint_pairs, is_known_truth, is_skill
+from bench.architectures.running import a_sample, measure_costs, run
+from bench.architectures.subjects import WORLD, Sources, is_known_truth, is_skill
 from bench.places import out_folder
 from bench.timing import machine
-from minirm.config import ModelConfig
 from minirm.errors import InputError
 from minirm.files.disk import write_whole
-from minirm.tokens.packing import Encoded, tokenize, truncate
-
-SAMPLE, SAMPLE_BATCH = 32, 4
-"""Comparisons on which costs are measured, and how many of them make a batch."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of each of them")
     parser.add_argument("--cache", type=Path, default=Path("bench-cache"), help="finished trainings are kept here")
     parser.add_argument("--out", type=Path, help="bench/results; a temporary folder for other choices than a plan's")
+    parser.add_argument("--so-far", action="store_true", help="train nothing: report the subjects that are finished")
     parser.add_argument("--check", action="store_true", help="only check that the backbones keep the protocol")
     parser.set_defaults(plan="default")
     return parser
@@ -98,7 +83,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if options.rates and min(options.rates) <= 0:
         raise InputError(f"--rates {min(options.rates):g}: must be above 0")
     if options.seeds is not None:
-        plan = replace(plan, seeds=options.seeds, world_seeds=options.seeds)
+        plan = replace(plan, seeds=options.seeds, world_seeds=options.seeds, file_seeds=options.seeds)
     if options.comparisons is not None:
         at_most = min(options.comparisons, plan.skill)
         plan = replace(plan, steps=plan.steps_for(WORLD, options.comparisons), comparisons=options.comparisons)
@@ -196,7 +181,7 @@ def _matched_widths(setup: Setup) -> dict[tuple[str, str, Shape], int]:
         shapes = setup.plan.shapes if subject == setup.main else setup.plan.shapes[:1]
         for contestant in [c for c in setup.on(subject) if c.is_network and c.pretrained is None]:
             for shape in shapes:
-                config, sample = _sample(setup, contestant, subject, shape)
+                config, sample = a_sample(setup, contestant, subject, shape)
                 found = costs.matched_width(contestant, config, reference, setup.match, sample)
                 widths[contestant.name, subject, shape] = found
     return widths
@@ -214,89 +199,3 @@ def _matched_passes(setup: Setup, cache: Path) -> dict[str, float]:
         text = json.dumps(known, indent=1)
         write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
     return known
-
-
-def _sample(
-    setup: Setup, contestant: Contestant, subject: str, shape: Shape, *, as_pairs: bool = False
-) -> tuple[ModelConfig, list[list[Encoded]]]:
-    """Return a contestant's shape at the reference's width, and a few batches of the subject."""
-    cell = replace(setup.cell(contestant, subject, shape=shape), width=shape[1])
-    loaded, tokenizer = prepared(setup.sources, subject, 0, 0, SAMPLE, cell.vocab_size)
-    rows = loaded.validation[:SAMPLE]
-    rows = disjoint_pairs(rows) if as_pairs else rows
-    texts = tokenize(rows, contestant.tokenizer(tokenizer))
-    encoded = sorted((truncate(row, cell.max_tokens) for row in texts), key=lambda row: row.tokens)
-    size = max(1, SAMPLE_BATCH * len(rows) // min(SAMPLE, len(loaded.validation)))
-    return model_config(cell, tokenizer), [encoded[i : i + size] for i in range(0, len(encoded), size)]
-
-
-def measure_costs(setup: Setup) -> dict[str, costs.Cost]:
-    """Return what each network costs on the main subject."""
-    shapes, shape = {}, setup.plan.shapes[0]
-    for contestant in setup.networks:
-        if contestant in setup.on(setup.main):
-            config, scored = _sample(setup, contestant, setup.main, shape)
-            _, trained = _sample(setup, contestant, setup.main, shape, as_pairs=contestant.as_pairs)
-            width = setup.cell(contestant, setup.main).width
-            shapes[contestant.name] = (contestant, replace(config, width=width), trained, scored)
-    validation = setup.sources.load(setup.main).validation
-    return costs.measure(shapes, min(SAMPLE, len(validation)), setup.plan.rounds)
-
-
-def run(setup: Setup, options: argparse.Namespace) -> Study:
-    """Tune, train what is not finished, and measure costs."""
-
-    def finish(cells: Sequence[Cell], what: str) -> None:
-        began = time.perf_counter()
-        missing = [cell for cell in dict.fromkeys(cells) if not cell.path(options.cache, setup.sources).is_file()]
-        print(f"{what}: {len(missing)} of {len(set(cells))} trainings to do", flush=True)
-        stale = sum(bool(cell.stale(options.cache, setup.sources)) for cell in missing)
-        if stale:
-            print(f"  {stale} of them were done by other code, which is not mixed with this one's", flush=True)
-        for done in run_all(cells, options.cache, setup.sources, options.workers, options.threads):
-            minutes = (time.perf_counter() - began) / 60
-            left = minutes / done * (len(missing) - done)
-            print(f"  {done} of {len(missing)}, {minutes:.1f} min, {left:.1f} to go", flush=True)
-
-    tables = [make(setup) for make in (table_cells, curve_cells, size_cells, convergence_cells)]
-    networks = {contestant.identity for contestant in setup.networks}
-    conditions = [untuned(cell) for cell in every_cell(tables) if cell.contestant in networks]
-    read = lambda cell: read_result(cell, options.cache, setup.sources)  # noqa: E731
-    rates, tuning = tune(list(dict.fromkeys(conditions)), setup.plan, finish, read)
-    table, curve, sizes, converged = (at_rates(cells, rates) for cells in tables)
-    finish(every_cell([table]), "tables")
-    finish(every_cell([curve, sizes, converged]), "curves")
-    torch.set_num_threads(options.workers * options.threads)
-    return Study(setup, options.cache, rates, tuning, table, curve, sizes, converged, measure_costs(setup))
-
-
-def tune(
-    conditions: Sequence[Cell], plan: Plan, finish: Callable[[Sequence[Cell], str], None], read: Callable[[Cell], dict]
-) -> tuple[Rates, list[Cell]]:
-    """Return the learning rate of the lowest validation loss in each condition, and every cell that was tried.
-
-    Where the best is the lowest or the highest so far, one beyond it is tried next, a few times.
-    """
-    tried = {condition: list(plan.rates) for condition in conditions}
-    for extension in range(plan.extensions + 1):
-        cells = {c: [replace(c, learning_rate=rate) for rate in rates] for c, rates in tried.items()}
-        finish([cell for several in cells.values() for cell in several], "learning rates")
-        best = {condition: best_rate([read(cell) for cell in several]) for condition, several in cells.items()}
-        for condition, rates in tried.items() if extension < plan.extensions else ():
-            if len(rates) > 1 and best[condition] == min(rates):
-                rates.append(min(rates) / 2)
-            elif len(rates) > 1 and best[condition] == max(rates):
-                rates.append(max(rates) * 2)
-    return best, [cell for several in cells.values() for cell in several]
-
-
-def best_rate(results: Sequence[dict]) -> float:
-    """Return the learning rate of the lowest validation loss.
-
-    Raises:
-        InputError: every rate failed.
-    """
-    good = [result for result in results if "failed" not in result]
-    if not good:
-        raise InputError(f"{results[0]['cell']['contestant']}: every learning rate failed: {results[0]['failed']}")
-    return min(good, key=lambda result: result["validation_loss"])["cell"]["learning_rate"]

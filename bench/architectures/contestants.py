@@ -1,10 +1,11 @@
 """Who takes part: minirm's backbones, single changes of one, the GPT-2 baseline, a user's own, and no network."""
 
 import importlib.util
+import inspect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from bench.architectures import changes
@@ -17,6 +18,7 @@ from bench.architectures.state_space import StateSpace
 from bench.architectures.subjects import digest
 from minirm.config import ModelConfig, TrainConfig
 from minirm.errors import InputError
+from minirm.hub import reading
 from minirm.hub.reading import build_reward_model, read_model
 from minirm.models.protocol import Backbone
 from minirm.models.reward_model import RewardModel
@@ -140,11 +142,11 @@ CONTESTANTS = [
         about="PyTorch decoder, whose memory as many layers of nn.TransformerEncoder have gone over",
     ),
     Contestant("GRU", "own", {"backbone": "gru"}, about="its memory of the prompt is forked for each response"),
-    Contestant("LSTM", "own", {"backbone": "lstm"}, about="likewise"),
     Contestant(
         "state space", "own", build=StateSpace,
         about="Mamba's selective state space with its short convolution; its memory of the prompt is forked likewise",
     ),
+    Contestant("LSTM", "change", {"backbone": "lstm"}, about="GRU, but LSTM"),
     Contestant(
         APART, "change", build=partial(changed, change=partial(changes.start, equal=False, large=False)),
         about=f"{OWN_GPT2}, queries and keys drawn apart and small, as GPT-2 draws them",
@@ -276,5 +278,26 @@ def load_pretrained(folder: str) -> Contestant:
 def fingerprint(contestant: Contestant) -> str:
     """Return what a user's file, with what it imports, or checkpoint is, in short; "" for all others."""
     if contestant.pretrained is not None:
-        return digest(tuple(sorted(contestant.pretrained.glob("*.*"))))
-    return code_digest((Path(contestant.place.rpartition(":")[0]),)) if contestant.kind == "yours" else ""
+        read = code_digest(
+            (Path(reading.__file__), "read_model"), (Path(reading.__file__), "build_reward_model"), given=()
+        )
+        return digest(tuple(sorted(contestant.pretrained.glob("*.*")))) + read
+    return code_digest((Path(contestant.place.rpartition(":")[0]), "")) if contestant.kind == "yours" else ""
+
+
+@lru_cache
+def code_of(identity: str) -> str:
+    """Return what one contestant is, in short: its fields, and the code that builds it; not what is said about it."""
+    contestant = find_contestant(identity)
+    fields = {
+        name: value for name, value in vars(contestant).items() if name not in ("about", "kind", "build", "place")
+    }
+    build, given = None if contestant.place else contestant.build, {}  # a user's is in his file's `fingerprint`
+    while isinstance(build, partial):
+        given = given | build.keywords
+        build = build.func
+        if isinstance(given.get("change"), partial):
+            given = given | given["change"].keywords | {"change": given["change"].func}
+    parts = [one for one in (build, *given.values()) if callable(one)]
+    code = code_digest(*((Path(inspect.getfile(one)), one.__qualname__.partition(".")[0]) for one in parts))
+    return f"{sorted(map(str, fields.items()))} {[str(v) for v in given.values() if not callable(v)]} {code}"

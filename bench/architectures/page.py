@@ -257,6 +257,7 @@ def _repeat(study: Study, facts: dict) -> Blocks:
     computed = "Trainings by the commit and the day that computed them, all by the code of now."
     return [
         Table(("commit", "day", "PyTorch", "trainings", "processor minutes"), computed_when(study), computed),
+        *(f"Missing for {name}: {what}." for name, what in study.missing.items()),
         f"Trainings of other code that lie in the cache and were not used: {stale(study)}.",
         Table(("", ""), [(name, str(value)) for name, value in facts.items()], "Command, machine and versions."),
         Table(("", ""), [(name, str(value)) for name, value in plan.items()], "The plan."),

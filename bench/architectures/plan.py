@@ -12,6 +12,8 @@ TUNING_SEED = 1000
 COMPARISONS_PER_BATCH = {WORLD: 4, "alpaca-rankings": 1}
 COMPARED = ("baseline", "own", "yours", "pretrained", "plain")
 """Kinds that are run on every subject; the others are questions about one thing, asked of some subjects."""
+ENOUGH_FOR_A_CURVE = 1000
+"""Comparisons of a file; half of fewer say little, and take as long as the table."""
 PATIENCE = 6
 """Evaluations without a lower validation loss, after which a training to convergence ends."""
 
@@ -35,25 +37,27 @@ class Plan:
     """Sizes that differ from the defaults of `Sources`."""
     seeds: int = 3
     """Of every table and curve …"""
-    world_seeds: int = 4
-    """… but that of the world."""
-    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    world_seeds: int = 3
+    """… but that of the world …"""
+    file_seeds: int = 2
+    """… and those of files, whose folds or few prompts say more than another seed would."""
+    rates: tuple[float, ...] = (1e-3, 3e-3)
     """Learning rates that each contestant may try once in each condition, on validation …"""
-    extensions: int = 2
+    extensions: int = 1
     """… and how often one more is tried, where the best is the lowest or the highest so far."""
     subjects: tuple[str, ...] = (*SUITE, WORLD, "hh-harmless")
-    questions: tuple[str, ...] = (WORLD, "match:1")
+    questions: tuple[str, ...] = ("match:1", "order:1")
     """Subjects on which the single changes are run too."""
-    comparisons: int = 3000
+    comparisons: int = 2000
     """Most training comparisons of a subject that is no single skill; a file may have fewer …"""
-    steps: int = 1200
+    steps: int = 600
     """… and the steps that so many get; fewer get fewer, see `steps_for`."""
     epochs: float | None = None
     """Passes over the comparisons of whatever subject; None: as `steps_for` has it."""
-    skill: int = 4000
+    skill: int = 3000
     """Training comparisons of a single skill, each of which is seen once."""
-    halvings: int = 2
-    """How often the comparisons of known truth are halved in the learning curve; those of a file are once."""
+    halvings: int = 1
+    """How often the comparisons of known truth are halved in the learning curve; those of a file are once, if many."""
     shapes: tuple[Shape, ...] = ((2, 64),)
     """Depth and width: that of the tables first, all in the curve over model size."""
     contestants: tuple[str, ...] = ()
@@ -82,7 +86,6 @@ PLANS = {
     "quick": Plan(
         "quick",
         sources={"test": 200, "validation": 100},
-        rates=(1e-3, 3e-3),
         extensions=0,
         subjects=("words:5", "negation:2", "match:0", "recall:0", "counting:4", WORLD),
         questions=(),
@@ -93,7 +96,6 @@ PLANS = {
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "Llama style", "GRU", "longer wins",
                      "TF-IDF + logistic regression"),
         seeds=2,
-        world_seeds=3,
         rounds=3,
         converges=False,
     ),
@@ -102,6 +104,9 @@ PLANS = {
         "full",
         sources={"test": 1000, "validation": 300, "most_training": 20000},
         seeds=5,
+        world_seeds=5,
+        file_seeds=5,
+        rates=(5e-4, 1e-3, 2e-3, 4e-3),
         comparisons=8000,
         steps=4000,
         skill=16000,
@@ -156,8 +161,9 @@ class Setup:
 
     def seeds(self, contestant: Contestant, subject: str) -> range:
         """Return the seeds of a contestant in the table of a subject; what is not trained by steps has one."""
-        trained = self.plan.world_seeds if subject == WORLD else self.plan.seeds
-        return range(trained if contestant.is_network else 1)
+        plan = self.plan
+        of_subject = plan.world_seeds if subject == WORLD else plan.seeds if is_skill(subject) else plan.file_seeds
+        return range(of_subject if contestant.is_network else 1)
 
     def folds(self, subject: str) -> range:
         """Return the folds of a subject."""
@@ -216,7 +222,8 @@ def table_cells(setup: Setup) -> Table:
 
 def curve_comparisons(setup: Setup) -> list[int]:
     """Return the training comparisons of the learning curve: what there is, and halves of it."""
-    most, halvings = setup.available[setup.main], setup.plan.halvings if is_known_truth(setup.main) else 1
+    most, known = setup.available[setup.main], is_known_truth(setup.main)
+    halvings = setup.plan.halvings if known else int(most >= ENOUGH_FOR_A_CURVE)
     return sorted({max(1, most >> halving) for halving in range(halvings + 1)})
 
 
@@ -244,7 +251,7 @@ def _curve(setup: Setup, points: dict[object, dict]) -> Table:
         for contestant in setup.on(setup.main)
         if contestant.kind in COMPARED
         for point, fields in points.items()
-        for seed in range(setup.plan.seeds if contestant.is_network else 1)
+        for seed in setup.seeds(contestant, setup.main)
     }
 
 

@@ -1,7 +1,7 @@
 """Finished cells → every figure of the report, by seed and group of prompts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -56,6 +56,8 @@ class Study:
     sizes: Table
     converged: Table
     costs: dict[str, Cost]
+    missing: dict[str, str] = field(default_factory=dict)
+    """By subject, or curve, how many trainings are missing, where the bench is not finished."""
 
     def result(self, cell: Cell) -> dict:
         """Return what a cell found."""
