@@ -1,10 +1,12 @@
 """What needs no neural network: a reward model that does not beat these has learned nothing worth its training.
 
-Two scorers, both turning comparisons into one list of rewards per comparison, as `evaluate` takes them:
-the length of a response, and a linear function of its words. Beside them an oracle, told who wrote a response. And the
-grouped folds in which they are measured.
+All turn comparisons into one list of rewards per comparison, as `evaluate` takes them: the length of a response, what
+it has in common with its prompt, and linear functions of its words, learned from pairs or from scores. Beside them an
+oracle, told who wrote a response. And the grouped folds in which they are measured.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +21,47 @@ PAIRS_PER_COMPARISON = 40  # a ranking of 56 has 1,540 pairs: as rows of TF-IDF 
 def length_rewards(comparisons: Sequence[Comparison]) -> list[list[float]]:
     """Return each response's length in characters as its reward: the longer one wins."""
     return [[float(len(response)) for response in comparison.responses] for comparison in comparisons]
+
+
+def overlap_rewards(comparisons: Sequence[Comparison]) -> list[list[float]]:
+    """Return as a reward the F1 of the words that a response shares with its prompt: 2 · shared / (both lengths)."""
+
+    def words(text: str) -> Counter[str]:
+        return Counter(re.findall(r"\w+", text.lower()))
+
+    return _beside_prompts(comparisons, words, lambda shared, p, r: 2 * shared / max(1, p + r))
+
+
+def chrf_rewards(comparisons: Sequence[Comparison], *, longest: int = 6, beta: float = 2.0) -> list[list[float]]:
+    """Return as a reward chrF, its response against its prompt: F_β of the character n-grams, mean over n = 1 … 6.
+
+    Source: Popović 2015, with white space left out, β = 2.
+    """
+
+    def grams(n: int) -> Callable[[str], Counter[str]]:
+        def count(text: str) -> Counter[str]:
+            letters = "".join(text.split())
+            return Counter(letters[i : i + n] for i in range(len(letters) - n + 1))
+
+        return count
+
+    def f_score(shared: int, prompt: int, response: int) -> float:
+        return (1 + beta**2) * shared / max(1, beta**2 * prompt + response)
+
+    of_n = [_beside_prompts(comparisons, grams(n), f_score) for n in range(1, longest + 1)]
+    return [np.mean(rewards, axis=0).tolist() for rewards in zip(*of_n, strict=True)]
+
+
+def _beside_prompts(
+    comparisons: Sequence[Comparison], count: Callable[[str], Counter[str]], score: Callable[[int, int, int], float]
+) -> list[list[float]]:
+    """Return score(pieces shared, pieces of the prompt, pieces of the response) for each response."""
+    rewards = []
+    for comparison in comparisons:
+        prompt = count("\n".join(turn.text for turn in comparison.prompt))
+        found = [count(response) for response in comparison.responses]
+        rewards.append([score((prompt & one).total(), prompt.total(), one.total()) for one in found])
+    return rewards
 
 
 class TfidfReward:
@@ -36,11 +79,8 @@ class TfidfReward:
     def __init__(self, *, features: int = 50_000, use_log_length: bool = False, seed: int = 0):
         _require_scikit_learn()
         from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
 
         self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=features, sublinear_tf=True)
-        # no intercept: exchanging the two responses must exchange the two probabilities
-        self._regression = LogisticRegression(fit_intercept=False, max_iter=1000)
         self._use_log_length = use_log_length
         self._seed = seed
 
@@ -53,19 +93,36 @@ class TfidfReward:
         better, worse = _ordered_rows(comparisons, self._seed)
         if not better.size:
             raise InputError(f"{len(comparisons)} comparisons, none with two different scores: nothing to learn from")
+        from sklearn.linear_model import LogisticRegression
+
         responses = _responses(comparisons)
         self._vectorizer.fit(responses)
         features = self._features(responses)
         sign = np.where(np.arange(better.size) % 2 == 0, 1, -1)  # two classes, as the solver wants them
         differences = features[better] - features[worse]  # (pairs, features)
-        self._regression.fit(differences.multiply(sign[:, None]).tocsr(), sign)
+        # no intercept: exchanging the two responses must exchange the two probabilities
+        regression = LogisticRegression(fit_intercept=False, max_iter=1000)
+        self._weights = regression.fit(differences.multiply(sign[:, None]).tocsr(), sign).coef_[0]
+        return self
+
+    def fit_scores(self, comparisons: Sequence[Comparison]) -> "TfidfReward":
+        """Learn from the scores themselves instead, each minus the mean of its comparison (ridge, α = 1); return self.
+
+        Nothing is drawn: every response counts once, however many there are to a prompt.
+        """
+        from sklearn.linear_model import Ridge
+
+        responses = _responses(comparisons)
+        scores = np.concatenate([np.array(one.scores) - np.mean(one.scores) for one in comparisons])
+        self._vectorizer.fit(responses)
+        self._weights = Ridge(alpha=1.0, solver="sparse_cg").fit(self._features(responses), scores).coef_
         return self
 
     def rewards(self, comparisons: Sequence[Comparison]) -> list[list[float]]:
         """Return one reward per response, in logits, one list per comparison."""
         if not comparisons:
             return []
-        rewards = self._features(_responses(comparisons)) @ self._regression.coef_[0]
+        rewards = self._features(_responses(comparisons)) @ self._weights
         ends = np.cumsum([len(comparison.responses) for comparison in comparisons])
         return [part.tolist() for part in np.split(rewards, ends[:-1])]
 

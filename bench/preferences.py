@@ -1,45 +1,49 @@
 """Real preferences: a reward model from nothing, against what needs no neural network, on the same pairs.
 
-    python -m bench preferences hh-harmless       5 folds by first human turn
-    python -m bench preferences alpaca-pairs      train / test, as they come
-    python -m bench preferences alpaca-rankings   K up to 56, K-way
+    python -m bench preferences NAME              one of the sets of `bench.judgements.SETS`
+    python -m bench preferences NAME --quick      its smallest part, in a minute or two: to see that it runs
 
-The data is read from --data (../shared/data). Results go to bench/results/NAME.json and NAME.md. The recipe for
-alpaca-pairs was chosen on its validation part; alpaca-rankings has one of its own, which was not tuned; that for
-hh-harmless was chosen on inner folds of the first fold's training part, so on pairs that are test pairs of the other
-four folds. The word baselines learn from at most `bench.baselines.PAIRS_PER_COMPARISON` pairs of a ranking.
+Each set is split by group (a topic, a contest, a prompt) as `bench.judgements` says; the data is read from --data.
+Results go to bench/results/NAME.json and NAME.md. Finished trainings are kept in --cache: the same command goes on
+from there.
 """
 
 import argparse
 import json
-import tempfile
+import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.baselines import TfidfReward, WriterReward, first_user_turn, group_folds, length_rewards
+from bench.architectures.answers import with_interval
+from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_interval
+from bench.baselines import TfidfReward, WriterReward, chrf_rewards, length_rewards, overlap_rewards
+from bench.judgements import SETS, Judged, JudgementSet, fold, read_splits
 from bench.places import out_folder
+from bench.recipes.common import Page, Setting, table, write_page
 from bench.timing import machine
 from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
-from minirm.evaluation.pairs import pair_table
+from minirm.errors import InputError
+from minirm.evaluation.pairs import Rewards, pair_table
+from minirm.evaluation.scoring import swap_prompts
 from minirm.files.reading import read_rows
-from minirm.files.records import read_comparisons, to_json
-from minirm.files.survey import usable
-from minirm.hub.load import load
-from minirm.metrics import bootstrap_interval, paired_interval
-from minirm.runs.job import train_run
-from minirm.runs.journal import Observer
+from minirm.files.records import to_json
 from minirm.runs.run_config import DataConfig, RunConfig
-from minirm.training.loop import Evaluated, Step
 
+LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"
+SCORES = "TF-IDF, ridge on the scores"
+OVERLAP, CHRF = "overlap with the prompt: F1 of words", "overlap with the prompt: chrF"
 ORACLE = "oracle: who wrote it, and log length"
-Scored = tuple[list[Comparison], dict[str, list[list[float]]]]
+MODEL, TOGETHER, SWAPPED = "minirm", "minirm, seeds together", "minirm behind another prompt"
+VALIDATION_PART = 10
+"""One of so many parts of the training groups is kept for validation."""
 
 
 @dataclass(frozen=True)
@@ -51,36 +55,10 @@ class Recipe:
     language_model: TrainConfig
     reward: TrainConfig
     vocab_size: int = 4096
-    around_shared: bool = False
-    """Train on all pairs of a prompt that share a response as one comparison; see `around_shared_response`."""
+    merged: Callable[[Sequence[Comparison]], list[Comparison]] = list
+    """What the pairs of a prompt become before they are trained on."""
     seeds: int = 1
-    """Models, from nothing each, that differ in their seed; what they say is their mean reward."""
-
-
-RECIPES = {
-    "hh-harmless": Recipe(
-        sized("tiny", style="llama", layers=1, width=256, max_positions=256),
-        PackingConfig(tokens_per_batch=4096, max_tokens=256),
-        TrainConfig(epochs=0.5, learning_rate=2e-3),
-        TrainConfig(epochs=1.0, learning_rate=1e-4, schedule="constant", average_read=True),
-        vocab_size=2048,
-        seeds=8,
-    ),
-    "alpaca-pairs": Recipe(
-        sized("tiny", layers=1, width=256, max_positions=512, dropout=0.4),
-        PackingConfig(tokens_per_batch=16384, max_tokens=512),
-        TrainConfig(epochs=0.0),
-        TrainConfig(epochs=1.0, learning_rate=1e-3, average_read=True),
-        around_shared=True,
-        seeds=6,
-    ),
-    "alpaca-rankings": Recipe(
-        sized("tiny", max_positions=512, dropout=0.2),
-        PackingConfig(tokens_per_batch=16384, max_tokens=512),
-        TrainConfig(epochs=0.1, learning_rate=2e-3),
-        TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True),
-    ),
-}
+    """Models, from nothing each, that differ in their seed."""
 
 
 def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -109,74 +87,150 @@ def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
     return merged
 
 
-class Teller(Observer):
-    """Prints a line at times."""
-
-    def event(self, stage: str, event: Step | Evaluated) -> None:
-        if isinstance(event, Evaluated) or event.step % 100 == 0:
-            print(f"  {stage} {event.step}: loss {event.loss:.4f}, accuracy {event.accuracy:.3f}", flush=True)
+RECIPES = {
+    "hh-harmless": Recipe(
+        sized("tiny", style="llama", layers=1, width=256, max_positions=256),
+        PackingConfig(tokens_per_batch=4096, max_tokens=256),
+        TrainConfig(epochs=0.5, learning_rate=2e-3),
+        TrainConfig(epochs=1.0, learning_rate=1e-4, schedule="constant", average_read=True),
+        vocab_size=2048,
+        seeds=8,
+    ),
+    "alpaca-pairs": Recipe(
+        sized("tiny", layers=1, width=256, max_positions=512, dropout=0.4),
+        PackingConfig(tokens_per_batch=16384, max_tokens=512),
+        TrainConfig(epochs=0.0),
+        TrainConfig(epochs=1.0, learning_rate=1e-3, average_read=True),
+        merged=around_shared_response,
+        seeds=6,
+    ),
+    "alpaca-rankings": Recipe(
+        sized("tiny", max_positions=512, dropout=0.2),
+        PackingConfig(tokens_per_batch=16384, max_tokens=512),
+        TrainConfig(epochs=0.1, learning_rate=2e-3),
+        TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True),
+    ),
+}
 
 
 def train_and_score(
-    training: Sequence[Comparison], test: Sequence[Comparison], recipe: Recipe, seed: int
-) -> list[list[float]]:
-    """Train both stages from nothing on `training`, and return the rewards of `test`."""
-    with tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder:
-        file = Path(folder) / "training.jsonl"
-        rows = around_shared_response(training) if recipe.around_shared else training
-        file.write_text("".join(json.dumps(to_json(row)) + "\n" for row in rows), encoding="utf-8")
-        vocab_size = recipe.vocab_size
-        config = RunConfig(
-            DataConfig((file,), validation_share=2.0, vocab_size=vocab_size, language_model_responses="all"),
-            recipe.model,
-            recipe.packing,
-            replace(recipe.language_model, seed=seed),
-            replace(recipe.reward, seed=seed),
-        )
-        train_run(config, Path(folder) / "run", Teller())
-        return load(Path(folder) / "run").score_comparisons(test)
+    setting: Setting, training: Judged, tests: Sequence[Comparison], recipe: Recipe, seed: int
+) -> Rewards:
+    """Train both stages from nothing on `training`, part of it kept for validation; return the rewards of `tests`."""
+    learned, held_out = (training.take(numbers) for numbers in fold(training, VALIDATION_PART)[0])
+    parts = [recipe.merged(learned.comparisons), held_out.comparisons]
+    texts = ["".join(json.dumps(to_json(row)) + "\n" for row in rows) for rows in parts]
+    files = [(setting.keep("judgements.jsonl", text),) for text in texts]
+    config = RunConfig(
+        DataConfig(*files, vocab_size=recipe.vocab_size, language_model_responses="all"),
+        recipe.model,
+        recipe.packing,
+        replace(recipe.language_model, seed=seed),
+        replace(recipe.reward, seed=seed),
+    )
+    return setting.scored(setting.trained(config, "preferences"), tests)
 
 
-def measure(training: Sequence[Comparison], test: Sequence[Comparison], recipe: Recipe) -> dict[str, list[list[float]]]:
-    """Return the rewards of `test` by every method that learned from `training`."""
-    rewards = {"longer wins": length_rewards(test)}
-    rewards["TF-IDF + logistic regression"] = TfidfReward().fit(training).rewards(test)
-    rewards["the same + log length"] = TfidfReward(use_log_length=True).fit(training).rewards(test)
-    models = [train_and_score(training, test, recipe, seed) for seed in range(recipe.seeds)]
-    rewards["minirm"] = [np.mean(rows, axis=0).tolist() for rows in zip(*models, strict=True)]
-    if recipe.seeds > 1:
-        rewards["minirm, one seed"] = models[0]
+def baselines(name: str, training: Judged, test: Judged) -> dict[str, Rewards]:
+    """Return the rewards of the test part by everything that needs no neural network."""
+    learned, rows = training.comparisons, test.comparisons
+    rewards = {
+        LONGER: length_rewards(rows),
+        WORDS: TfidfReward().fit(learned).rewards(rows),
+        WITH_LENGTH: TfidfReward(use_log_length=True).fit(learned).rewards(rows),
+    }
+    if max(len(row.responses) for row in learned) > 2:
+        rewards[SCORES] = TfidfReward().fit_scores(learned).rewards(rows)
+    if SETS[name].prompt_decides:
+        rewards |= {OVERLAP: overlap_rewards(rows), CHRF: chrf_rewards(rows)}
     return rewards
 
 
-def hh_harmless(data: Path, recipe: Recipe, folds: int) -> tuple[Scored, list[Hashable]]:
-    """Return all pairs, each scored by models that never saw its first human turn."""
-    rows = list(usable(read_comparisons([data / "hh-harmless" / "pairs.jsonl.gz"]), Counter()))
-    pooled: dict[str, list[list[float]]] = {}
-    for number, (train_rows, test_rows) in enumerate(group_folds(rows, 5, first_user_turn)[:folds]):
-        print(f"fold {number + 1}: {len(train_rows)} training rows", flush=True)
-        rewards = measure([rows[i] for i in train_rows], [rows[i] for i in test_rows], recipe)
-        for name, values in rewards.items():
-            into = pooled.setdefault(name, [[] for _ in rows])
-            for i, scored in zip(test_rows, values, strict=True):
-                into[i] = scored
-    done = [i for i in range(len(rows)) if pooled["minirm"][i]]
-    rows, pooled = [rows[i] for i in done], {name: [r[i] for i in done] for name, r in pooled.items()}
-    return (rows, pooled), [first_user_turn(row) for row in rows]
+def measure(setting: Setting, name: str, recipe: Recipe, folds: int | None) -> "Measured":
+    """Return what every method says of all test parts, each learned from the training part beside it."""
+    found = Measured(SETS[name])
+    for number, (training, test) in enumerate(read_splits(setting.shared, name, folds)):
+        print(f"split {number + 1}: {len(training.comparisons)} comparisons for training", flush=True)
+        rows = test.comparisons
+        tests = [*rows, *swap_prompts(rows)]
+        scored = [train_and_score(setting, training, tests, recipe, seed) for seed in range(recipe.seeds)]
+        rewards = {method: [values] for method, values in baselines(name, training, test).items()}
+        if name == "alpaca-pairs":
+            rewards[ORACLE] = [_oracle(setting.shared / name, training, test)]
+        rewards[MODEL] = [values[: len(rows)] for values in scored]
+        found.add(test, rewards, [values[len(rows) :] for values in scored])
+    return found
 
 
-def train_test(data: Path, name: str, recipe: Recipe) -> tuple[Scored, list[Hashable]]:
-    """Return the test set, scored by models that learned from the training set."""
-    parts = {
-        part: list(usable(read_comparisons([data / name / f"{part}.jsonl.gz"]), Counter()))
-        for part in ("train", "test")
-    }
-    rewards = measure(parts["train"], parts["test"], recipe)
-    if name == "alpaca-pairs":
-        writers = {part: who_wrote(data / name / f"{part}.jsonl.gz", rows) for part, rows in parts.items()}
-        oracle = WriterReward().fit(parts["train"], writers["train"])
-        rewards[ORACLE] = oracle.rewards(parts["test"], writers["test"])
-    return (parts["test"], rewards), [prompt_key(row) for row in parts["test"]]
+class Measured:
+    """Which pairs came out right, by method, seed and pair; pairs of several splits one after the other."""
+
+    def __init__(self, judged: JudgementSet):
+        self._judged = judged
+        self._right: dict[str, list[NDArray]] = {}
+        self._groups: list[str] = []
+        self._shorter: list[NDArray] = []
+
+    def add(self, test: Judged, rewards: dict[str, Sequence[Rewards]], swapped: Sequence[Rewards]) -> None:
+        """Take in a test part: of each method the rewards of S seeds, and those of the model behind other prompts."""
+        rows = test.comparisons
+        pairs = pair_table(rows, [row.scores for row in rows])
+        kept = pairs.reward_difference >= self._judged.least_difference
+        if len(swapped) > 1:
+            rewards = {**rewards, TOGETHER: [[np.mean(values, axis=0) for values in zip(*rewards[MODEL], strict=True)]]}
+        for method, seeds in {**rewards, SWAPPED: swapped}.items():
+            differences = np.stack([pair_table(rows, values).reward_difference[kept] for values in seeds])
+            self._right.setdefault(method, []).append((np.sign(differences) + 1) / 2)  # (S, pairs)
+        self._shorter.append(pairs.length_difference[kept] < 0)
+        self._groups += [str(test.groups[number]) for number in pairs.comparison[kept]]
+
+    def figures(self) -> dict[str, dict[str, Resampled]]:
+        """Return each method's accuracy, there where the better is shorter, and what it has above the best of words."""
+        groups = _numbered(self._groups)
+        right = {method: np.concatenate(parts, axis=1) for method, parts in self._right.items()}
+        shorter = np.concatenate(self._shorter)
+        accuracy = {method: _mean(values, groups) for method, values in right.items()}
+        found = {method: {"accuracy": figure} for method, figure in accuracy.items()}
+        plain = [method for method in accuracy if method not in (MODEL, TOGETHER, SWAPPED, ORACLE)]
+        self.strongest = max(plain, key=lambda method: accuracy[method].whole[0])
+        if shorter.any():
+            for method, values in right.items():
+                found[method]["where the better is shorter"] = _mean(values[:, shorter], groups[shorter])
+        for method in {MODEL, TOGETHER} & accuracy.keys():
+            for other in dict.fromkeys((self.strongest, WORDS, WITH_LENGTH)):
+                found[method][f"minus {other}"] = _mean(right[method] - right[other], groups)
+        return found
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs were tested on."""
+        return len(self._groups)
+
+    @property
+    def groups(self) -> int:
+        """How many groups they are of."""
+        return len(set(self._groups))
+
+
+def _numbered(groups: Sequence[str]) -> NDArray:
+    """Return of each pair one of at most `GROUPS` parts into which whole groups were dealt, large ones first."""
+    loads = [0] * GROUPS
+    part_of: dict[str, int] = {}
+    for group, count in Counter(groups).most_common():
+        part_of[group] = int(np.argmin(loads))
+        loads[part_of[group]] += count
+    return np.array([part_of[group] for group in groups])
+
+
+def _mean(values: NDArray, groups: NDArray) -> Resampled:
+    return resample(lambda keep: values[:, keep].mean(1), groups)
+
+
+def _oracle(folder: Path, training: Judged, test: Judged) -> Rewards:
+    """Return rewards by who wrote a response, and by its length."""
+    files = SETS[folder.name].training, SETS[folder.name].test
+    writers = [who_wrote(folder / f, p.comparisons) for f, p in zip(files, (training, test), strict=True)]
+    return WriterReward().fit(training.comparisons, writers[0]).rewards(test.comparisons, writers[1])
 
 
 def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
@@ -186,70 +240,60 @@ def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
     return [[names[row.prompt[-1].text, text] for text in row.responses] for row in comparisons]
 
 
-def summarise(scored: Scored, keys: Sequence[Hashable]) -> dict[str, dict]:
-    """Return each method's accuracy, and its paired difference to the best that needs no neural network."""
-    comparisons, rewards = scored
-    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    right, shorter, prompt = {}, {}, None
-    for name, values in rewards.items():
-        pairs = pair_table(comparisons, values)
-        right[name] = (np.sign(pairs.reward_difference) + 1) / 2
-        prompt = np.array([number_of[keys[c]] for c in pairs.comparison])
-        shorter = pairs.length_difference < 0
-    plain = max((n for n in right if not n.startswith("minirm") and n != ORACLE), key=lambda n: right[n].mean())
-    table = {}
-    for name, values in right.items():
-        table[name] = {"pairs": len(values), "accuracy": list(bootstrap_interval(values, prompt))}
-        if shorter.any():
-            inside = values[shorter]
-            table[name]["shorter pairs"] = int(shorter.sum())
-            table[name]["where the better is shorter"] = list(bootstrap_interval(inside, prompt[shorter]))
-        if name.startswith("minirm"):
-            for other in ("TF-IDF + logistic regression", plain):
-                table[name][f"minus {other}"] = list(paired_interval(values, right[other], prompt))
-    return table
+def page(name: str, recipe: Recipe, measured: Measured) -> Page:
+    """Return the table of a set, and its figures with their intervals."""
+    found, one = measured.figures(), SETS[name]
+    columns = ["accuracy", "where the better is shorter", f"minus {measured.strongest}"]
+    rows = [[method, *(_cell(figures, column) for column in columns)] for method, figures in found.items()]
+    about = (
+        f"{measured.pairs:,} test pairs in {measured.groups} groups ({one.group}); no group is on both sides. "
+        f"{recipe.seeds} seeds; 95% intervals over groups and seeds (grouped jackknife, Student's t); "
+        "differences are paired."
+    )
+    if one.least_difference:
+        about += f" Pairs whose scores differ by at least {one.least_difference:g}."
+    lines = [about, "", *table(["method", *columns], rows)]
+    figures = {f"{method}: {key}": two_way_interval(f) for method, of in found.items() for key, f in of.items()}
+    return Page(name, lines, figures)
 
 
-def as_markdown(name: str, table: dict[str, dict], seconds: float) -> str:
-    """Return the table as Markdown."""
-    lines = [f"# {name}", "", "| method | pairs | accuracy | where the better is shorter | minus TF-IDF + LR |"]
-    lines.append("|---|---:|---|---|---|")
-    for method, row in table.items():
-        cells = [_with_interval(row.get(key)) for key in ("accuracy", "where the better is shorter")]
-        difference = row.get("minus TF-IDF + logistic regression")
-        resolved = "" if difference is None or difference[1] > 0 or difference[2] < 0 else " not resolved"
-        cells.append(_with_interval(difference, "+") + resolved)
-        lines.append(f"| {method} | {row['pairs']:,} | {' | '.join(cells)} |")
-    lines += ["", f"95% intervals by bootstrap over prompts. {seconds / 60:.0f} minutes."]
-    lines += ["", ", ".join(f"{key} {value}" for key, value in machine().items())]
-    return "\n".join(lines) + "\n"
-
-
-def _with_interval(values: Sequence[float] | None, sign: str = "") -> str:
-    return "" if values is None else f"{values[0]:{sign}.3f} [{values[1]:{sign}.3f}, {values[2]:{sign}.3f}]"
+def _cell(figures: dict[str, Resampled], column: str) -> str:
+    if column not in figures:
+        return ""
+    interval = two_way_interval(figures[column])
+    unresolved = column.startswith("minus") and interval[1] <= 0 <= interval[2]
+    return with_interval(interval, "+" if column.startswith("minus") else "") + " not resolved" * unresolved
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure one data set and write its table."""
-    parser = argparse.ArgumentParser(prog="python -m bench preferences", description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=RECIPES)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench preferences", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--folds", type=int, default=5, help="of hh-harmless: how many of the five")
-    parser.add_argument("--out", type=Path, help="bench/results; with fewer folds a new folder for temporary files")
+    parser.add_argument("--cache", type=Path, default=Path("bench-cache/preferences"), help="finished trainings")
+    parser.add_argument("--folds", type=int, help="only the first so many")
+    parser.add_argument("--quick", action="store_true", help="one seed, one fold, a twentieth of an epoch")
+    parser.add_argument("--out", type=Path, help="bench/results; with --folds or --quick a new temporary folder")
     options = parser.parse_args(argv)
     if not (options.data / options.name).is_dir():
         print(f"{options.data / options.name}: not there; skipped")
         return 0
-    began, recipe = time.perf_counter(), RECIPES[options.name]
-    if options.name == "hh-harmless":
-        scored, keys = hh_harmless(options.data, recipe, options.folds)
-    else:
-        scored, keys = train_test(options.data, options.name, recipe)
-    table, seconds = summarise(scored, keys), time.perf_counter() - began
-    text = as_markdown(options.name, table, seconds)
-    print(text)
-    out = out_folder(options.out, whole=options.folds >= 5)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{options.name}.md").write_text(text, encoding="utf-8")
-    (out / f"{options.name}.json").write_text(json.dumps({"table": table, "seconds": seconds}, indent=1) + "\n")
+    began, recipe, facts = time.perf_counter(), RECIPES[options.name], machine()
+    if options.quick:
+        first, second = (replace(stage, epochs=stage.epochs / 20) for stage in (recipe.language_model, recipe.reward))
+        recipe, options.folds = replace(recipe, language_model=first, reward=second, seeds=1), 1
+    try:
+        measured = measure(Setting(options.data, options.cache), options.name, recipe, options.folds)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    facts = {"command": " ".join(["python -m bench preferences", *argv]), **facts, "minutes of this call": minutes}
+    out = out_folder(options.out, whole=options.folds is None)
+    print(write_page(page(options.name, recipe, measured), options.name, facts, out))
     return 0

@@ -10,9 +10,11 @@ from bench.baselines import (
     PAIRS_PER_COMPARISON,
     TfidfReward,
     WriterReward,
+    chrf_rewards,
     first_user_turn,
     group_folds,
     length_rewards,
+    overlap_rewards,
 )
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
@@ -36,6 +38,28 @@ def accuracy(comparisons: list[Comparison], rewards: list[list[float]]) -> float
 
 def test_the_longer_response_gets_the_higher_reward():
     assert length_rewards([pair("four", "to"), pair("", "é")]) == [[4.0, 2.0], [0.0, 1.0]]
+
+
+def test_overlap_is_the_f1_of_the_words_that_prompt_and_response_share():
+    [rewards] = overlap_rewards([pair("the cat the mat", "The dog!", prompt="the cat sat")])
+    assert rewards == pytest.approx([2 * 2 / (3 + 4), 2 * 1 / (3 + 2)])  # "the" of the prompt counts once
+
+
+def test_chrf_is_the_mean_of_the_f_scores_of_character_n_grams():
+    """By hand: prompt "ab c" has a, b, c / ab, bc / abc, "abd" a, b, d / ab, bd / abd; F₂ = 5·shared/(4·P + R)."""
+    [rewards] = chrf_rewards([pair("abd", "xyz", prompt="ab c")], longest=3)
+    assert rewards == pytest.approx([(5 * 2 / 15 + 5 * 1 / 10 + 0) / 3, 0.0])
+    [[whole, _]] = chrf_rewards([pair("much alike", "no", prompt="much alike")])
+    assert whole == pytest.approx(1.0)
+
+
+def test_a_ridge_learns_from_scores_within_their_comparison_alone():
+    pytest.importorskip("sklearn")
+    rows = [Comparison((), ("good word", "bad word"), (base + 1.0, float(base))) for base in range(50)]
+    [[good, bad, neither]] = (
+        TfidfReward().fit_scores(rows).rewards([Comparison((), ("good", "bad", "else"), (0.0, 0.0, 0.0))])
+    )
+    assert good == pytest.approx(-bad) and 0.3 < good < 0.7 and neither == 0.0
 
 
 def test_the_oracle_learns_who_writes_better_and_what_length_adds():

@@ -15,7 +15,6 @@ from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
-from bench.preferences import Teller
 from minirm.config_rules import to_json
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
@@ -27,10 +26,20 @@ from minirm.hub.load import load
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished
 from minirm.runs.job import train_run
+from minirm.runs.journal import Observer
 from minirm.runs.run_config import RunConfig
+from minirm.training.loop import Evaluated, Step
 
 SHOWN_CHARACTERS = 60
 """Of a text in a table."""
+
+
+class Teller(Observer):
+    """Prints a line at times."""
+
+    def event(self, stage: str, event: Step | Evaluated) -> None:
+        if isinstance(event, Evaluated) or event.step % 100 == 0:
+            print(f"  {stage} {event.step}: loss {event.loss:.4f}, accuracy {event.accuracy:.3f}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,12 @@ def _names(text: str) -> frozenset[str]:
 
 HARMLESS = _names(
     """
-    _name_or_path architectures model_type transformers_version torch_dtype dtype torchscript use_bfloat16
+    _name_or_path _model_name_or_path architectures model_type transformers_version torch_dtype dtype torchscript
+    use_bfloat16
     tf_legacy_loss use_cache return_dict output_attentions output_hidden_states output_scores return_dict_in_generate
     initializer_range initializer_factor gradient_checkpointing chunk_size_feed_forward _attn_implementation_autoset
-    is_decoder bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id decoder_start_token_id tokenizer_class
+    is_decoder bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id decoder_start_token_id
+    tokenizer_class
     prefix id2label label2id num_labels problem_type finetuning_task task_specific_params
     max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
     typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
