@@ -69,8 +69,7 @@ class ModelConfig:
     """The shape of a backbone. The style's defaults are GPT-2's; `sized` gives a size by name."""
 
     backbone: BackboneName = "transformer"
-    """A transformer, PyTorch's `nn.TransformerDecoder` (the response is decoded against its prompt), or a recurrent
-    network."""
+    """A transformer, PyTorch's `nn.TransformerDecoder` (decodes a response against its prompt), or a recurrent one."""
     style: Style = "gpt2"
     """gpt2: LayerNorm, learned positions, GELU (tanh), biases. llama: RMSNorm, rotary positions, SwiGLU, no biases.
     prefix: as gpt2, but tokens of a prompt see each other both ways, and those of a response the prompt and each other.
@@ -98,6 +97,8 @@ class ModelConfig:
     """How the rotary frequencies are slowed for longer texts (llama). None: not at all."""
     tied_head: bool = True
     """The language model's head is its embedding. False: weights of its own."""
+    token_types: bool = False
+    """A decoder's tokens say whether a prompt or a response holds them, and look for their like: see likeness.py."""
     norm_eps: Positive = 1e-5
     """Added to the variance in LayerNorm and RMSNorm; Google's BERT has 1e-12."""
 
@@ -106,20 +107,20 @@ class ModelConfig:
         require(self.width % self.heads == 0, f"width={self.width} must be a multiple of heads={self.heads}")
         kv_heads = self.key_value_heads
         require(self.heads % kv_heads == 0, f"heads={self.heads} must be a multiple of kv_heads={kv_heads}")
-        encodes = self.backbone == "transformer" or self.style not in LOOK_AHEAD
-        require(encodes, f"style={self.style} must go with backbone=transformer, not {self.backbone}")
+        anywhere = self.backbone == "transformer" or (self.style not in LOOK_AHEAD and not self.token_types)
+        what = f"style={self.style}" + ", token_types=True" * self.token_types
+        require(anywhere, f"{what} must go with backbone=transformer, not {self.backbone}")
         self._check_torch_decoder()
         rotary = self.backbone == "transformer" and self.style == "llama"
-        require(
-            not rotary or self.head_width % 2 == 0, f"width/heads={self.head_width} must be even to rotate in pairs"
-        )
+        even = self.head_width % 2 == 0 or not rotary
+        require(even, f"width/heads={self.head_width} must be even to rotate in pairs")
 
     def _check_torch_decoder(self) -> None:
         """Refuse what PyTorch's module has no choice of."""
         own = self.backbone != "torch_decoder"
         require(own or self.style == "gpt2", f"style={self.style} must be gpt2 for backbone=torch_decoder")
-        kv_heads, heads = self.key_value_heads, self.heads
-        require(own or kv_heads == heads, f"kv_heads={kv_heads} must be heads={heads} for backbone=torch_decoder")
+        alike = self.key_value_heads == self.heads
+        require(own or alike, f"kv_heads={self.kv_heads} must be heads={self.heads} for backbone=torch_decoder")
 
     @property
     def bidirectional(self) -> bool:
@@ -144,9 +145,8 @@ class ModelConfig:
     @property
     def inner_width(self) -> int:
         """Inner width of the MLP."""
-        if self.mlp_width is not None:
-            return self.mlp_width
-        return -(-8 * self.width // 3 // 32) * 32 if self.style == "llama" else 4 * self.width
+        usual = -(-8 * self.width // 3 // 32) * 32 if self.style == "llama" else 4 * self.width
+        return usual if self.mlp_width is None else self.mlp_width
 
 
 def sized(size: str, **fields: object) -> ModelConfig:

@@ -29,6 +29,8 @@ def _transformer_states(model: Transformer, tokens: Tensor, prompt: int) -> Tens
     x = model.embedding(tokens)
     if model.positions is not None:
         x = x + model.positions.weight[:length]
+    if config.token_types:
+        x = x + torch.stack([model.token_types.weight[int(i >= prompt)] for i in range(length)])
     for block in model.blocks:
         x = x + _attention(block.attention, block.attention_norm(x), config, prompt)
         x = x + block.mlp(block.mlp_norm(x))

@@ -12,7 +12,9 @@ VOCABULARY = 23
 ARCHITECTURES = {
     "gpt2": ModelConfig(vocab_size=VOCABULARY, layers=2, width=8, heads=2, max_positions=64),
     "llama": ModelConfig(vocab_size=VOCABULARY, layers=2, width=16, heads=4, kv_heads=2, style="llama"),
-    "prefix": ModelConfig(vocab_size=VOCABULARY, layers=2, width=8, heads=2, max_positions=64, style="prefix"),
+    "prefix": ModelConfig(
+        vocab_size=VOCABULARY, layers=2, width=8, heads=2, max_positions=64, style="prefix", token_types=True
+    ),
     "bert": ModelConfig(vocab_size=VOCABULARY, layers=2, width=8, heads=2, max_positions=64, style="bert"),
     "torch_decoder": ModelConfig(
         vocab_size=VOCABULARY, layers=2, width=8, heads=2, max_positions=64, backbone="torch_decoder"

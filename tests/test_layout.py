@@ -58,6 +58,9 @@ def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
     check_sees(layout, seen_by_definition(lengths, parents))
     ends = np.cumsum(lengths) - 1
     assert layout.reads.tolist() == ends[reads].tolist()
+    assert layout.types.tolist() == [
+        int(parent >= 0) for parent, n in zip(parents, lengths, strict=True) for _ in range(n)
+    ]
     assert layout.tokens_so_far == sum(lengths)
 
 
@@ -74,7 +77,7 @@ def test_both_ways_a_token_sees_its_whole_row_and_nothing_else(parts):
     assert layout.reads.tolist() == [min(row_of[row]) for row in range(len(parts))]
     assert layout.positions.tolist() == [place for p, r in parts for place in range(p + r)]
     assert layout.types.tolist() == [kind for p, r in parts for kind in [0] * p + [1] * r]
-    assert layout.tokens_so_far == len(rows) and lay_out([1], [-1], [0]).types is None
+    assert layout.tokens_so_far == len(rows)
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,6 +163,8 @@ def test_levels_count_segments_over_past_and_new_ones(data):
     assert sorted(segments) == list(range(len(lengths), len(lengths) + len(more)))
     parents = [p for level in layout.levels for p in level.parents.tolist()]
     assert parents == [their_parents[s - len(lengths)] for s in segments]
+    types = [int(parent >= 0) for parent, length in zip(their_parents, more, strict=True) for _ in range(length)]
+    assert layout.types.tolist() == types  # what continues something from before is a response
 
 
 def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():

@@ -13,6 +13,7 @@ from minirm.models.attention import Attention, Kernel, KeysValues, RotaryPositio
 from minirm.models.kernels.cpu_bfloat16 import fill_up
 from minirm.models.kernels.rows import take_rows
 from minirm.models.kernels.strips import faster_attention
+from minirm.models.likeness import keep_places_apart
 from minirm.models.protocol import State
 from minirm.tokens.layout import Layout, see_both_ways
 
@@ -128,11 +129,10 @@ class Transformer(nn.Module):
         learned, encodes = config.style != "llama", config.bidirectional
         self.positions = nn.Embedding(config.max_positions, config.width) if learned else None
         self.rotary = None if learned else RotaryPositions(config.head_width, config.rope_theta, config.rope_scaling)
-        self.token_types = nn.Embedding(2, config.width) if encodes else None
+        self.token_types = nn.Embedding(2, config.width) if encodes or config.token_types else None
         self.embedding_norm = build_norm(config) if encodes else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        block = EncoderBlock if encodes else Block
-        self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList((EncoderBlock if encodes else Block)(config) for _ in range(config.layers))
         self.norm = nn.Identity() if encodes else build_norm(config)
         self._initialise()
 
@@ -150,10 +150,9 @@ class Transformer(nn.Module):
         Raises:
             ValueError: an encoder needs `lay_out_sequences`, every other style `lay_out`.
         """
-        if (layout.types is not None) != self.config.bidirectional:
+        if bool(layout.parents) == self.config.bidirectional:
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
         layout = see_both_ways(layout) if self.config.style == "prefix" else layout
-        M = len(tokens)
         tokens, layout = fill_up(tokens, layout)
         x = self._embed(tokens, layout)  # (M, D)
         rotation = None if self.rotary is None else self.rotary(layout.positions)
@@ -167,8 +166,8 @@ class Transformer(nn.Module):
                 state.append(tuple(kept[: layout.tokens_so_far] for kept in layer_state))
         if fused:
             return self.norm(self._run(self.blocks[-1].read, x, layout, rotation)), None
-        x = self.norm(take_rows(x, layout.reads) if only_reads else x[:M])  # without what `fill_up` added
-        return x, state if keep_state else None
+        x = take_rows(x, layout.reads) if only_reads else x[: sum(layout.lengths)]  # without what `fill_up` added
+        return self.norm(x), state if keep_state else None
 
     def _embed(self, tokens: Tensor, layout: Layout) -> Tensor:
         x = self.embedding(tokens)
@@ -199,6 +198,8 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
         for block in self.blocks:
             block.attention.look_for_likeness()
+        if self.config.token_types and not encodes:
+            keep_places_apart(self)
 
     def begin_as_average(self) -> None:
         """Let the last block begin as the mean of what each token sees; see `Attention.begin_as_average`."""

@@ -68,7 +68,7 @@ class Layout:
     """A batch's segments, ready for attention (`everywhere`, `at_reads`) and for recurrence (`levels`)."""
 
     positions: Tensor  # (M,) how far along its path each token lies, from 0
-    types: Tensor | None  # (M,) 0 in a prompt, 1 in a response; None where tokens only look back
+    types: Tensor  # (M,) 0 in a prompt, 1 in a response
     reads: Tensor  # (N,) the tokens at which the result is read
     everywhere: Tiles  # every token is a query
     at_reads: Tiles  # only the N read tokens are
@@ -130,7 +130,7 @@ def lay_out(
     seen = [new[segment][: len(new[segment]) - tokens] for segment, tokens in zip(reads, back, strict=True)]
     return Layout(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
-        types=None,
+        types=torch.from_numpy(np.repeat([int(parent >= 0) for parent in parents], lengths)),
         reads=torch.from_numpy(starts[1:][list(reads)] - 1 - np.array(back, dtype=np.int64)),
         everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
         at_reads=_tile([np.array([n]) for n in range(len(reads))], seen),

@@ -30,6 +30,6 @@ def fill_up(tokens: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
     def filled(index: Tensor) -> Tensor:
         return F.pad(index, (0, more))
 
-    types = None if layout.types is None else filled(layout.types)
     everywhere = replace(layout.everywhere, slots=filled(layout.everywhere.slots))
-    return filled(tokens), replace(layout, positions=filled(layout.positions), types=types, everywhere=everywhere)
+    places = {"positions": filled(layout.positions), "types": filled(layout.types)}
+    return filled(tokens), replace(layout, **places, everywhere=everywhere)
