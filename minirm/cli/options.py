@@ -29,6 +29,8 @@ class ModelOptions:
     """Fewer than heads: grouped-query attention."""
     mlp_width: int | None = None
     """Inner width of the MLP."""
+    token_types: bool | None = None
+    """Where a response is judged by what it has in common with its prompt: a decoder sees that from the first step."""
     dropout: float | None = None
     """Probability that a hidden unit is dropped in training."""
 

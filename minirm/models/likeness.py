@@ -21,7 +21,7 @@ LIKENESS = 22.0
 
 @torch.no_grad()
 def keep_places_apart(transformer: nn.Module) -> None:
-    """Draw a transformer's places in the last channels, tokens in the others, and let the first layer look for like tokens alone."""
+    """Leave a transformer's last channels to places and the others to tokens, which alone its first layer looks at."""
     width, places = transformer.config.width, transformer.token_types.weight
     apart = width - max(1, width // PLACE)
     transformer.embedding.weight[:, apart:] = 0
