@@ -47,7 +47,7 @@ def test_a_run_folder_holds_what_it_says_and_no_pickle(trained):
     pickle, zipped = b"\x80", b"PK"  # what torch.save and pickle files begin with
     assert not any(path.read_bytes().startswith((pickle, zipped)) for path in trained.rglob("*") if path.is_file())
     data = json.loads((trained / "data.json").read_text())
-    assert data["summary"]["rows"] == 40 and data["summary"]["comparisons"] == 40
+    assert data["summary"]["comparisons"] == 40 and data["summary"]["pairs"] == 40
 
 
 def test_the_configuration_comes_back_as_it_was(trained, pairs_file):

@@ -147,8 +147,8 @@ def test_a_reader_that_has_read_enough_ends_the_command_quietly(trained, monkeyp
 def test_data_tells_what_a_file_holds_and_shares_with_another(pairs_file, said, tmp_path):
     other = write_lines(tmp_path / "other.jsonl", kind_and_rude(3))
     printed = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in table_lines(said, pairs_file, other)}
-    assert printed["rows"] == printed["comparisons"] == printed["prompts"] == "40"
-    assert printed["responses per row"] == "2: 40" and printed["shared prompts"] == "3"
+    assert printed["comparisons"] == printed["pairs"] == printed["prompts"] == "40"
+    assert printed["responses per comparison"] == "2: 40" and printed["shared prompts"] == "3"
 
 
 def table_lines(said, file: Path, other: Path) -> list[str]:

@@ -152,5 +152,5 @@ def test_each_line_of_a_pipe_is_answered_before_the_next_one_comes(trained):
 def test_a_summary_of_many_responses_counts_pairs_without_looking_at_each():
     many = Comparison((), tuple(map(str, range(1000))), tuple(float(n // 2) for n in range(1000)))
     summary = describe([many, many])
-    assert (summary.comparisons, summary.tied_pairs) == (2 * (999 * 500 - 500), 2 * 500)
+    assert (summary.pairs, summary.tied_pairs) == (2 * (999 * 500 - 500), 2 * 500)
     assert summary.conflicting_pairs == 0

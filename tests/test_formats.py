@@ -1,5 +1,7 @@
 """What the field writes is read as it is meant, or refused by name; nothing is passed over in silence."""
 
+import contextlib
+import copy
 import json
 from pathlib import Path
 
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 
 from minirm.data.comparison import Turn
 from minirm.errors import InputError
-from minirm.files.fields import NAMES, Names, Record, Usage, tell_unread
-from minirm.files.records import MOST_RESPONSES, parse_record, plain_pair, read_comparisons
+from minirm.files.fields import NAMES, Names, Record, Usage, parse_fields, tell_unread
+from minirm.files.reading import read_rows
+from minirm.files.records import MOST_RESPONSES, parse_record, parse_rows, plain_pair, read_comparisons
 from minirm.files.tables import Row
 
 DATA = Path(__file__).parent.parent / "data"
@@ -368,6 +371,9 @@ REFUSED = {
     'field "ranking": a list of 3: may be ranks or an order': {"responses": ["a", "b", "c"], "ranking": [2, 0, 1]},
     "found keys 'prompt', 'responses': nothing says which response is better": {"responses": ["a", "b"]},
     "found keys 'prompt', 'answer_a', 'answer_b': nothing says which": {"answer_a": "a", "answer_b": "b"},
+    'field "overall_preference": 2.0: must judge two responses': {
+        "response_1": "a", "response_2": "b", "response_3": "c", "overall_preference": 2,
+    },
     'field "winner": \'c\': must be one of a, b, or tie': {"answer_a": "a", "answer_b": "b", "winner": "c"},
     'field "label": 0: must be one of a, b, or tie': {"answer_a": "a", "answer_b": "b", "label": 0},
     'field "label": \'good\': must be true or false': {"response": "a", "label": "good"},
@@ -385,6 +391,32 @@ def test_a_label_that_is_missing_or_contradicts_itself_is_refused(tmp_path, rule
     with pytest.raises(InputError) as caught:
         read(tmp_path, {"prompt": "Why?", **REFUSED[rule]})
     assert str(caught.value).startswith(f"{tmp_path / 'x.jsonl'}:1: {rule}")
+
+
+ANYTHING = [None, "", "tie", 0, 1.5, True, float("nan"), [], {}, [None], [[]], ["a", "b"], [1, 2], {"messages": []}]
+ANYTHING += [{"text": None}, {"replies": [{}]}, {"replies": 3, "role": "user", "text": "x"}, {"score": 1}, [user("Q")]]
+FIELDS = sorted({name for names in NAMES.values() for name in names} | {"response_a", "response_b", "winner_model_a"})
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(sorted(DATA.glob("*.*[!d]"))), st.randoms(use_true_random=False))
+def test_a_record_in_which_anything_stands_anywhere_is_read_or_refused_and_never_fails(path, random):
+    row = random.choice(list(read_rows(path)))
+    fields = json.loads(json.dumps(row.fields))
+    for _ in range(random.randint(1, 3)):
+        holder, key = fields, random.choice([*fields, random.choice(FIELDS)])
+        while (
+            isinstance(holder.get(key) if isinstance(holder, dict) else holder[key], dict | list)
+            and random.random() < 0.7
+        ):
+            if not holder[key]:
+                break
+            holder = holder[key]
+            key = random.choice(list(holder)) if isinstance(holder, dict) else random.randrange(len(holder))
+        holder[key] = copy.deepcopy(random.choice(ANYTHING))
+    for names in (None, parse_fields([], ignore_judgements=True)):
+        with contextlib.suppress(InputError):
+            list(parse_rows(iter([Row("x:1", fields)]), names=names, usage=Usage()))
 
 
 @pytest.mark.parametrize(

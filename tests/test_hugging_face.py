@@ -14,9 +14,9 @@ import minirm
 from minirm.cli.main import main
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
-from minirm.hub import build_language_model, build_reward_model, export_run, read_model, read_start
 from minirm.hub.families import FAMILIES, FIXED, read_config
-from minirm.hub.writing import JINJA, rename
+from minirm.hub.reading import build_language_model, build_reward_model, read_model, read_start
+from minirm.hub.writing import JINJA, export_run, rename
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, PackedBatch, pack
 from minirm.tokens.tokenizer import Tokenizer

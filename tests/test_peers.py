@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minirm
-from minirm.hub import export_run
+from minirm.hub.writing import export_run
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers")

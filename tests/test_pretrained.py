@@ -17,8 +17,8 @@ from minirm.config import PackingConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.files.pretrained import PretrainedTokenizer
-from minirm.hub import export_run
 from minirm.hub.load import load_zero_shot
+from minirm.hub.writing import export_run
 from minirm.tokens.packing import fit, tokenize
 
 transformers = pytest.importorskip("transformers")
@@ -136,6 +136,13 @@ def test_calls_of_tools_and_thoughts_of_a_prompt_are_written_as_the_template_wri
     asked = messages(("user", "Name a fruit"))
     [with_call] = {tuple(check_rewards(folder, [[*asked, calls, found]]))}
     assert with_call != tuple(check_rewards(folder, [[*asked, {"role": "assistant", "content": ""}, found]]))
+
+
+def test_a_template_that_transformers_does_not_read_is_named(tmp_path):
+    folder = made.save(tmp_path / "f", made.byte_level(), None)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": made.TEMPLATES["ChatML"]}))
+    with pytest.raises(InputError, match=r"chat_template.json: transformers' tokenizers do not read it"):
+        minirm.load(folder)
 
 
 def test_a_dialogue_without_a_prompt_is_written_too(tmp_path):

@@ -259,7 +259,7 @@ def test_what_is_dropped_stands_in_data_json_with_its_reason_and_stage(tmp_path)
     assert counts["drop"] == {
         "training, language model: dropped: longer than max_tokens": 8,
         "training, reward: dropped: longer than max_tokens": 8,
-        "training, reward: rows with identical responses": 4,
+        "training, reward: comparisons with identical responses": 4,
     }
     assert counts["truncate"]["training, reward: dropped: nothing left to compare, responses of the same tokens"] == 8
     assert counts["truncate"]["training, reward: merged: responses of the same tokens"] == 8
@@ -297,7 +297,7 @@ def test_conversations_without_a_judgement_feed_the_language_model_only(file, tm
     config = replace(config, data=replace(config.data, validation=(file,)))
     prepared = prepare(config, tmp_path / "work")
     assert len(prepared.stores["training language model"]) == 41 and len(prepared.stores["training reward"]) == 40
-    assert prepared.data["counts"]["training, reward: rows with a single response"] == 1
+    assert prepared.data["counts"]["training, reward: comparisons with a single response"] == 1
 
 
 def test_the_language_model_reads_the_preferred_response_or_all(file, tmp_path):
@@ -387,7 +387,7 @@ def test_labels_of_steps_are_for_the_loss_that_reads_them(file, tmp_path):
 def test_what_nobody_judged_is_not_taken_for_a_score_of_0(tmp_path):
     rows = [{"prompt": f"Q{n}", "response": "a text"} for n in range(9)]
     file = write_lines(tmp_path / "unjudged.jsonl", rows)
-    assert "rows without a judgement" in refusal(a_config(file, loss="rating"), tmp_path / "run")
+    assert "comparisons without a judgement" in refusal(a_config(file, loss="rating"), tmp_path / "run")
 
 
 def test_what_a_run_keeps_of_its_validation_split_comes_back_as_it_was(tmp_path):
@@ -569,7 +569,7 @@ def test_what_was_left_out_and_what_leaks_is_said_while_a_run_goes_on(tmp_path, 
     config = replace(config, data=replace(config.data, validation=(validation,)), stage=stage)
     observer = Noting()
     assert train_run(config, tmp_path / "run", observer) is not None
-    alike = ["training, reward: rows with identical responses: 1"] if stage == "reward" else []
+    alike = ["training, reward: comparisons with identical responses: 1"] if stage == "reward" else []
     assert observer.notes == [*alike, "validation: 5 of its prompts stand in training too"]
 
 

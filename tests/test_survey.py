@@ -47,8 +47,8 @@ def test_repeated_responses_become_one_with_their_mean_score():
     assert counts == {MERGED: 2}
 
 
-def test_a_summary_counts_rows_pairs_and_ties():
-    rows = [
+def test_a_summary_counts_comparisons_pairs_and_ties():
+    comparisons = [
         PAIR,
         PAIR,
         Comparison(ASK, ("No.", "Because."), (1.0, 0.0), probability=0.5),
@@ -57,11 +57,11 @@ def test_a_summary_counts_rows_pairs_and_ties():
         Comparison((), ("a", "a"), (1.0, 0.0)),
         Comparison((), ("a",), (0.0,)),
     ]
-    summary = describe(rows, other=[Comparison(OTHER, ("x",), (0.0,)), Comparison((), ("x",), (0.0,))])
-    assert (summary.rows, summary.comparisons, summary.tied_pairs, summary.tied_rows) == (7, 6, 2, 1)
-    assert summary.responses_per_row == {1: 1, 2: 5, 3: 1}
+    summary = describe(comparisons, other=[Comparison(OTHER, ("x",), (0.0,)), Comparison((), ("x",), (0.0,))])
+    assert (summary.comparisons, summary.pairs, summary.tied_pairs, summary.tied_comparisons) == (7, 6, 2, 1)
+    assert summary.responses_per_comparison == {1: 1, 2: 5, 3: 1}
     assert (summary.prompts, summary.without_prompt, summary.shared_prompts) == (2, 2, 1)
-    assert (summary.repeated_rows, summary.conflicting_pairs) == (1, 1)
+    assert (summary.repeated_comparisons, summary.conflicting_pairs) == (1, 1)
     assert (summary.soft_labels, summary.margins, summary.weights) == (1, 1, 1)
     assert summary.subsets == {"hard": 1}
     assert summary.dropped == {TIED: 1, IDENTICAL: 1, SINGLE: 1}
@@ -71,7 +71,7 @@ def test_a_summary_counts_rows_pairs_and_ties():
 
 def test_a_summary_of_nothing_is_all_zeros():
     summary = describe([])
-    assert summary.rows == 0
+    assert summary.comparisons == 0
     assert summary.response_characters == Lengths(0.0, 0, 0)
     assert summary.shared_prompts is None
 

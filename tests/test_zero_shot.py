@@ -27,8 +27,8 @@ from minirm.cli.main import main
 from minirm.config import ModelConfig
 from minirm.data.comparison import Turn
 from minirm.errors import InputError
-from minirm.hub import build_language_model, read_model
 from minirm.hub.load import load_zero_shot
+from minirm.hub.reading import build_language_model, read_model
 from minirm.models.language_model import LanguageModel
 from minirm.policies import zero_shot
 from minirm.tokens.tokenizer import Tokenizer

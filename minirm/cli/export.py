@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from minirm.cli.console import new_console
 from minirm.files import disk
-from minirm.hub import export_run
+from minirm.hub.writing import export_run
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import Fit, Surprise
 from minirm.files import disk
-from minirm.hub import read_start
+from minirm.hub.reading import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
 

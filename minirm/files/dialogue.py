@@ -159,9 +159,9 @@ def parse_reply(value: object, field: str) -> Reply:
         return check_text(value, field)
     if not isinstance(value, dict | list):
         raise field_error(field, value, "must be text or a list of messages")
-    if not value:
-        raise field_error(field, value, "must be a list with at least one item")
     turns = parse_messages(value, field)
+    if not turns:
+        raise field_error(field, value, "must be a list with at least one item")
     if turns[-1].role != "assistant":
         raise field_error(f"{field}[{len(turns) - 1}].role", turns[-1].role, "the last message must be the assistant's")
     return turns

@@ -23,7 +23,8 @@ from minirm.tokens.tokenizer import FILE, Ids, Pieces, Tokenizer
 FOLDER = "tokenizer"
 """Where in a run's folder the files of a pretrained tokenizer lie."""
 CONFIG, FILES = "config.json", (FILE, "tokenizer_config.json", "special_tokens_map.json")
-FILES += ("added_tokens.json", "chat_template.jinja", "chat_template.json", CONFIG)
+OTHERS_TEMPLATE = "chat_template.json"  # of processors of pictures and text
+FILES += ("added_tokens.json", "chat_template.jinja", OTHERS_TEMPLATE, CONFIG)
 """What may belong to a tokenizer, whatever its class; its own class knows more."""
 LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 PROBE = "⁂"
@@ -62,6 +63,9 @@ class PretrainedTokenizer:
             rule = "an encoder reads prompt and response as a pair of texts, which no chat template writes: remove it"
             raise InputError(f"{folder}: its chat template: {rule}")
         self._is_plain = self.theirs.chat_template is None and not bidirectional
+        if self._is_plain and (folder / OTHERS_TEMPLATE).is_file():
+            rule = "transformers' tokenizers do not read it: its template must stand in chat_template.jinja"
+            raise InputError(f"{folder / OTHERS_TEMPLATE}: {rule}")
         if self._is_plain:
             self.theirs.chat_template = self._plain_template(config)
         names = {*FILES, *type(self.theirs).vocab_files_names.values()}

@@ -16,12 +16,7 @@ from minirm.files.reading import Row, find_files, name_of, read_rows
 from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
-MAYBE_UNJUDGED = (
-    "response",
-    "conversation",
-    "tree",
-    "stepwise",
-)  # shapes of a single response that nobody may have judged
+MAYBE_UNJUDGED = ("response", "conversation", "tree", "stepwise")  # a single response, and maybe no judgement
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
 
 

@@ -198,6 +198,8 @@ def _columns(record: Record) -> list[Judged]:
     weight = 1.0
     if (name := record.find("strength")) and record.fields[name] not in NOTHING:
         strength = number(record.take(name, "strength"), name)
+        if len(replies) != 2:
+            raise field_error(name, strength, f"must judge two responses, and there are {len(replies)}")
         weight, scores = abs(strength) or 1.0, (max(-strength, 0.0), max(strength, 0.0))
     elif None not in one_hot:
         scores = tuple(number(record.take(name, "choice"), name) for name in one_hot)
@@ -234,12 +236,8 @@ def _response(record: Record) -> list[Judged]:
     """One response: unjudged, or rated for itself, as in HelpSteer (0 to 4) and KTO (true or false)."""
     name = record.find("response")
     value = record.take(name, "response")
-    item = (
-        record.item(value, f"{name}.")
-        if isinstance(value, dict) and "role" not in value and "from" not in value
-        else None
-    )
-    reply = parse_reply(value, name) if item is None else _reply(value, item, name)
+    item = record.item(value, f"{name}.") if isinstance(value, dict) else None
+    reply = _reply(value, item, name)
     axes = item and isinstance(item.fields.get("axes"), dict) and item.item(item.take("axes", "score"), f"{name}.axes.")
     return [_rated(record, [reply], rating(axes or record))]
 
@@ -283,7 +281,10 @@ def _tree(record: Record) -> Iterator[Judged]:
     while nodes:
         node, before = nodes.pop(0)
         turns = (*before, parse_prompt([{"role": node.get("role"), "content": node.get("text")}], name)[0])
-        replies = [reply for reply in node.get("replies") or [] if not reply.get("deleted")]
+        replies = node.get("replies") or []
+        if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+            raise field_error(f"{name}.replies", replies, "must be a list of messages")
+        replies = [reply for reply in replies if not reply.get("deleted")]
         if turns[-1].role == "assistant":
             nodes += [(reply, turns) for reply in replies]
             continue

@@ -9,12 +9,12 @@ from math import comb
 
 from minirm.data.comparison import Comparison
 
-UNJUDGED = "rows without a judgement"
-SINGLE = "rows with a single response"
-IDENTICAL = "rows with identical responses"
-TIED = "rows with all scores tied"
-REMEMBERED_RESPONSES = 64  # K of the longest row of which each pair is remembered: K²
-MERGED = "repeated responses merged"  # counts responses, not rows: the row stays
+UNJUDGED = "comparisons without a judgement"
+SINGLE = "comparisons with a single response"
+IDENTICAL = "comparisons with identical responses"
+TIED = "comparisons with all scores tied"
+REMEMBERED_RESPONSES = 64  # K of the longest comparison of which each pair is remembered: K²
+MERGED = "repeated responses merged"  # counts responses: the comparison stays
 
 
 def usable(
@@ -22,12 +22,12 @@ def usable(
 ) -> Iterator[Comparison]:
     """Yield the comparisons that a reward model can learn from, and count what was dropped, by reason.
 
-    Responses of a row with the same text become one, with their mean score. A row then needs two responses and, unless
-    `keep_ties`, two scores that differ.
+    Responses to one prompt with the same text become one, with their mean score. A comparison then needs two responses
+    and, unless `keep_ties`, two scores that differ.
 
     Args:
         counts: is added to, under `SINGLE`, `IDENTICAL`, `TIED`, `MERGED` and `UNJUDGED`.
-        keep_singles: each response is judged by itself, and one is enough; rows without a judgement are dropped.
+        keep_singles: each response is judged by itself, and one is enough; what nobody judged is dropped.
     """
     for comparison in comparisons:
         if keep_singles:
@@ -64,54 +64,37 @@ class Lengths:
     """Lengths in characters."""
 
     mean: float
-    median: int
-    """The lower one of two."""
+    median: int  # the lower one of two
     maximum: int
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What `describe` found."""
+    """How many of each `describe` found."""
 
-    rows: int
-    """Records: prompts with their responses."""
     comparisons: int
-    """Pairs of responses to one prompt whose scores differ strictly."""
-    responses_per_row: dict[int, int]
-    """K → how many rows have K responses."""
-    prompt_characters: Lengths
-    """All turns of a prompt together."""
+    pairs: int  # of responses to one prompt whose scores differ
+    responses_per_comparison: dict[int, int]  # K → comparisons
+    prompt_characters: Lengths  # of all turns of a prompt together
     response_characters: Lengths
     tied_pairs: int
-    """Pairs of responses to one prompt whose scores are equal."""
-    tied_rows: int
-    """Rows of two or more responses whose scores are all equal."""
-    repeated_rows: int
-    """Rows with the prompt, responses and scores of an earlier row."""
-    conflicting_pairs: int
-    """Pairs that an earlier row judged the other way round; of rows of at most `REMEMBERED_RESPONSES` responses."""
-    soft_labels: int
-    """Rows with a probability below 1."""
-    margins: int
-    """Rows with a margin other than 0."""
-    weights: int
-    """Rows with a weight other than 1."""
+    tied_comparisons: int  # of two or more responses, all of equal score
+    repeated_comparisons: int  # with the prompt, responses and scores of an earlier one
+    conflicting_pairs: int  # judged the other way round earlier; where K is at most `REMEMBERED_RESPONSES`
+    soft_labels: int  # probabilities below 1
+    margins: int  # other than 0
+    weights: int  # other than 1
     subsets: dict[str, int]
-    """Name of a subset → its rows."""
-    prompts: int
-    """Different prompts, not counting that there is none."""
+    prompts: int  # different ones, not counting that there is none
     without_prompt: int
-    """Rows that have no prompt."""
-    shared_prompts: int | None
-    """Different prompts that the other data has too; None if there was none to compare with."""
-    dropped: dict[str, int]
-    """Why a reward model would not learn from a row → how many; see `usable`."""
+    shared_prompts: int | None  # that the other data has too; None if there was none to compare with
+    dropped: dict[str, int]  # by reason: what a reward model would not learn from; see `usable`
 
 
 def describe(comparisons: Iterable[Comparison], other: Iterable[Comparison] | None = None) -> DataSummary:
     """Return what the comparisons hold, reading them once.
 
-    Memory grows by a few numbers for each row and pair, to know what repeats; no text is kept.
+    Memory grows by a few numbers for each comparison and pair, to know what repeats; no text is kept.
 
     Args:
         other: comparisons, of a test set for instance, whose prompts should not occur in the first.
@@ -119,29 +102,27 @@ def describe(comparisons: Iterable[Comparison], other: Iterable[Comparison] | No
     tally, dropped = _Tally(), Counter()
     for _ in usable(map(tally.add, comparisons), dropped):
         pass
+    others = None if other is None else {hash(one.prompt) for one in other if one.prompt}
     return DataSummary(
         **tally.counts,
-        responses_per_row=dict(sorted(tally.responses_per_row.items())),
+        responses_per_comparison=dict(sorted(tally.responses.items())),
         prompt_characters=_lengths(tally.prompt_characters),
         response_characters=_lengths(tally.response_characters),
         subsets=dict(tally.subsets),
         prompts=len(tally.prompts),
-        shared_prompts=None
-        if other is None
-        else len(tally.prompts & {hash(row.prompt) for row in other if row.prompt}),
+        shared_prompts=None if others is None else len(tally.prompts & others),
         dropped=dict(dropped),
     )
 
 
-ROW_COUNTS = {
-    "rows": lambda row: True,
-    "without_prompt": lambda row: not row.prompt,
-    "tied_rows": lambda row: len(row.scores) > 1 and len(set(row.scores)) == 1,
-    "soft_labels": lambda row: row.probability < 1,
-    "margins": lambda row: row.margin != 0,
-    "weights": lambda row: row.weight != 1,
+COUNTED = {
+    "comparisons": lambda one: True,
+    "without_prompt": lambda one: not one.prompt,
+    "tied_comparisons": lambda one: len(one.scores) > 1 and len(set(one.scores)) == 1,
+    "soft_labels": lambda one: one.probability < 1,
+    "margins": lambda one: one.margin != 0,
+    "weights": lambda one: one.weight != 1,
 }
-PAIR_COUNTS = ("comparisons", "tied_pairs", "conflicting_pairs")
 
 
 def as_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:
@@ -160,36 +141,36 @@ class _Tally:
     """What was seen so far. Texts are remembered by their 64-bit hash: of a million, no two are likely to share one."""
 
     def __init__(self):
-        self.counts = dict.fromkeys((*ROW_COUNTS, "repeated_rows", *PAIR_COUNTS), 0)
-        self.responses_per_row, self.subsets = Counter(), Counter()
+        self.counts = dict.fromkeys((*COUNTED, "repeated_comparisons", "pairs", "tied_pairs", "conflicting_pairs"), 0)
+        self.responses, self.subsets = Counter(), Counter()
         self.prompt_characters, self.response_characters = Counter(), Counter()  # length → how often
-        self.prompts, self.rows, self.verdicts = set(), set(), set()
+        self.prompts, self.contents, self.verdicts = set(), set(), set()
 
-    def add(self, row: Comparison) -> Comparison:
-        """Count one row, and return it."""
-        self.responses_per_row[len(row.responses)] += 1
-        self.prompt_characters[sum(len(turn.text) for turn in row.prompt)] += 1
-        self.response_characters.update(map(len, row.responses))
-        if row.subset:
-            self.subsets[row.subset] += 1
-        prompt = hash(row.prompt)
-        content = hash((prompt, row.responses, row.scores))
-        for name, applies in ROW_COUNTS.items():
-            self.counts[name] += applies(row)
-        self.counts["repeated_rows"] += content in self.rows
-        self.rows.add(content)
-        if row.prompt:
+    def add(self, one: Comparison) -> Comparison:
+        """Count one comparison, and return it."""
+        self.responses[len(one.responses)] += 1
+        self.prompt_characters[sum(len(turn.text) for turn in one.prompt)] += 1
+        self.response_characters.update(map(len, one.responses))
+        if one.subset:
+            self.subsets[one.subset] += 1
+        prompt = hash(one.prompt)
+        content = hash((prompt, one.responses, one.scores))
+        for name, applies in COUNTED.items():
+            self.counts[name] += applies(one)
+        self.counts["repeated_comparisons"] += content in self.contents
+        self.contents.add(content)
+        if one.prompt:
             self.prompts.add(prompt)
-        self._judge_pairs(prompt, row)
-        return row
+        self._judge_pairs(prompt, one)
+        return one
 
-    def _judge_pairs(self, prompt: int, row: Comparison) -> None:
-        tied = sum(comb(count, 2) for count in Counter(row.scores).values())
+    def _judge_pairs(self, prompt: int, one: Comparison) -> None:
+        tied = sum(comb(count, 2) for count in Counter(one.scores).values())
         self.counts["tied_pairs"] += tied
-        self.counts["comparisons"] += comb(len(row.scores), 2) - tied
-        if len(row.scores) > REMEMBERED_RESPONSES:
+        self.counts["pairs"] += comb(len(one.scores), 2) - tied
+        if len(one.scores) > REMEMBERED_RESPONSES:
             return
-        ranked = sorted(zip(row.scores, map(hash, row.responses), strict=True), reverse=True)
+        ranked = sorted(zip(one.scores, map(hash, one.responses), strict=True), reverse=True)
         for (high, better), (low, worse) in combinations(ranked, 2):
             if high > low:
                 self.counts["conflicting_pairs"] += better != worse and hash((prompt, worse, better)) in self.verdicts

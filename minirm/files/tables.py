@@ -38,7 +38,7 @@ def read_csv(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Row]:
     is_tsv = ".tsv" in name[-8:].lower()
     delimiter = "\t" if is_tsv else _delimiter_of(first[1], f"{name}:{first[0]}")
     table = delimiter == "|"
-    rows = _parse_csv(chain([first], lines), name, {"delimiter": delimiter, "skipinitialspace": table})
+    rows = _parse_csv(chain([first], lines), first[0], name, {"delimiter": delimiter, "skipinitialspace": table})
     columns = [cell.strip().lower() for cell in next(rows, (0, []))[1]]
     if repeated := sorted({column for column in columns if columns.count(column) > 1}):
         raise InputError(f"{name}:{first[0]}: header names {list_names(repeated)} more than once: columns must differ")
@@ -62,21 +62,17 @@ def _broken_csv(place: str, error: csv.Error) -> InputError:
     return InputError(f"{place}: not valid CSV: {reason}")
 
 
-def _parse_csv(lines: Iterator[tuple[int, str]], name: str, dialect: dict) -> Iterator[tuple[int, list[str]]]:
+def _parse_csv(
+    lines: Iterator[tuple[int, str]], first: int, name: str, dialect: dict
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row that is not blank, and the number of the line on which it begins."""
-    begins = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal begins
-        for number, text in lines:
-            begins = begins or number
-            yield text
-
+    reader = csv.reader((text for _, text in lines), strict=True, **dialect)
+    begins = first
     try:
-        for cells in csv.reader(texts(), strict=True, **dialect):
+        for cells in reader:
             if len(cells) > 1 or "".join(cells).strip():
                 yield begins, cells
-            begins = 0
+            begins = first + reader.line_num
     except csv.Error as error:
         raise _broken_csv(f"{name}:{begins}", error) from None
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from minirm import hub
 from minirm.config import PackingConfig
 from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun, RewardScorer, usual_device
+from minirm.hub.reading import build_language_model, build_reward_model, is_checkpoint, read_model
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 from minirm.runs.run_folder import load_language_model, load_run
 
@@ -20,17 +20,17 @@ def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:
         InputError: the folder lacks a file, or a file does not fit the others.
     """
     device = device or usual_device()
-    is_foreign = hub.is_checkpoint(Path(run_folder))
+    is_foreign = is_checkpoint(Path(run_folder))
     return RewardScorer(_load_checkpoint(Path(run_folder), device) if is_foreign else load_run(run_folder, device))
 
 
 def _load_checkpoint(folder: Path, device: str) -> LoadedRun:
-    imported = hub.read_model(folder)
+    imported = read_model(folder)
     if not imported.has_head:
         if imported.notes:
             raise InputError(imported.notes[0].replace("not taken", "no part of a classifier of transformers"))
         raise InputError(f"{folder}: is a language model, without a head for rewards; train one: minirm train --from")
-    model = hub.build_reward_model(imported).to(device).eval()
+    model = build_reward_model(imported).to(device).eval()
     packing = PackingConfig(max_tokens=model.config.max_positions, share_prompt=not model.config.bidirectional)
     return LoadedRun(model, imported.tokenizer, packing, None, None, None)
 
@@ -49,11 +49,11 @@ def load_zero_shot(
         InputError: the folder holds no language model, or the question no place for the response.
     """
     folder, device = Path(folder), device or usual_device()
-    if hub.is_checkpoint(folder):
-        imported = hub.read_model(folder)
+    if is_checkpoint(folder):
+        imported = read_model(folder)
         if imported.has_head:
             raise InputError(f"{folder}: a reward model: must be a language model, which can answer a question")
-        model, tokenizer = hub.build_language_model(imported).to(device), imported.tokenizer
+        model, tokenizer = build_language_model(imported).to(device), imported.tokenizer
     else:
         model, tokenizer = load_language_model(folder, device)
     return ZeroShotScorer(model, tokenizer, question, yes, no)

@@ -180,9 +180,7 @@ def _check_learnable(config: RunConfig, summary: DataSummary) -> None:
     if REWARD not in config.stages:
         return
     names, compares = name_paths(config.data.data), config.reward.loss not in OF_SINGLES
-    require(
-        not compares or summary.comparisons > 0, f"{names}: no two responses differ in score: nothing to learn from"
-    )
+    require(not compares or summary.pairs > 0, f"{names}: no two responses differ in score: nothing to learn from")
 
 
 def _checked(rows: Iterable[Comparison], config: RunConfig) -> Iterator[Comparison]:
