@@ -12,6 +12,7 @@ p·ℓ(x) + (1−p)·ℓ(−x), stays the same when both rewards shift, and has 
 What goes in, what comes out, and what is not finite: as in `losses.py`.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,9 +38,11 @@ def probit_loss(
 
 
 def _probit(behind: Tensor) -> Tensor:
-    """In float64, for in float32 the derivative of log_ndtr at −20,000 is 180 times too large, and NaN at ±∞."""
-    finite = behind.masked_fill(behind.isinf(), 0.0).double()
-    return torch.where(behind.isinf(), behind.relu(), -torch.special.log_ndtr(-finite).to(behind.dtype))
+    """In float64, and from x = −1,000 down as its limit x²/2 + log(−x·√2π): there log_ndtr loses its derivative."""
+    x = -behind.double()
+    far = x.clamp(max=-1e3)
+    limit = far.square() / 2 + (-far).log() + math.log(2 * math.pi) / 2
+    return torch.where(x < -1e3, limit, -torch.special.log_ndtr(x.clamp(-1e3, 1e3))).to(behind.dtype)
 
 
 def hinge_loss(
@@ -99,8 +102,8 @@ def noise_corrected_loss(
     if isinstance(noise, float | int) and not 0 <= noise < 0.5:
         raise ValueError(f"noise={noise} must be in [0, 0.5)")
     check_probability(probability, chosen.shape)
-    corrected = (probability - noise) / (1 - 2 * noise)
-    return _pair_loss(softplus, chosen, rejected, margin, corrected)
+    one = torch.ones_like(chosen, dtype=torch.float64)  # labels of half precision are corrected in full
+    return _pair_loss(softplus, chosen, rejected, margin, (one * probability - noise) / (one - 2 * one * noise))
 
 
 def _pair_loss(

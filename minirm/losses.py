@@ -11,12 +11,12 @@
 `ratings.py` labels that say how good or how much better; what they share with this file stands at its end.
 
 Throughout, σ(x) = 1 / (1 + e^−x), rewards are in logits and losses in nats. The mathematics is done in float32, or in
-float64 where rewards come in float64 or are added up first, because bfloat16 rounds small differences of large rewards
+float64 where rewards come in float64, are added up first or may tie: bfloat16 rounds small differences of large rewards
 to 0. −log σ(x) is computed as softplus(−x) = log(1 + e^−x), which stays finite where log(sigmoid(x)) is −∞.
 
 What is not finite: an infinite reward gives the loss's limit, 0 and ∞ included. NaN stands where there is no limit,
 since rewards that are compared are the same infinity (for a list as a whole: any two of it), and where a reward is NaN.
-Anything may stand behind a mask.
+Of labels, only scores of which the order alone counts may be infinite. Anything may stand behind a mask.
 
 Nothing here makes a GPU wait for the host: every shape is known before any value is, so each loss is one graph under
 `torch.compile(fullgraph=True)` and can be captured in a CUDA graph. For the same reason only shapes, types and Python
@@ -185,15 +185,14 @@ def rao_kupper_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_width
     check_number_or_shape("tie_width", tie_width, first.shape)
     if isinstance(tie_width, float | int) and not tie_width >= 0:
         raise ValueError(f"tie_width={tie_width} must be at least 0")
-    d = widen(first) - widen(second)
-    eta = cast(tie_width, d) if isinstance(tie_width, Tensor) else torch.full_like(d, tie_width)
+    d = first.double() - second.double()
+    eta = tie_width * torch.ones_like(d)
     tie = outcome == 0
     lead = torch.where(outcome >= 0, d, -d)  # of the one that is named as better
-    # the 2η of log(e^2η − 1) = 2η + log(1 − e^−2η) goes into the two softplus, so that nothing cancels, and the rest is
-    # done in float64; the inner where keeps log 0 out of the gradient of pairs that are not tied
-    width = torch.where(tie, eta, torch.inf).double()
-    tied = softplus(lead - eta) + softplus(-lead - eta) - (-torch.expm1(-2 * width)).log().to(d.dtype)
-    return torch.where(tie, tied, softplus(eta - lead))
+    # log(e^2η − 1) is 2η, which goes into the two softplus, so that nothing cancels, less what `log_span` adds; the
+    # inner where keeps its ∞ at η = 0 out of the gradient of pairs that are not tied
+    tied = softplus(lead - eta) + softplus(-lead - eta) + log_span(torch.where(tie, 2 * eta, 1.0))
+    return torch.where(tie, tied, softplus(eta - lead)).to(widen(first).dtype)
 
 
 def davidson_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_weight: Tensor | float) -> Tensor:
@@ -217,16 +216,16 @@ def davidson_loss(first: Tensor, second: Tensor, outcome: Tensor, *, tie_weight:
     check_number_or_shape("tie_weight", tie_weight, first.shape)
     if isinstance(tie_weight, float | int) and not tie_weight >= 0:
         raise ValueError(f"tie_weight={tie_weight} must be at least 0")
-    d = widen(first) - widen(second)
-    nu = cast(tie_weight, d) if isinstance(tie_weight, Tensor) else torch.full_like(d, tie_weight)
+    d = first.double() - second.double()
+    nu = tie_weight * torch.ones_like(d)
     tie = outcome == 0
-    log_nu = torch.where(tie, nu, nu.clamp(min=torch.finfo(d.dtype).tiny)).log()  # log 0 for ties alone
+    log_nu = torch.where(tie, nu, nu.clamp(min=1e-300)).log()  # log 0 for ties alone
     lead = torch.where(outcome >= 0, d, -d)
     # −log P = log(1 + odds against) = softplus(log of those odds). They are e^−lead + ν·e^{−lead/2} to 1, and for a tie
     # (e^{d/2} + e^{−d/2}) / ν, where log(e^{d/2} + e^{−d/2}) is the mean of softplus(d) and softplus(−d).
     against_winner = log_nu - lead / 2 + softplus(-lead / 2 - log_nu)
     against_tie = (softplus(lead) + softplus(-lead)) / 2 - log_nu
-    return softplus(torch.where(tie, against_tie, against_winner))
+    return softplus(torch.where(tie, against_tie, against_winner)).to(widen(first).dtype)
 
 
 def centering_penalty(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -246,8 +245,8 @@ def centering_penalty(rewards: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask
     check_rows(mask, rewards=rewards)
-    total = widen(rewards).masked_fill(~mask, 0.0).sum(1)
-    return (total / mask.sum(1).clamp(min=1)).square()
+    total = rewards.double().masked_fill(~mask, 0.0).sum(1)
+    return (total / mask.sum(1).clamp(min=1)).square().to(widen(rewards).dtype)
 
 
 # ── What the other files of losses share ──────────────────────────────────────────────────────────────────────────────
@@ -263,14 +262,30 @@ def softplus(x: Tensor) -> Tensor:
 
 def mix_labels(link: Callable[[Tensor], Tensor], behind: Tensor, probability: Tensor | float) -> Tensor:
     """Return p·link(behind) + (1−p)·link(−behind), with 0·∞ = 0: a label that can't be wrong costs nothing for it."""
-    right = link(behind.masked_fill(behind.isinf() & (probability == 0), 0.0))
-    wrong = link((-behind).masked_fill(behind.isinf() & (probability == 1), 0.0))
-    return probability * right + (1 - probability) * wrong
+
+    def weighed(behind: Tensor, weight: Tensor | float) -> Tensor:
+        never = (weight == 0) & link(behind.detach()).isinf()  # also where a finite difference overflows
+        return weight * link(behind.masked_fill(never, 0.0))
+
+    return weighed(behind, probability) + weighed(-behind, 1 - probability)
+
+
+def log_span(width: Tensor) -> Tensor:
+    """Return −log(1 − e^−width) of float64 widths ≥ 0, exact for small and for large ones."""
+    near, far = -torch.expm1(-width), -torch.exp(-width.clamp(min=0.5))
+    return -torch.where(width < 0.5, near.log(), far.log1p())
 
 
 def finite_stand_in(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Return (B, K) float64 rewards, ±1e300 for ±∞, and what vanishes beside all of them behind the mask."""
-    return rewards.double().clamp(-1e300, 1e300).masked_fill(~mask, -1.5e308)  # −∞ makes NaN in the backward pass
+    """Return (B, K) float64 rewards less the row's highest, ±1e300 for ±∞; what is masked vanishes beside all of them.
+
+    So a level that all share is exact; e^r of those far below is right to 1e-16 times how far below they are.
+    """
+    r = rewards.double()
+    if not r.shape[1]:
+        return r  # nothing to be highest
+    highest = r.detach().masked_fill(~mask | r.isinf(), -1e300).amax(1, keepdim=True)
+    return (r - highest).clamp(-1e300, 1e300).masked_fill(~mask, -1.5e308)  # −∞ makes NaN in the backward pass
 
 
 def take_limit(losses: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:

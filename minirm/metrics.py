@@ -133,7 +133,9 @@ def ndcg(rewards: ArrayLike, gains: ArrayLike, mask: ArrayLike | None = None, *,
     K = gains.shape[1]
     discounts = 1 / np.log2(2 + np.arange(K)) * (np.arange(K) < (K if top is None else top))
     until = np.append(0, np.cumsum(discounts))
-    gains, order_by = np.where(real, gains, 0), [np.where(real, as_array(rewards), -np.inf), gains]
+    gains = np.where(real, gains, 0)
+    gains = gains / (gains.max(1, keepdims=True) + (gains == 0).all(1, keepdims=True))  # whose sum does not overflow
+    order_by = [np.where(real, as_array(rewards), -np.inf), gains]
     found, best = (_discounted(gains, by, real, until) for by in order_by)
     return np.divide(found, best, out=np.full(len(gains), np.nan), where=best > 0)
 
@@ -154,7 +156,7 @@ def pearson(first: ArrayLike, second: ArrayLike) -> float:
         between −1 and 1; NaN where one of the two is constant.
     """
     first, second = as_vectors(first=first, second=second, at_least=2, finite=True)
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
+    if (first == first[0]).all() or (second == second[0]).all():
         return float("nan")
     first, second = _direction(first), _direction(second)
     return float(np.clip(first @ second, -1, 1))
@@ -171,9 +173,9 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
 
 def _direction(values: NDArray) -> NDArray:
     """Return values less their mean, of length 1; scaled first, for squares neither overflow nor vanish."""
-    values = values / np.abs(values).max()
-    values = values - values.mean()
-    values = values / np.abs(values).max()
+    for _ in range(2):  # beside a large level the first mean is rounded
+        values = values / np.abs(values).max()
+        values = values - values.mean()
     return values / np.sqrt(values @ values)
 
 

@@ -12,7 +12,7 @@ what is not finite: as in `losses.py`. A letter beside the legend: C grades; S s
 import torch
 from torch import Tensor
 
-from minirm.losses import cast, check_rows, check_same_shape, mix_labels, softplus, widen
+from minirm.losses import cast, check_rows, check_same_shape, log_span, mix_labels, softplus, widen
 
 
 def rating_loss(rewards: Tensor, ratings: Tensor, mask: Tensor) -> Tensor:
@@ -96,16 +96,16 @@ def step_loss(rewards: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 def _cumulative(x: Tensor, grade: Tensor, thresholds: Tensor) -> Tensor:
     """Return −log(σ(b − x) − σ(a − x)) for the span from a to b of each grade, a tensor of the shape of x.
 
-    As softplus(x − b) + softplus(a − x) − log(1 − e^{a − b}) nothing cancels; the last term is done in float64.
+    As softplus(x − b) + softplus(a − x) − log(1 − e^{a − b}) nothing cancels; it is done in float64.
     """
     if thresholds.dim() != 1:
         raise ValueError(f"thresholds {tuple(thresholds.shape)} must be (number of grades − 1,)")
-    end = x.new_full((1,), torch.inf)
-    low = torch.cat([-end, cast(thresholds, x)])[grade.long()]
-    high = torch.cat([cast(thresholds, x), end])[grade.long()]
+    end = x.new_full((1,), torch.inf, dtype=torch.float64)
+    low = torch.cat([-end, thresholds])[grade.long()]
+    high = torch.cat([thresholds, end])[grade.long()]
     above = (x - high).masked_fill(high == torch.inf, -torch.inf)  # an open end costs an infinite x nothing
     below = (low - x).masked_fill(low == -torch.inf, -torch.inf)
-    return softplus(above) + softplus(below) - (-torch.expm1((low - high).double())).log().to(x.dtype)
+    return (softplus(above) + softplus(below) + log_span(high - low)).to(x.dtype)
 
 
 def _mean(losses: Tensor, mask: Tensor) -> Tensor:

@@ -76,18 +76,16 @@ def whiten(values: Tensor, mask: Tensor | None = None, keep_mean: bool = False) 
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     _check_mask(mask, values)
-    x = _widen(values)
-    highest = (
-        x.detach().masked_fill(~mask, -torch.inf).amax()
-    )  # equal values are 0 behind it, whatever their mean rounds to
-    highest = highest.masked_fill(~mask.any(), 0.0)
-    x = (x - highest).masked_fill(~mask, 0.0)
+    x = values.double()  # whose squares do not overflow
+    highest = x.detach().masked_fill(~mask, -torch.inf).amax().masked_fill(~mask.any(), 0.0)
+    x = (x - highest).masked_fill(~mask, 0.0)  # equal values are 0 now, whatever their mean rounds to
     count = mask.sum()
     mean = x.sum() / count.clamp(min=1)
     deviation = (x - mean).masked_fill(~mask, 0.0)
     variance = deviation.square().sum() / (count - 1).clamp(min=1)
     whitened = deviation * torch.rsqrt(variance + 1e-8)
-    return (whitened + (highest + mean)).masked_fill(~mask, 0.0) if keep_mean else whitened
+    kept = (whitened + (highest + mean)).masked_fill(~mask, 0.0) if keep_mean else whitened
+    return kept.to(_widen(values).dtype)
 
 
 def kl_penalty(log_prob: Tensor, reference_log_prob: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -104,10 +104,8 @@ def _bradley_terry(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> 
     first, second = rewards.masked_fill(~batch.mask, 0.0).unbind(1)  # (B,) each
     order = (batch.scores[:, 0] - batch.scores[:, 1]).sign()
     chosen, rejected = torch.where(order > 0, first, second), torch.where(order > 0, second, first)
-    smooth = config.label_smoothing
-    probability = 1.0
-    if smooth or batch.labels.uncertain:
-        probability = batch.probability * (1 - smooth) + (1 - batch.probability) * smooth
+    soft = config.label_smoothing or batch.labels.uncertain
+    probability = _smoothed(batch.probability, config) if soft else 1.0
     losses = bradley_terry_loss(chosen, rejected, margin=batch.margin, probability=probability)
     return losses.masked_fill((order == 0) | ~batch.mask.all(1), 0.0)
 
@@ -134,10 +132,9 @@ def _differences(link: Callable[..., Tensor], rewards: Tensor, batch: PackedBatc
     chosen, rejected = torch.where(leads, first, second), torch.where(leads, second, first)
     probability = batch.probability if link is noise_corrected_loss else _smoothed(batch.probability, config)
     noise = {"noise": config.label_smoothing} if link is noise_corrected_loss else {}
-    dials = (dial[:, None].expand_as(real).flatten() for dial in (batch.margin, probability))
-    labels = dict(zip(("margin", "probability"), dials, strict=True))
-    losses = link(chosen.flatten(), rejected.flatten(), **labels, **noise).view(real.shape)
-    return _mean(losses, real & (order != 0))
+    margin, probability = (dial[:, None].expand_as(real).flatten() for dial in (batch.margin, probability))
+    losses = link(chosen.flatten(), rejected.flatten(), margin=margin, probability=probability, **noise)
+    return _mean(losses.view(real.shape), real & (order != 0))
 
 
 def _outcomes(loss: Callable[..., Tensor], rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:
@@ -158,7 +155,7 @@ def _ties(loss: Callable[..., Tensor], rewards: Tensor, config: TrainConfig) -> 
     """Return what a loss of ties takes: Davidson's ν = e^η − 1 ties equal rewards as often as Rao–Kupper's η."""
     eta, device = config.tie_width, rewards.device
     if loss is davidson_loss:
-        return {"tie_weight": torch.tensor(eta, dtype=torch.float64, device=device).expm1()}
+        return {"tie_weight": torch.full((), eta, dtype=torch.float64, device=device).expm1()}
     if loss is graded_preference_loss:
         return {"thresholds": eta * (2 * torch.arange(config.levels - 1, device=device) + 1)}
     return {"tie_width": eta}
