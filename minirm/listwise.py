@@ -62,8 +62,7 @@ def lambdarank_loss(rewards: Tensor, gains: Tensor, mask: Tensor, *, top: int | 
     if top is not None:
         discounts = discounts.masked_fill(places >= top, 0.0)
     best = (gains.sort(dim=1, descending=True).values * discounts).sum(1)
-    lowest = torch.finfo(r.dtype).min  # which −∞ is ranked as, before what is masked
-    ranked = r.detach().clamp(min=lowest).masked_fill(~mask, -torch.inf)
+    ranked = r.detach().masked_fill(~mask, -torch.inf)
     rank = ranked.argsort(dim=1, descending=True, stable=True).argsort(1)
     discount = discounts.expand_as(r).gather(1, rank)
     wins = (gains[:, :, None] > gains[:, None, :]) & mask[:, :, None] & mask[:, None, :]

@@ -70,9 +70,15 @@ def is_finite_at_ten_thousand(loss: Loss, inputs: Sample) -> bool:
 
 
 def computes_in_float32_or_better(loss: Loss, inputs: Sample) -> bool:
-    rewards = [(256 + x).to(torch.bfloat16) for x in inputs[: 1 if len(inputs) == 3 else 2]]
-    exact = loss(*(x.double() for x in rewards), *inputs[len(rewards) :])
-    return alike(loss(*rewards, *inputs[len(rewards) :]), exact, 1e-5)
+    """At several levels and spreads; what the rewards are rounded to is not the loss's fault."""
+    count = 1 if len(inputs) == 3 else 2
+    for dtype in DTYPES:
+        for level, spread in ((0, 1), (0, 100), (256, 1), (10_000, 1), (10_000, 100)):
+            rewards = [(level + spread * x).to(dtype) for x in inputs[:count]]
+            exact = loss(*(x.double() for x in rewards), *inputs[count:])
+            if not alike(loss(*rewards, *inputs[count:]), exact, 1e-5):
+                return False
+    return True
 
 
 def is_one_graph(loss: Loss, inputs: Sample) -> bool:
@@ -101,11 +107,17 @@ def ignores_a_shift_of_all_rewards(loss: Loss, inputs: Sample) -> bool:
     return alike(loss(*(x + 3 for x in inputs[:count]), *inputs[count:]), loss(*inputs))
 
 
-def pushes_the_better_up_and_the_worse_down(loss: Loss, inputs: Sample) -> bool:
-    found = gradients(loss, inputs)
+def sets_a_wrong_order_right(loss: Loss, inputs: Sample, by: float = 1.0) -> bool:
     if len(inputs) == 2:
-        return bool((found[0] <= 0).all() and (found[1] >= 0).all())
-    return bool(found[0][0, 0] <= 0 <= found[0][0, -1])  # of five in order
+        better, worse = gradients(loss, (torch.full_like(inputs[0], -by), torch.full_like(inputs[0], by)))
+        return bool((better < 0).all() and (worse >= 0).all())
+    _, scores, mask = inputs
+    found = gradients(loss, (-by * scores.double(), scores, mask))[0][0]  # of five, the best one lowest
+    return bool(found[0] < 0 <= found[-1])
+
+
+def still_does_at_ten_thousand(loss: Loss, inputs: Sample) -> bool:
+    return sets_a_wrong_order_right(loss, inputs, 1e4)
 
 
 def uses_only_the_order_of_scores(loss: Loss, inputs: Sample) -> bool:
@@ -122,7 +134,9 @@ MUST = {
     has_the_derivative_that_it_says: "autograd and finite differences disagree: look for .detach(), .data or a jump",
     keeps_rows_apart: "a row's loss changes with the other rows: gradient accumulation would change the training",
     is_finite_at_ten_thousand: "log(sigmoid(x)) is −∞ for large −x: write softplus(−x), and no exp of a reward",
-    computes_in_float32_or_better: "bfloat16 rounds 256.7 to 257: begin with rewards.float()",
+    computes_in_float32_or_better: "begin with rewards.float(), before any difference; exp and log of a row: take what "
+    "all rewards share off first, or add up in float64",
+    sets_a_wrong_order_right: "a step against the gradient must raise a better reward that is too low: a turned sign?",
     is_one_graph: "torch.compile(fullgraph=True) fails or differs: no .item(), no branch on a value",
     looks_at_no_value_to_know_a_shape: "a shape depends on values (boolean indexing, nonzero), or a value is asked for",
     ignores_what_is_behind_the_mask: "NaN in padding reaches value or gradient: masked_fill before any arithmetic",
@@ -130,7 +144,7 @@ MUST = {
 }
 MAY = {
     ignores_a_shift_of_all_rewards: "a loss of comparisons leaves the level of rewards free; one of ratings fixes it",
-    pushes_the_better_up_and_the_worse_down: "a step against the gradient should part the two; is a sign turned?",
+    still_does_at_ten_thousand: "of a pair that is wrong by far nothing is learned: a clamp? or meant, for outliers?",
     uses_only_the_order_of_scores: "the size of scores counts",
     is_that_of_minirm: "it is another than bradley_terry_loss (pairs) or all_pairs_loss (lists)",
 }
@@ -164,14 +178,17 @@ def read_loss(place: str) -> Loss:
     """Return the function that `file.py:name` names.
 
     Raises:
-        ValueError: there is no such file or function, or it takes neither two nor three arguments.
+        ValueError: there is no such file or function, it can't be imported, or takes neither two nor three arguments.
     """
     path, _, name = place.rpartition(":")
     if not path or not Path(path).is_file():
         raise ValueError(f"{place}: must be FILE.py:FUNCTION, and the file be there")
     spec = importlib.util.spec_from_file_location("loss_of_a_guest", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path}: can't be imported: {type(error).__name__}: {error}") from None
     loss = getattr(module, name, None)
     if not callable(loss):
         raise ValueError(f"{path}: has no function {name}")
@@ -190,7 +207,12 @@ def main(words: list[str]) -> int:
     except ValueError as error:
         print(f"check_loss: {error}", file=sys.stderr)
         return 2
-    if required_arguments(loss) == 2:
+    try:
+        loss(*sample(required_arguments(loss) == 3))
+    except Exception as error:
+        print(f"{words[0]}: fails on float64 tensors: {type(error).__name__}: {str(error).splitlines()[0]}")
+        return 1
+    if required_arguments(loss) == 2 and gives_one_loss_for_each(loss, sample(False)):
         differences = torch.tensor([-2.0, -1, 0, 1, 2], dtype=torch.float64)
         zero = torch.zeros_like(differences)
         slopes = gradients(loss, (differences, zero))[0]

@@ -53,13 +53,26 @@ WRONG = {
     "is_finite_at_ten_thousand": lambda c, r: -torch.log(torch.sigmoid(c.double() - r)),
     "computes_in_float32_or_better": lambda c, r: F.softplus(r - c),
     "is_one_graph": lambda c, r: F.softplus(r - c) if c.sum().item() > -99 else c,
-    "pushes_the_better_up_and_the_worse_down": lambda c, r: F.softplus(c.float() - r.float()),
+    "sets_a_wrong_order_right": lambda c, r: F.softplus(c.double() - r.double()),
+    "still_does_at_ten_thousand": lambda c, r: F.softplus((r.double() - c.double()).clamp(-50, 50)),
     "ignores_a_shift_of_all_rewards": lambda c, r: (c - 1) ** 2 + r**2,
     "ignores_what_is_behind_the_mask": lambda r, s, m: (F.softplus(-r) * m).sum(1),
     "looks_at_no_value_to_know_a_shape": lambda r, s, m: torch.stack([row[real].sum() for row, real in zip(r, m)]),  # noqa: B905
     "ignores_the_order_of_responses": lambda r, s, m: r[:, 0] - r[:, -1],
     "uses_only_the_order_of_scores": lambda r, s, m: rating_loss(r, s, m),
 }
+
+
+def listmle_in_float32(r, s, m):
+    order = s.masked_fill(~m, -1e9).argsort(dim=1, descending=True, stable=True)
+    r = (r if r.dtype == torch.float64 else r.float()).masked_fill(~m, -1e9).gather(1, order)
+    return (r.flip(1).logcumsumexp(1).flip(1) - r).masked_fill(~m.gather(1, order), 0.0).sum(1)
+
+
+def test_a_loss_that_is_wrong_only_in_low_precision_or_beside_a_large_level_is_found_out():
+    for late in (lambda c, r: F.softplus((r - c).double()), listmle_in_float32):
+        wrong = {check.__name__ for check, meaning in findings(late).items() if meaning and check in MUST}
+        assert "computes_in_float32_or_better" in wrong
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -81,6 +94,18 @@ def test_the_command_says_it_in_words(tmp_path, capsys):
     )
     assert check_loss.main([f"{path}:mine"]) == 0
     assert "nothing that must hold is broken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("def mine(c, r):\n    return c.nothing()\n", "fails on float64 tensors: AttributeError"), ("def", "imported")],
+)
+def test_a_loss_that_does_not_run_is_said_once(text, said, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert check_loss.main([f"{path}:mine"]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert said in out + err and (out + err).count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ["nowhere.py:loss", "loss"])

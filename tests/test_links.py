@@ -153,6 +153,32 @@ def test_the_probit_of_a_pair_that_is_very_wrong_pulls_by_its_difference():
     )
 
 
+@pytest.mark.parametrize("x", [-500.0, -999.0, -1001.0, -1e7, -1e30])
+def test_the_probit_keeps_value_and_slope_however_far_a_pair_is_wrong(x: float):
+    """−log Φ(x) = x²/2 + log(−x·√2π) + 1/x² … and −φ/Φ = x − 1/−x + 2/−x³ …, for large −x."""
+    reward = f64(x).requires_grad_()
+    loss = probit_loss(reward, f64(0.0))
+    assert loss.item() == pytest.approx(x**2 / 2 + math.log(-x * math.sqrt(2 * math.pi)) + x**-2, rel=1e-10)
+    assert torch.autograd.grad(loss.sum(), reward)[0].item() == pytest.approx(x + 1 / x - 2 / x**3, rel=1e-9)
+
+
+@all_losses
+@pytest.mark.parametrize("label", [1.0, 0.0])
+def test_a_label_that_cannot_be_wrong_is_no_number_less_where_the_other_half_overflows(loss, label: float):
+    """1e30² is ∞ in float32, and 0·∞ is 0 here."""
+    pair = torch.tensor([1e30, 1e4]), torch.zeros(2)
+    for probability in (label, torch.tensor(label), torch.full((2,), label).bfloat16()):
+        there, back = loss(*pair, probability=probability), loss(*pair[::-1], probability=1 - probability)
+        assert not there.isnan().any()
+        torch.testing.assert_close(there, back)
+
+
+def test_labels_and_noise_of_half_precision_are_corrected_in_full():
+    noise, label = torch.tensor([0.3]).bfloat16(), torch.tensor([1.0]).bfloat16()
+    found = noise_corrected_loss(f64(1.0), f64(0.0), noise=noise, probability=label).item()
+    assert found == pytest.approx(oracles.noise_corrected(1.0, 0.0, noise.item()), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

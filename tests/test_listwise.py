@@ -137,6 +137,16 @@ def test_extremes(loss):
     )
 
 
+def test_rewards_that_differ_by_little_beside_a_large_one_keep_their_ranks():
+    """1e-30 and 0 beside 1e4, and with ranks as rewards: the same weights. A shared level of 1e17 leaves log 2."""
+    gains, mask = row(0, 1, 2), REAL
+    found = lambdarank_loss(row(1e4, 1e-30, 0), gains, mask)
+    assert found.item() == pytest.approx(
+        1e4 / 600 * oracles.lambdarank([600, 1e-30, 0], [0, 1, 2], [True] * 3), rel=1e-3
+    )
+    assert listnet_loss(row(1e17, 1e17), row(1, 0), REAL[:, :2]).item() == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -19,6 +19,7 @@ from minirm.losses import (
     bradley_terry_loss,
     centering_penalty,
     davidson_loss,
+    mix_labels,
     number_of_pairs,
     plackett_luce_loss,
     rao_kupper_loss,
@@ -639,6 +640,42 @@ def test_a_ranking_of_rewards_that_share_a_large_level_keeps_its_differences():
     assert loss.item() == pytest.approx(0.31326, abs=1e-5)
 
 
+@dtypes
+@pytest.mark.parametrize("level", [1e7, 1e17, 1e30])
+def test_a_level_that_all_share_is_exact_whatever_its_size(level: float, dtype: torch.dtype):
+    """Three equal rewards: 1·log 3 + log 2 of the ranking, as at level 0, though log 3 is nothing beside 1e30."""
+    rewards = torch.full((1, 3), level, dtype=torch.float64).to(dtype).clamp(max=torch.finfo(dtype).max)
+    rewards.requires_grad_()
+    loss = plackett_luce_loss(rewards, torch.tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool))
+    assert loss.item() == pytest.approx(math.log(6), rel=1e-6)
+    assert gradient(loss, rewards)[0].tolist() == pytest.approx([-2 / 3, -1 / 6, 5 / 6], rel=1e-2)
+
+
+def test_a_mean_is_not_lost_beside_rewards_that_cancel():
+    """2²⁴, 1, −2²⁴: the mean is ⅓, which float32 rounds away on the way."""
+    assert centering_penalty(torch.tensor([[2.0**24, 1.0, -(2.0**24)]])).item() == pytest.approx(1 / 9)
+
+
+def test_odds_of_davidson_do_not_cancel_in_float32():
+    """log ν is small beside log ν + lead/2 and the other way round: relative, also where the loss is tiny."""
+    leads, weights = torch.tensor([-6.6494, 0.3, 20.0, 100.0]), torch.tensor([1e-30, 1e-8, 1.0, 1e6])
+    lead, weight = torch.cartesian_prod(leads, weights).T
+    for outcome in (1, 0, -1):
+        arguments = torch.zeros_like(lead), torch.full_like(lead, outcome)
+        found = davidson_loss(lead, *arguments, tie_weight=weight).double()
+        exact = davidson_loss(lead.double(), *(x.double() for x in arguments), tie_weight=weight)
+        torch.testing.assert_close(found, exact, rtol=2e-7, atol=1e-44)
+        expected = [oracles.davidson(d, 0.0, outcome, w) for d, w in zip(lead.tolist(), weight.tolist(), strict=True)]
+        torch.testing.assert_close(exact, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("width", [1e-12, 0.2, 0.3, 12.0, 18.0, 30.0])
+def test_a_tie_in_float64_is_exact_for_every_width(width: float):
+    """At d = 0 it is −log tanh(η/2) = log1p(2/(e^η − 1))."""
+    loss = rao_kupper_loss(f64(0.0), f64(0.0), f64(0.0), tie_width=width).item()
+    assert loss == pytest.approx(math.log1p(2 / math.expm1(width)), rel=1e-14)
+
+
 def test_ties_in_float32_are_those_in_float64_and_never_negative():
     """d = −6.6494, η = 29.78: 9e-11; d = 0, η = 12: 2·log(1 + e^−12) = 1.2288e-5."""
     generator = torch.Generator().manual_seed(0)
@@ -672,6 +709,8 @@ def test_a_label_that_cannot_be_wrong_costs_nothing_for_it_at_infinity():
     for probability, expected in ((1.0, 0.0), (torch.tensor(1.0), 0.0), (torch.tensor(0.0), INF), (0.5, INF)):
         assert bradley_terry_loss(f64(INF), f64(0.0), probability=probability).item() == expected
     assert bradley_terry_loss(f64(-INF), f64(0.0), probability=torch.tensor(0.0)).item() == 0.0
+    for probability in (0.0, torch.tensor(0.0)):  # 1e30² is ∞ as well, in float32
+        assert mix_labels(lambda x: x.relu().square(), torch.tensor([1e30]), probability).item() == 0.0
 
 
 @dtypes

@@ -132,6 +132,9 @@ def test_a_correlation_is_exact_at_its_ends_and_at_any_scale():
     assert math.isnan(pearson([0.1] * 3, [1, 2, 4]))
     assert pearson([1e200, 2e200, 3e200], [1, 2, 3]) == pytest.approx(1)
     assert pearson([1e-300, 2e-300, 4e-300], [1, 2, 4]) == pytest.approx(1)
+    assert pearson([1e308, -1e308, 0], [1, -1, 0]) == pytest.approx(1)
+    assert pearson([1e16, 1e16, 1e16 + 2], [1, 1, 2]) == pytest.approx(1)  # the mean of the first is no float
+    assert ndcg([[1, 2, 3]], [[1e308, 1e308, 0]]) == pytest.approx(ndcg([[1, 2, 3]], [[1, 1, 0]]))
     for seed in range(200):
         values = np.random.default_rng(seed).normal(size=7)
         assert pearson(values, -3 * values) >= -1 and pearson(values, 3 * values) <= 1

@@ -155,6 +155,12 @@ def test_an_infinite_reward_is_in_the_last_grade_and_right_for_sure():
     assert graded_preference_loss(f64(INF), f64(0), torch.tensor([1]), thresholds=f64(0.4, 1.1)).item() == INF
 
 
+def test_thresholds_closer_than_float32_can_tell_keep_their_distance():
+    """A span of 1e-9 at the reward itself has the probability 1e-9/4."""
+    loss = ordinal_loss(torch.zeros(1, 1), torch.tensor([[1]]), REAL[:, :1], thresholds=f64(0.0, 1e-9))
+    assert loss.item() == pytest.approx(-math.log(1e-9 / 4))
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -144,6 +144,12 @@ def test_equal_values_whiten_to_0_also_where_their_mean_is_rounded():
     assert (whiten(torch.full((7,), 10000.1)) == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_values_of_any_size_whiten_alike(dtype: torch.dtype):
+    values = torch.tensor([1.0, 2.0, 4.0, -3.0]).to(dtype)
+    torch.testing.assert_close(whiten(values * 2.0**100), whiten(values), atol=1e-5, rtol=0)
+
+
 def test_kl_of_half_precision_is_summed_in_float32():
     log_prob, reference = torch.full((1, 200), -1.0).bfloat16(), torch.full((1, 200), -4.0).bfloat16()
     reference[0, 0] = -2.96875
