@@ -157,7 +157,7 @@ def test_an_infinite_reward_is_in_the_last_grade_and_right_for_sure():
 
 def test_thresholds_closer_than_float32_can_tell_keep_their_distance():
     """A span of 1e-9 at the reward itself has the probability 1e-9/4."""
-    loss = ordinal_loss(torch.zeros(1, 1), torch.tensor([[1]]), REAL[:, :1], thresholds=f64(0.0, 1e-9))
+    loss = ordinal_loss(torch.ones(1, 1), torch.tensor([[1]]), REAL[:, :1], thresholds=f64(1.0, 1 + 1e-9))
     assert loss.item() == pytest.approx(-math.log(1e-9 / 4))
 
 
