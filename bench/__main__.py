@@ -9,6 +9,8 @@ NAMES = {
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
     "damage": "flipped bits and cut files in a run's folder: is every one noticed?",
     "kills": "runs that are killed and gone on with: do they end as the uninterrupted one?",
+    "overoptimisation": "how far a reward model can be followed before the truth turns away",
+    "policy_kills": "policies that are killed while they learn and gone on with: to the same bits?",
     "checkpoints": "time and memory of importing a GPT-2 of 124 million parameters",
     "gpu": "the checks and the comparison that need a GPU",
     "losses": "time and memory of the losses, their atlas, and how often intervals hold the truth",
@@ -24,7 +26,7 @@ def main() -> int:
     if name not in NAMES:
         print("python -m bench NAME, where NAME is one of")
         for known, what in NAMES.items():
-            print(f"  {known:13} {what}")
+            print(f"  {known:16} {what}")
         return 0 if name in ("", "-h", "--help") else 2
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as minirm's command line does
     try:

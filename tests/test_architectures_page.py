@@ -13,7 +13,7 @@ from bench.architectures.figures import ACCURACY, WAY
 from bench.architectures.plan import PLANS
 from bench.architectures.statistics import Resampled
 from bench.architectures.study import ALL_SKILLS, Study, bounds_of
-from bench.architectures.written import folded
+from bench.written import folded
 
 BASELINE = "GPT-2 (Hugging Face)"
 

@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from multiprocessing import active_children, get_context
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -21,6 +18,7 @@ from bench.architectures.provenance import code_digest
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
 from bench.timing import versions
+from bench.workers import side_by_side
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
 from minirm.errors import InputError
@@ -102,32 +100,7 @@ def run_all(cells: Sequence[Cell], cache: Path, sources: Sources, workers: int, 
     """Run the cells that are not finished, and yield how many of them are, after each."""
     missing = {c for c in cells if not c.path(cache, sources).is_file()}
     todo = sorted(missing, key=lambda c: (c.subject, c.fold, c.seed, c.comparisons))
-    if workers == 1 or not todo:
-        for done, cell in enumerate(todo, start=1):
-            torch.set_num_threads(threads)
-            run_cell(cell, cache, sources)
-            yield done
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder,
-        ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (threads, folder)) as pool,
-    ):
-        futures = [pool.submit(run_cell, cell, cache, sources) for cell in todo]
-        try:
-            for done, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                yield done
-        except BaseException:
-            for worker in active_children():  # what runs is lost, what is finished was kept: to wait would take minutes
-                worker.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _begin_worker(threads: int, folder: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this one …
-    tempfile.tempdir = folder  # … and clears away what it leaves
-    torch.set_num_threads(threads)
+    yield from side_by_side(partial(run_cell, cache=cache, sources=sources), todo, workers, threads)
 
 
 def read_result(cell: Cell, cache: Path, sources: Sources) -> dict:

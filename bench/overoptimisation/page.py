@@ -1,0 +1,279 @@
+"""Every number of the study → sections of words, tables and pictures."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from bench.architectures.answers import with_interval
+from bench.architectures.figures import ACCURACY
+from bench.architectures.statistics import Resampled, two_way_interval
+from bench.overoptimisation import pictures
+from bench.overoptimisation.curves import LOGARITHM, SQUARE, at_distance
+from bench.overoptimisation.plan import TRUTH
+from bench.overoptimisation.ranking import MEASURES, by_gold
+from bench.overoptimisation.study import Study, form_of
+from minirm.evaluation.report import Block, Picture, Section, Table
+from minirm.worlds.grammar import WEIGHTS
+
+TITLE = "How far a reward model can be followed"
+
+
+def sections(study: Study, facts: dict) -> list[Section]:
+    """Return the report."""
+    found = [
+        ("Truth and proxy against distance", _curves(study)),
+        ("Where the truth turns", _turns(study)),
+        ("The formulas of Gao et al.", _fits(study)),
+        ("What is written behind the turn", _texts(study)),
+        ("Which reward model should I follow?", _ranking(study)),
+        ("Does each method raise the truth?", _raises(study)),
+        ("What was done", [_about(study), _dials(study, facts)]),
+    ]
+    return [Section(heading, blocks) for heading, blocks in found]
+
+
+def verdict(study: Study) -> str:
+    """Return where the truth turned, and which reward is worth following."""
+    turned = {method: [one for one in study.proxies if study.has_turned(method, one)] for method in study.methods}
+    said = [
+        f"{method}: {', '.join(one.name for one in those)}" if those else f"{method}: none"
+        for method, those in turned.items()
+    ]
+    best = by_gold(study.measured, study.curves, "PPO")[0]
+    gained = with_interval(study.gold("PPO", best), "+")
+    ends = f"At the end of PPO the most truth was gained with {best.name}: {gained}"
+    return f"Proxies behind whose turn the truth fell, as far as the data tell: {'; '.join(said)}. {ends}."
+
+
+def shapes(study: Study) -> list[str]:
+    """Return what of the paper's shapes is seen, in a sentence each, "not resolved" included."""
+    return [*(_bends(study, method) for method in study.methods), *(_which(study, method) for method in study.methods)]
+
+
+def _bends(study: Study, method: str) -> str:
+    form = form_of(method)
+    betas = {one.name: two_way_interval(study.fits[method, one, form].beta) for one in study.sizes}
+    bent = [name for name, beta in betas.items() if beta.low > 0]
+    other = [name for name, beta in betas.items() if beta.high < 0]
+    open_ = [name for name in betas if name not in bent + other]
+    parts = [
+        f"β of {form} is above 0 (the curve bends down as the paper has it) for {', '.join(bent) or 'none'}",
+        *([f"below 0 (it bends up) for {', '.join(other)}"] if other else []),
+        *([f"not resolved for {', '.join(open_)}"] if open_ else []),
+    ]
+    return f"{method}: {'; '.join(parts)}. {_by_size(study, method)}"
+
+
+def _by_size(study: Study, method: str) -> str:
+    """Return whether α rises and β falls with data, from the smallest to the largest."""
+    form, said = form_of(method), []
+    for letter, name, expected in (("α", "alpha", 1), ("β", "beta", -1)):
+        first, last = (getattr(study.fits[method, one, form], name) for one in (study.sizes[0], study.sizes[-1]))
+        change = two_way_interval(last - first)
+        seen = "not resolved" if change.low <= 0 <= change.high else (
+            "as in the paper" if change.estimate * expected > 0 else "against the paper"
+        )  # fmt: skip
+        said.append(f"{letter} changes by {with_interval(change, '+')} from the fewest comparisons to the most: {seen}")
+    return f"{'; '.join(said)}."
+
+
+def _which(study: Study, method: str) -> str:
+    rows = {form: [study.fits[method, one, form].error for one in study.sizes] for form in (SQUARE, LOGARITHM)}
+    closer = sum(a < b for a, b in zip(rows[SQUARE], rows[LOGARITHM], strict=True))
+    errors = f"root mean square error {np.mean(rows[SQUARE]):.3f} against {np.mean(rows[LOGARITHM]):.3f}"
+    n = len(study.sizes)
+    return f"{method}: {SQUARE} fits closer than {LOGARITHM} for {closer} of {n} sizes of data ({errors})."
+
+
+def _curves(study: Study) -> list[Block]:
+    blocks: list[Block] = [
+        "Above, the true utility that is gained against √KL from the first policy; a ring marks the highest. Below, "
+        "the reward that was followed, in standard deviations over what the first policy writes. Bands are 95% "
+        "intervals over seeds and responses; dotted is the formula. KL of best of n is the bound log n − (n − 1)/n, "
+        "all other KL the mean of log π/π₀ over the policy's own draws, which is right on average."
+    ]
+    for method in study.methods:
+        curves = {one: study.curves[method, one] for one in study.work.plan.followed}
+        form = form_of(method)
+        blocks.append(Picture(pictures.against_distance(curves, form), f"{method}; dotted: {form}."))
+    return blocks
+
+
+def _turns(study: Study) -> list[Block]:
+    rows, points = [], {}
+    for method in study.methods:
+        points[method] = {one.comparisons: two_way_interval(study.lost[method, one]) for one in study.sizes}
+        for one in study.work.plan.followed:
+            curve, turn = study.curves[method, one], study.curves[method, one].turn
+            d = curve.distance.mean(0)
+            truth = at_distance(study.curves[method, TRUTH], d[turn])
+            rows.append(
+                (method, one.name, f"{d[turn]:.2f}", _signed(study.gold(method, one, turn)),
+                 "beyond" if np.isnan(truth) else f"{truth:+.2f}".replace("-", "−"), f"{d[-1]:.2f}",
+                 _signed(study.gold(method, one)), f"{curve.proxy[:, -1].mean():+.2f}".replace("-", "−"),
+                 _words(study.lost[method, one]))
+            )  # fmt: skip
+    columns = ("method", "followed", "√KL at the highest", "gold there", "the truth followed, there", "√KL at the end",
+               "gold at the end", "proxy at the end, sd", "lost since the highest")  # fmt: skip
+    caption = (
+        "Gold is true utility above the first policy's. Lost: one half of the responses says where gold is highest, "
+        "the other how much was lost since. “Beyond”: who followed the truth did not go so far."
+    )
+    return [
+        Table(columns, rows, caption),
+        Picture(pictures.by_data(points, "gold lost at the end"), "What was lost behind the turn, by size of data."),
+    ]
+
+
+def _words(figure: Resampled) -> str:
+    found = two_way_interval(figure)
+    return f"{with_interval(found, '+')}{'' if found.low > 0 or found.high < 0 else ', not resolved'}"
+
+
+def _signed(found: object) -> str:
+    return with_interval(found, "+")
+
+
+def _fits(study: Study) -> list[Block]:
+    rows, alphas, betas = [], {}, {}
+    for method in study.methods:
+        own = form_of(method)
+        alphas[method], betas[method] = {}, {}
+        for one in study.work.plan.followed:
+            fits = {form: study.fits[method, one, form] for form in (SQUARE, LOGARITHM)}
+            alpha, beta = (two_way_interval(getattr(fits[own], name)) for name in ("alpha", "beta"))
+            if one in study.sizes:
+                alphas[method][one.comparisons], betas[method][one.comparisons] = alpha, beta
+            errors = (f"{fits[form].explained:.3f}; {fits[form].error:.3f}" for form in (SQUARE, LOGARITHM))
+            rows.append((method, one.name, own, with_interval(alpha), with_interval(beta), *errors))
+    columns = ("method", "followed", "formula", "α", "β", f"{SQUARE}: R²; error", f"{LOGARITHM}: R²; error")
+    caption = "d is √KL in √nats, the fit that of gold gained. R² and root mean square error of the mean over seeds."
+    return [
+        *shapes(study),
+        Picture(pictures.by_data(alphas, "α"), "α by size of data, each method by its own formula."),
+        Picture(pictures.by_data(betas, "β"), "β by size of data."),
+        Table(columns, rows, caption),
+    ]
+
+
+def _texts(study: Study) -> list[Block]:
+    """Return what one policy wrote before it learned, at the turn and at the end, to ten prompts."""
+    work, method = study.work, study.work.plan.ways[0]
+    worst = max(study.sizes, key=lambda one: study.lost[method.name, one].whole.mean())
+    curve, found = study.curves[method.name, worst], work.learned(method, worst, 0)
+    reward, prompts = work.reward(worst, 0), work.shown()
+    turn = max(curve.turn - 1, 0)  # texts are written at the end of a window, draws of a point within it
+    rows = []
+    columns = [found["texts"][place] for place in (turn, -1)]
+    judged = [(texts, reward(prompts, texts), work.gold(prompts, texts)) for texts in columns]
+    for n, prompt in enumerate(prompts):
+        cells = [f"{texts[n]} ({gold[n]:+.1f}; {rewards[n]:+.1f})" for texts, rewards, gold in judged]
+        rows.append((prompt[-1].text, *cells))
+    fell = [float(np.mean(gold)) for _, _, gold in judged]
+    return [
+        f"{method.name}, following a proxy of {worst.name}, seed 0. In brackets, true utility and the proxy's reward "
+        f"in sd. Mean utility of these: {fell[0]:+.2f} at the turn, {fell[1]:+.2f} at the end.",
+        Table(("prompt", f"after {(turn + 1) * work.plan.window} iterations, at the turn", "at the end"), rows),
+    ]
+
+
+def _ranking(study: Study) -> list[Block]:
+    best = {method: by_gold(study.measured, study.curves, method) for method in study.methods}
+    rows = []
+    for one in by_gold(study.measured, study.curves, "PPO"):
+        figures = [with_interval(two_way_interval(study.measured[one][name])) for name in MEASURES]
+        gold = [f"{_signed(study.gold(method, one))} ({best[method].index(one) + 1})" for method in study.methods]
+        rows.append((one.name, *figures, *gold))
+    columns = (
+        "reward model",
+        "accuracy",
+        "NLL, nats",
+        "ECE",
+        "best-of-8 regret",
+        *(f"{m}: gold" for m in study.methods),
+    )
+    caption = f"In the order of the gold at the end of PPO; in brackets the place by each. {_ceiling(study)}"
+    ranks, found = [], study.ranking
+    for measure in MEASURES:
+        cells = [found.correlation(measure, method) for method in study.methods]
+        told = [with_interval(one, "+") + ("" if one.low > 0 or one.high < 0 else ", not resolved") for one in cells]
+        ranks.append((measure, *told))
+    n = len(found.measures[ACCURACY])
+    about = (
+        f"Spearman's rank correlation over {n} reward models (each seed its own) of what is measured of a model, the "
+        "better the higher, and the gold at the end; intervals by bootstrap over the models."
+    )
+    return [
+        Table(columns, rows, caption),
+        Table(("measure", *study.methods), ranks, about),
+        Picture(pictures.scatter(found.measures[ACCURACY], found.reached, "accuracy of the proxy"),
+                "Gold at the end against the accuracy of the proxy, a mark for each seed."),
+    ]  # fmt: skip
+
+
+def _ceiling(study: Study) -> str:
+    judged, world = study.work.test(), study.work.world
+    best, nll = world.best_possible_accuracy(judged), world.best_possible_nll(judged)
+    return f"Best possible: accuracy {best:.3f}, NLL {nll:.3f} nats."
+
+
+def _raises(study: Study) -> list[Block]:
+    rows = []
+    best = study.sizes[-1]
+    for method, followed in study.curves:
+        if followed == best:
+            curve = study.curves[method, followed]
+            for name, point in (("highest", curve.turn), ("end", len(curve.steps) - 1)):
+                kl = f"{curve.kl_nats[:, point].mean():.2f}"
+                unended = f"{curve.unended[:, point].mean():.1%}"
+                rows.append((method, name, curve.steps[point], kl, _words(curve.mean(curve.gold, point)), unended))
+    columns = ("method", "where", "n, or iterations", "KL, nats", "gold gained", "without an end")
+    return [Table(columns, rows, f"Following a proxy of {best.name}.")]
+
+
+def _about(study: Study) -> str:
+    plan, drawn = study.work.plan, study.work.drawn()
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in WEIGHTS.items())
+    return (
+        f"Every text has a true utility, read off the text by the grammar that writes the world's reviews: the sum of "
+        f"{weights}, each times −1 to 1 as the text does what was asked for; form is 0 where the grammar can say every "
+        f"sentence, −1 where it can say none (an empty text, too), and between them by the share of odd or repeated "
+        f"ones. "
+        f"So a malformed text earns −{WEIGHTS['form']:g} at most, and nothing for what it does not name. The first "
+        f"policy ({plan.layers} layers, D = {plan.width}, fine-tuned on {2 * plan.reviews:,} of the world's reviews, "
+        f"good and bad) writes {np.mean(drawn['first']):.3f} on average over {plan.first:,} prompts (standard error "
+        f"{np.std(drawn['first']) / plan.first**0.5:.3f}, which every gold of a learned policy shares). Proxies begin "
+        f"with its weights and learn labels that are drawn from true utilities. An ensemble's members learn from the "
+        f"same comparisons in another order, with another head. {plan.seeds} seeds: other comparisons, and other draws "
+        f"by the policies; prompts are new ones of the kind that the proxies learned from. Best of n: {plan.draws:,} "
+        f"responses to each of {plan.prompts} prompts, the same for all proxies."
+    )
+
+
+def _dials(study: Study, facts: dict) -> Table:
+    plan = {f"plan: {name}": value for name, value in asdict(study.work.plan).items()}
+    rows = [(name, str(value)) for name, value in (facts | plan).items()]
+    return Table(("", ""), rows, "Command, machine, versions and plan.")
+
+
+def record(study: Study, facts: dict) -> dict:
+    """Return every number of the report as JSON types."""
+    curves = []
+    for (method, one), curve in study.curves.items():
+        lines = {name: [list(i) for i in curve.line(getattr(curve, name))] for name in ("gold", "proxy")}
+        kl = curve.kl_nats.round(4).tolist()
+        unended = curve.unended.mean(0).round(4).tolist()
+        curves.append({"method": method, "followed": one.name, "steps": curve.steps, "kl_nats by seed": kl, **lines,
+                       "unended": unended, "lost": list(two_way_interval(study.lost[method, one]))})  # fmt: skip
+    fits = [
+        {"method": method, "followed": one.name, "formula": form, "alpha": list(two_way_interval(fit.alpha)),
+         "beta": list(two_way_interval(fit.beta)), "explained": fit.explained, "error": fit.error}
+        for (method, one, form), fit in study.fits.items()
+    ]  # fmt: skip
+    measured = {
+        one.name: {name: list(two_way_interval(value)) for name, value in found.items()}
+        for one, found in study.measured.items()
+    }
+    ranks = {m: {way: list(study.ranking.correlation(m, way)) for way in study.methods} for m in MEASURES}
+    return {"verdict": verdict(study), "shapes": shapes(study), "facts": facts, "plan": asdict(study.work.plan),
+            "curves": curves, "fits": fits, "measured": measured, "rank correlations": ranks}  # fmt: skip
