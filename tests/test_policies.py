@@ -16,7 +16,8 @@ from minirm.config import ModelConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.models import language_model
-from minirm.models.language_model import LanguageModel
+from minirm.models.kernels.continuing import Continuing
+from minirm.models.language_model import LanguageModel, Segments
 from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
 from minirm.policies.dpo import DPO, DPOConfig
 from minirm.policies.grpo import GRPO
@@ -25,6 +26,7 @@ from minirm.policies.ppo import PPO, clipped_gain, generalised_advantages
 from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Sample, encode, sample
 from minirm.policies.trainer import Experience, PolicyConfig, PolicyTrainer, adapted, gather, measure, packed
+from minirm.tokens.layout import lay_out
 from minirm.tokens.packing import tokenize
 from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import hidden_states
@@ -98,7 +100,7 @@ def kept_in(ratio: Tensor, advantage: float, clip: float) -> tuple[Tensor, bool]
 @pytest.mark.parametrize("backbone", ["transformer", "gru"])
 def test_a_sample_holds_its_tokens_its_text_and_its_end_if_it_has_one(backbone):
     model = randomised(a_model(backbone))
-    drawn = sample(model, BARE, PROMPTS * 20, max_new_tokens=12, seed=1)
+    drawn = sample(model, BARE, PROMPTS * 80, max_new_tokens=12, seed=1)
     assert any(one.has_end for one in drawn) and not all(one.has_end for one in drawn)
     for one in drawn:
         tokens = one.ids.tolist()
@@ -118,7 +120,7 @@ def test_log_probabilities_at_which_tokens_were_drawn_are_those_of_a_forward_pas
         return chosen
 
     monkeypatch.setattr(language_model, "_draw", watched)
-    prompts = [prompt for prompt in PROMPTS for _ in range(20)]
+    prompts = [prompt for prompt in PROMPTS for _ in range(60)]
     samples = sample(model, BARE, prompts, max_new_tokens=12, seed=1)
     at = [[] for _ in samples]
     for step, values in enumerate(drawn_at):
@@ -128,6 +130,32 @@ def test_log_probabilities_at_which_tokens_were_drawn_are_those_of_a_forward_pas
     assert len({len(one.ids) for one in samples}) > 1
     for one, values in zip(samples, at, strict=True):
         assert values == pytest.approx(log_p_alone(model, one).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{}, {"style": "llama", "kv_heads": 1}, {"style": "prefix"}], ids=str)
+def test_going_on_behind_shared_prompts_is_going_on_by_segments(fields):
+    """Step by step, while continuations end and whole prompts run out of them, on prompts of very uneven length."""
+    model = randomised(a_model(layers=2, **fields)).double().eval()
+    rng, n = np.random.default_rng(0), 12
+    prompts = [rng.integers(262, size=length).tolist() for length in (3, 4, 20, 9)]
+    prompt_of = rng.integers(len(prompts), size=n).tolist()
+    layout = lay_out([len(ids) for ids in prompts], [-1] * len(prompts), range(len(prompts)))
+    _, state = model.backbone(
+        torch.tensor([t for ids in prompts for t in ids]), layout, only_reads=True, keep_state=True
+    )
+    fast, plain = (kind(model.backbone, state, layout, prompt_of, 8) for kind in (Continuing, Segments))
+    for kept in (12, 12, 9, 9, 5, 2, 1):
+        going = sorted(rng.choice(n, size=kept, replace=False).tolist())
+        tokens, n = torch.from_numpy(rng.integers(262, size=kept)), kept
+        torch.testing.assert_close(fast(going, tokens), plain(going, tokens), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_as_often_as_they_are_probable(temperature):
+    logits = torch.tensor([0.0, 2.0, -torch.inf, 1.0, -3.0])
+    drawn = language_model._draw(logits.nan_to_num(neginf=-1e4).expand(20_000, 5), temperature, torch.Generator())
+    share, p = torch.bincount(drawn, minlength=5) / 20_000, (logits / temperature).softmax(0)
+    assert share[2] == 0 and share.tolist() == pytest.approx(p.tolist(), abs=4 * 0.5 / 20_000**0.5)
 
 
 def test_a_prompt_that_stands_several_times_is_computed_once():

@@ -9,10 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 from minirm.config import ModelConfig
 from minirm.config_rules import require
+from minirm.models.kernels.continuing import Continuing
 from minirm.models.kernels.rows import take_rows
-from minirm.models.protocol import Backbone
+from minirm.models.protocol import Backbone, State
 from minirm.models.reward_model import build_backbone
-from minirm.tokens.layout import lay_out
+from minirm.models.transformer import Transformer
+from minirm.tokens.layout import Layout, lay_out
 from minirm.tokens.packing import PackedBatch
 
 LOGITS_AT_ONCE = 1024
@@ -87,24 +89,38 @@ class LanguageModel(nn.Module):
         written: list[list[int]] = [[] for _ in prompts]
         alive = list(range(len(prompts)))
         numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-        tips = drawn_from = [numbers[tuple(prompt)] for prompt in prompts]
+        prompt_of = [numbers[tuple(prompt)] for prompt in prompts]
         layout = lay_out([len(prompt) for prompt in numbers], [-1] * len(numbers), range(len(numbers)))
-        tokens, state = torch.tensor([t for prompt in numbers for t in prompt]), None
-        for _ in range(max_new_tokens):
-            inputs = tokens.to(device), layout.to(device)
-            hidden, state = self.backbone(*inputs, only_reads=True, past=state, keep_state=True)
-            chosen = _draw(self.logits(hidden).float()[drawn_from], temperature, generator).tolist()
+        tokens = torch.tensor([t for prompt in numbers for t in prompt], device=device)
+        hidden, state = self.backbone(tokens, layout.to(device), only_reads=True, keep_state=True)
+        kind = Continuing if isinstance(self.backbone, Transformer) else Segments
+        go_on, logits = kind(self.backbone, state, layout, prompt_of, max_new_tokens), self.logits(hidden)[prompt_of]
+        for left in reversed(range(max_new_tokens)):
+            chosen = _draw(logits.float(), temperature, generator).tolist()
             for n, token in zip(alive, chosen, strict=True):
                 written[n].append(token)
             going = [i for i, token in enumerate(chosen) if token != end_id]
-            if not going:
+            if not going or not left:
                 break
-            segments, parents = len(layout.paths), [tips[i] for i in going]
             alive = [alive[i] for i in going]
-            tokens = torch.tensor([chosen[i] for i in going])
-            layout = lay_out([1] * len(going), parents, range(len(going)), layout)
-            tips, drawn_from = list(range(segments, segments + len(going))), slice(None)
+            logits = self.logits(go_on(going, torch.tensor([chosen[i] for i in going], device=device)))
         return [ids[:-1] if ids and ids[-1] == end_id else ids for ids in written]
+
+
+class Segments:
+    """Continuations of prompts, for any backbone: each step is a segment of one token. Args: as `Continuing`."""
+
+    def __init__(self, backbone: Backbone, state: State, layout: Layout, prompt_of: Sequence[int], _room: int) -> None:
+        self.backbone, self.state, self.layout, self.tips = backbone, state, layout, list(prompt_of)
+
+    def __call__(self, going: Sequence[int], tokens: Tensor) -> Tensor:
+        """Return the hidden states (n, D) behind one more token of each continuation; see `Continuing`."""
+        segments, n = len(self.layout.paths), len(going)
+        self.layout = lay_out([1] * n, [self.tips[i] for i in going], range(n), self.layout)
+        self.tips = list(range(segments, segments + n))
+        layout, past = self.layout.to(tokens.device), self.state
+        hidden, self.state = self.backbone(tokens, layout, only_reads=True, past=past, keep_state=True)
+        return hidden
 
 
 def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -113,4 +129,7 @@ def _draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
         raise FloatingPointError("a logit of the language model is not finite")
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+    # One uniform number a row; torch.multinomial draws one for each of the V tokens.
+    until = (logits / temperature).softmax(-1).cumsum(-1, dtype=torch.float64)  # (n, V)
+    drawn = torch.rand(len(logits), 1, dtype=until.dtype, device=until.device, generator=generator) * until[:, -1:]
+    return torch.searchsorted(until, drawn, right=True)[:, 0].clamp(max=until.shape[1] - 1)

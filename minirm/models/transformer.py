@@ -76,14 +76,14 @@ class Block(nn.Module):
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values; see `Attention`."""
         attended, state = self.attention(self.attention_norm(x), layout.everywhere, rotation, past, kernel)
-        return self._add(x, attended), state
+        return self.add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotation: Rotation | None = None) -> Tensor:
         """Return the block's output at `layout.reads` alone, (N, D): the fused read."""
         attended = self.attention.read(self.attention_norm(x), layout.at_reads, layout.reads, rotation)
-        return self._add(take_rows(x, layout.reads), attended)
+        return self.add(take_rows(x, layout.reads), attended)
 
-    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.dropout(attended)
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -101,14 +101,14 @@ class EncoderBlock(Block):
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values."""
         attended, state = self.attention(x, layout.everywhere, rotation, past, kernel)
-        return self._add(x, attended), state
+        return self.add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotation: None = None) -> Tensor:
         """Return the block's output at `layout.reads` alone, (N, D): the fused read."""
         attended = self.attention.read(x, layout.at_reads, layout.reads)
-        return self._add(take_rows(x, layout.reads), attended)
+        return self.add(take_rows(x, layout.reads), attended)
 
-    def _add(self, x: Tensor, attended: Tensor) -> Tensor:
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.attention_norm(x + self.dropout(attended))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
@@ -154,7 +154,7 @@ class Transformer(nn.Module):
             raise ValueError(f"style={self.config.style} must be packed with bidirectional={self.config.bidirectional}")
         layout = see_both_ways(layout) if self.config.style == "prefix" else layout
         tokens, layout = fill_up(tokens, layout)
-        x = self._embed(tokens, layout)  # (M, D)
+        x = self.embed(tokens, layout.positions, layout.types)  # (M, D)
         rotation = None if self.rotary is None else self.rotary(layout.positions)
         fused = only_reads and past is None and not keep_state  # else keys and values are needed everywhere
         blocks = self.blocks[:-1] if fused else self.blocks
@@ -169,12 +169,12 @@ class Transformer(nn.Module):
         x = take_rows(x, layout.reads) if only_reads else x[: sum(layout.lengths)]  # without what `fill_up` added
         return self.norm(x), state if keep_state else None
 
-    def _embed(self, tokens: Tensor, layout: Layout) -> Tensor:
+    def embed(self, tokens: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions(layout.positions)
+            x = x + self.positions(positions)
         if self.token_types is not None:
-            x = x + self.token_types(layout.types)
+            x = x + self.token_types(types)
         return self.dropout(self.embedding_norm(x))
 
     def _run(self, part: Callable, *inputs: object) -> object:
