@@ -131,6 +131,6 @@ QUICK = Plan(
     prompts=20,
     draws=256,
     first=512,
-    window=4,
-    policy=PolicyConfig(iterations=32, prompts_per_iteration=32, learning_rate=3e-4, max_new_tokens=80),
+    window=2,
+    policy=PolicyConfig(iterations=20, prompts_per_iteration=32, learning_rate=5e-4, max_new_tokens=80),
 )

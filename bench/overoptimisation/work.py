@@ -7,6 +7,7 @@ utility: `World.utility` reads it off the text, and a text that is no review los
 # A process has one plan, and what its methods remember is to be remembered:
 # ruff: noqa: B019
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,14 +22,22 @@ from bench.overoptimisation.plan import Followed, Plan, Proxy, Way
 from bench.recipes.common import Setting
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
+from minirm.evaluation.scoring import RewardScorer
 from minirm.files.records import to_json
 from minirm.hub.load import load
+from minirm.models.language_model import LanguageModel
+from minirm.models.reward_model import RewardModel
 from minirm.policies.best_of_n import best_of_n
 from minirm.policies.follow import reward_of
+from minirm.policies.grpo import GRPO
+from minirm.policies.ppo import PPO
+from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Dialogue, Reward, sample
 from minirm.policies.trainer import PolicyTrainer
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.runs.run_folder import load_language_model
+from minirm.training.loop import Trainer
+from minirm.training.objectives import LanguageModelObjective, RewardObjective
 from minirm.worlds.grammar import Judged, World, WorldConfig
 
 CONTEXT = 192
@@ -223,5 +232,10 @@ def combined(several: NDArray, followed: Followed) -> NDArray:
     return several.mean(0) - (several.std(0) if followed.lower else 0)
 
 
+COMPUTES = (PPO, RLOO, GRPO, LanguageModel, RewardModel, LanguageModelObjective, RewardObjective, Trainer, RewardScorer)
+"""What else the code uses, by way of files, runs and plans."""
+
+
 def _code() -> str:
-    return code_digest((Path(__file__),))
+    others = ((Path(inspect.getfile(kind)), kind.__name__) for kind in COMPUTES)
+    return code_digest((Path(__file__), "Work"), *others)
