@@ -100,4 +100,16 @@ MISTAKES = [
     # Generation
     ("models.language_model", "the first tokens drawn from prompts in another order",
      "[numbers[tuple(prompt)] for prompt in prompts]", "[numbers[tuple(prompt)] for prompt in prompts[::-1]]"),
+    ("models.language_model", "a temperature that multiplies", "(logits / temperature).softmax(-1).cumsum",
+     "(logits * temperature).softmax(-1).cumsum"),
+    ("models.kernels.continuing", "what lies behind a prompt's end is seen", "masked_fill(behind, -torch.inf)",
+     "masked_fill(behind, 0.0)"),
+    ("models.kernels.continuing", "a continuation that does not see its last token", "[:, :, : now.written + 1] for",
+     "[:, :, : max(1, now.written)] for"),
+    ("models.kernels.continuing", "positions that go on behind the longest prompt",
+     "self.lengths[self.prompt_of] + self.written", "self.lengths.max() + self.written + 0 * self.prompt_of"),
+    ("models.kernels.continuing", "scores of what is shared not scaled", "q.view(n, G, -1, C) * C**-0.5",
+     "q.view(n, G, -1, C)"),
+    ("models.kernels.continuing", "a continuation that ended kept in its place", "x.index_select(0, rows)",
+     "x[: len(rows)]"),
 ]  # fmt: skip
