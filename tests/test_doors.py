@@ -1,5 +1,7 @@
 """What data, train, eval and score say of a file: what was read, what was not; no control character, no NaN."""
 
+import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -133,6 +135,16 @@ def test_a_line_to_score_is_read_like_a_record_of_training_and_needs_no_judgemen
     rewards = row["rewards"] if "rewards" in row else [row["reward"]]
     plain = write_lines(tmp_path / "y.jsonl", [{"prompt": "Q", "responses": ["a", "b"][: len(rewards)]}])
     assert rewards == pytest.approx(json.loads(said("score", trained, "--file", plain).out)["rewards"], abs=1e-5)
+
+
+def test_a_line_to_score_that_lost_its_prompt_is_refused_and_a_compressed_pipe_is_named(trained, refused, monkeypatch):
+    lines = b'{"prompt": "Q", "response": "a"}\n{"response": "b"}\n'
+    for given, rule in (
+        (lines, "stdin:2: field \"prompt\": missing, though records before have one; found keys 'response'"),
+        (gzip.compress(lines), "stdin:1: is compressed: must be UTF-8 text"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        assert refused("score", trained, "--file", "-") == rule
 
 
 def test_each_line_of_a_pipe_is_answered_before_the_next_one_comes(trained):

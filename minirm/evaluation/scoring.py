@@ -25,7 +25,7 @@ from minirm.files.dialogue import (
 )
 from minirm.files.fields import Names, Record, parse_fields
 from minirm.files.pretrained import AnyTokenizer
-from minirm.files.records import parse_record
+from minirm.files.records import check_asked, parse_record
 from minirm.files.shapes import recognise
 from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
@@ -97,9 +97,9 @@ class Scorer:
         Raises:
             InputError: a record is none of these; the message names where it stands.
         """
-        names = parse_fields(fields, ignore_judgements=True)
+        names, asked = parse_fields(fields, ignore_judgements=True), set[str]()
         for some in _in_batches(records):
-            parsed = [_read_record(record, names) for record in some]
+            parsed = [_read_record(record, names, asked) for record in some]
             everything = [comparison for comparisons, _ in parsed for comparison in comparisons]
             rewards = iter(self.score_comparisons(everything, normalise=normalise))
             for record, (comparisons, is_single) in zip(some, parsed, strict=True):
@@ -217,12 +217,19 @@ def _in_batches(records: Iterable[Row | None]) -> Iterator[list[Row]]:
         yield some
 
 
-def _read_record(row: Row, names: Names) -> tuple[list[Comparison], bool]:
-    """Return the prompts and the responses of a record to score, and whether a field for a single response holds it."""
+def _read_record(row: Row, names: Names, asked: set[str]) -> tuple[list[Comparison], bool]:
+    """Return the prompts and the responses of a record to score, and whether a field for a single response holds it.
+
+    Args:
+        asked: the formats of those records before that had a prompt; is added to.
+    """
     try:
         record = Record(row.fields, names)
         format = recognise(record)
-        return parse_record(record, format, row.place).comparisons, format == "response"
+        comparisons = parse_record(record, format, row.place).comparisons
+        check_asked(record, comparisons, format in asked)
+        asked |= {format} if "prompt" in record.read.values() else set()
+        return comparisons, format == "response"
     except InputError as error:
         raise InputError(f"{row.place}: {error}") from None
 

@@ -29,6 +29,7 @@ RUN_FILES = ("config.json", "report.html")
 OTHERS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, b"\0\0\0"),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "compressed": tuple(MAGIC.values()),
     "a zip archive": (b"PK\3\4",),
     "Parquet": (b"PAR1",),
     "a pointer of Git LFS, without the data": (b"version https://git-lfs.",),

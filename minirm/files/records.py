@@ -101,13 +101,10 @@ def parse_rows(
                 record = Record(fields, names or Names())
                 format = format or recognise(record)
                 parsed = parse_record(record, format, place)
-                asked = "prompt" in record.read.values()
-                if asks and not asked and not all(comparison.prompt for comparison in parsed.comparisons):
-                    found = list_names(fields)
-                    raise InputError(f'field "prompt": missing, though records before have one; found keys {found}')
+                check_asked(record, parsed.comparisons, asks)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
-            asks = asks or asked
+            asks = asks or "prompt" in record.read.values()
             if usage is not None:
                 usage.add(record)
             yield parsed
@@ -162,6 +159,13 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     if not all(comparison.prompt for comparison in comparisons):
         _check_no_prompt_unread(record)
     return Parsed(comparisons, is_rating=judged[0].is_rating)
+
+
+def check_asked(record: Record, comparisons: Sequence[Comparison], asks: bool) -> None:
+    """Refuse a record without a field for the prompt where those before have one."""
+    if asks and "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
+        found = list_names(record.fields)
+        raise InputError(f'field "prompt": missing, though records before have one; found keys {found}')
 
 
 def _check_no_prompt_unread(record: Record) -> None:
