@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from bench.architectures.answers import with_interval
 from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_interval
 from bench.baselines import TfidfReward, WriterReward, chrf_rewards, length_rewards, overlap_rewards
-from bench.judgements import SETS, Judged, JudgementSet, fold, read_splits
+from bench.judgements import SETS, Judged, JudgementSet, fold, merged_by_wins, read_splits
 from bench.places import out_folder
 from bench.recipes.common import Page, Setting, table, write_page
 from bench.timing import machine
 from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
-from minirm.data.comparison import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.pairs import Rewards, pair_table
@@ -42,6 +42,7 @@ SCORES = "TF-IDF, ridge on the scores"
 OVERLAP, CHRF = "overlap with the prompt: F1 of words", "overlap with the prompt: chrF"
 ORACLE = "oracle: who wrote it, and log length"
 MODEL, TOGETHER, SWAPPED = "minirm", "minirm, seeds together", "minirm behind another prompt"
+BESIDE = "minirm, seeds together, and words, added"
 VALIDATION_PART = 10
 """One of so many parts of the training groups is kept for validation."""
 
@@ -87,6 +88,14 @@ def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
     return merged
 
 
+ARGUMENTS = Recipe(
+    sized("tiny", max_positions=256, dropout=0.1),
+    PackingConfig(tokens_per_batch=2048, max_tokens=256),
+    TrainConfig(epochs=0.0),
+    TrainConfig(epochs=6.0, learning_rate=3e-4, average_read=True, evaluate_every=0.5),
+    merged=merged_by_wins,
+    seeds=2,
+)
 RECIPES = {
     "hh-harmless": Recipe(
         sized("tiny", style="llama", layers=1, width=256, max_positions=256),
@@ -104,6 +113,21 @@ RECIPES = {
         merged=around_shared_response,
         seeds=6,
     ),
+    "wmt19-darr": Recipe(
+        sized("tiny", max_positions=256, dropout=0.1, token_types=True),
+        PackingConfig(tokens_per_batch=4096, max_tokens=256),
+        TrainConfig(epochs=0.0),
+        TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True, evaluate_every=0.25),
+        merged=merged_by_wins,
+        seeds=3,
+    ),
+    **dict.fromkeys(("ukpconvarg1-strict", "ibm-argq-pairs", "ibm-eviconv"), ARGUMENTS),
+    "nycc-k16": Recipe(
+        sized("tiny", max_positions=128),
+        PackingConfig(tokens_per_batch=8192, max_tokens=128),
+        TrainConfig(epochs=0.0),
+        TrainConfig(epochs=0.25, learning_rate=1e-3, average_read=True, evaluate_every=0.25),
+    ),
     "alpaca-rankings": Recipe(
         sized("tiny", max_positions=512, dropout=0.2),
         PackingConfig(tokens_per_batch=16384, max_tokens=512),
@@ -118,7 +142,7 @@ def train_and_score(
 ) -> Rewards:
     """Train both stages from nothing on `training`, part of it kept for validation; return the rewards of `tests`."""
     learned, held_out = (training.take(numbers) for numbers in fold(training, VALIDATION_PART)[0])
-    parts = [recipe.merged(learned.comparisons), held_out.comparisons]
+    parts = [recipe.merged(part.comparisons) for part in (learned, held_out)]
     texts = ["".join(json.dumps(to_json(row)) + "\n" for row in rows) for rows in parts]
     files = [(setting.keep("judgements.jsonl", text),) for text in texts]
     config = RunConfig(
@@ -128,7 +152,17 @@ def train_and_score(
         replace(recipe.language_model, seed=seed),
         replace(recipe.reward, seed=seed),
     )
-    return setting.scored(setting.trained(config, "preferences"), tests)
+    return scored_once(lambda rows: setting.scored(setting.trained(config, "preferences"), rows), tests)
+
+
+def scored_once(score: Callable[[Sequence[Comparison]], Rewards], comparisons: Sequence[Comparison]) -> Rewards:
+    """Return the rewards of comparisons, each response being scored once behind its prompt, in however many pairs."""
+    responses: dict[tuple[Turn, ...], dict[str, None]] = {}
+    for row in comparisons:
+        responses.setdefault(row.prompt, {}).update(dict.fromkeys(row.responses))
+    rows = [Comparison(prompt, tuple(texts), (0.0,) * len(texts)) for prompt, texts in responses.items()]
+    rewards = {row.prompt: dict(zip(row.responses, r, strict=True)) for row, r in zip(rows, score(rows), strict=True)}
+    return [[rewards[row.prompt][text] for text in row.responses] for row in comparisons]
 
 
 def baselines(name: str, training: Judged, test: Judged) -> dict[str, Rewards]:
@@ -176,8 +210,9 @@ class Measured:
         rows = test.comparisons
         pairs = pair_table(rows, [row.scores for row in rows])
         kept = pairs.reward_difference >= self._judged.least_difference
-        if len(swapped) > 1:
-            rewards = {**rewards, TOGETHER: [[np.mean(values, axis=0) for values in zip(*rewards[MODEL], strict=True)]]}
+        together = [np.mean(values, axis=0) for values in zip(*rewards[MODEL], strict=True)]
+        words = rewards.get(SCORES, rewards[WITH_LENGTH])[0]
+        rewards = {**rewards, TOGETHER: [together], BESIDE: [added(together, words)]}
         for method, seeds in {**rewards, SWAPPED: swapped}.items():
             differences = np.stack([pair_table(rows, values).reward_difference[kept] for values in seeds])
             self._right.setdefault(method, []).append((np.sign(differences) + 1) / 2)  # (S, pairs)
@@ -191,12 +226,13 @@ class Measured:
         shorter = np.concatenate(self._shorter)
         accuracy = {method: _mean(values, groups) for method, values in right.items()}
         found = {method: {"accuracy": figure} for method, figure in accuracy.items()}
-        plain = [method for method in accuracy if method not in (MODEL, TOGETHER, SWAPPED, ORACLE)]
+        own = (MODEL, TOGETHER, BESIDE)
+        plain = [method for method in accuracy if method not in (*own, SWAPPED, ORACLE)]
         self.strongest = max(plain, key=lambda method: accuracy[method].whole[0])
         if shorter.any():
             for method, values in right.items():
                 found[method]["where the better is shorter"] = _mean(values[:, shorter], groups[shorter])
-        for method in {MODEL, TOGETHER} & accuracy.keys():
+        for method in own:
             for other in dict.fromkeys((self.strongest, WORDS, WITH_LENGTH)):
                 found[method][f"minus {other}"] = _mean(right[method] - right[other], groups)
         return found
@@ -210,6 +246,13 @@ class Measured:
     def groups(self) -> int:
         """How many groups they are of."""
         return len(set(self._groups))
+
+
+def added(*several: Rewards) -> Rewards:
+    """Return the sum of several rewards, each at a spread of 1 within its comparisons: no label has a say in it."""
+    centred = [[np.array(row) - np.mean(row) for row in rewards] for rewards in several]
+    spreads = [np.concatenate(rows).std() for rows in centred]
+    return [sum(row / s for row, s in zip(rows, spreads, strict=True)) for rows in zip(*centred, strict=True)]
 
 
 def _numbered(groups: Sequence[str]) -> NDArray:

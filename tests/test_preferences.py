@@ -3,10 +3,12 @@
 import json
 from collections import Counter
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.preferences import around_shared_response, who_wrote
+from bench.preferences import added, around_shared_response, scored_once, who_wrote
 from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
 
@@ -51,3 +53,21 @@ def test_who_wrote_a_response_is_read_beside_the_pairs(tmp_path):
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert who_wrote(file, list(read_comparisons([file]))) == [["A", "B"], ["C", "A"]]
+
+
+def test_a_response_in_many_pairs_is_scored_once():
+    asked = []
+
+    def score(rows):
+        asked.extend((row.prompt[0].text, text) for row in rows for text in row.responses)
+        return [[float(len(text)) for text in row.responses] for row in rows]
+
+    pairs = [a_pair("p", "aa", "b"), a_pair("p", "ccc", "aa"), a_pair("q", "aa", "dddd")]
+    assert scored_once(score, pairs) == [[2, 1], [3, 2], [2, 4]]
+    assert sorted(asked) == [("p", "aa"), ("p", "b"), ("p", "ccc"), ("q", "aa"), ("q", "dddd")]
+
+
+def test_added_rewards_count_alike_whatever_their_size():
+    small, large = [[0.0, 1.0], [1.0, 0.0]], [[100.0, 900.0], [900.0, 100.0]]
+    assert np.ravel(added(small, large)).tolist() == pytest.approx([-2, 2, 2, -2])
+    assert np.ravel(added(small, [[5.0, 4.0], [4.0, 5.0]])).tolist() == pytest.approx([0, 0, 0, 0])
