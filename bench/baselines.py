@@ -15,7 +15,8 @@ from minirm.data.comparison import Comparison
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 
-PAIRS_PER_COMPARISON = 40  # a ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory
+PAIRS_PER_COMPARISON, MOST_PAIRS = 40, 100_000
+"""A ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory."""
 
 
 def length_rewards(comparisons: Sequence[Comparison]) -> list[list[float]]:
@@ -219,10 +220,10 @@ def _responses(comparisons: Sequence[Comparison]) -> list[str]:
 def _ordered_rows(comparisons: Sequence[Comparison], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the better and the worse response of each pair, as places in the flat list of responses."""
     pairs = pair_table(comparisons, length_rewards(comparisons))
-    # drawn numbers, ordered within each comparison: its first PAIRS_PER_COMPARISON are a random choice of its pairs
+    # drawn numbers, ordered within each comparison: the first of each are a random choice of its pairs
     order = np.lexsort((np.random.default_rng(seed).random(len(pairs.better)), pairs.comparison))
     counts = np.bincount(pairs.comparison, minlength=len(comparisons))
     rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = np.sort(order[rank < PAIRS_PER_COMPARISON])
+    kept = np.sort(order[rank < max(1, min(PAIRS_PER_COMPARISON, MOST_PAIRS // len(comparisons)))])
     starts = np.cumsum([0, *(len(comparison.responses) for comparison in comparisons)])[pairs.comparison]
     return (starts + pairs.better)[kept], (starts + pairs.worse)[kept]

@@ -207,13 +207,15 @@ def measure(setting: Setting, name: str, recipe: Recipe, folds: int | None) -> "
     for number, (training, test) in enumerate(read_splits(setting.shared, name, folds)):
         print(f"split {number + 1}: {len(training.comparisons)} comparisons for training", flush=True)
         rows = test.comparisons
-        tests = [*rows, *swap_prompts(rows)]
+        tests = [*rows, *(swap_prompts(rows) if SETS[name].prompt_decides else [])]
         scored = [train_and_score(setting, training, tests, recipe, seed) for seed in range(recipe.seeds)]
         rewards = {method: [values] for method, values in baselines(name, training, test).items()}
         if name == "alpaca-pairs":
             rewards[ORACLE] = [_oracle(setting.shared / name, training, test)]
         rewards[MODEL] = [values[: len(rows)] for values in scored]
-        found.add(test, rewards, [values[len(rows) :] for values in scored])
+        if SETS[name].prompt_decides:
+            rewards[SWAPPED] = [values[len(rows) :] for values in scored]
+        found.add(test, rewards)
     return found
 
 
@@ -226,15 +228,15 @@ class Measured:
         self._groups: list[str] = []
         self._shorter: list[NDArray] = []
 
-    def add(self, test: Judged, rewards: dict[str, Sequence[Rewards]], swapped: Sequence[Rewards]) -> None:
-        """Take in a test part: of each method the rewards of S seeds, and those of the model behind other prompts."""
+    def add(self, test: Judged, rewards: dict[str, Sequence[Rewards]]) -> None:
+        """Take in a test part, and the rewards of each method's S seeds."""
         rows = test.comparisons
         pairs = pair_table(rows, [row.scores for row in rows])
         kept = pairs.reward_difference >= self._judged.least_difference
         together = [np.mean(values, axis=0) for values in zip(*rewards[MODEL], strict=True)]
         words = rewards.get(SCORES, rewards[WITH_LENGTH])[0]
         rewards = {**rewards, TOGETHER: [together], BESIDE: [added(together, words)]}
-        for method, seeds in {**rewards, SWAPPED: swapped}.items():
+        for method, seeds in rewards.items():
             differences = np.stack([pair_table(rows, values).reward_difference[kept] for values in seeds])
             self._right.setdefault(method, []).append((np.sign(differences) + 1) / 2)  # (S, pairs)
         self._shorter.append(pairs.length_difference[kept] < 0)
