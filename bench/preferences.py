@@ -274,7 +274,7 @@ class Measured:
 def added(*several: Rewards) -> Rewards:
     """Return the sum of several rewards, each at a spread of 1 within its comparisons: no label has a say in it."""
     centred = [[np.array(row) - np.mean(row) for row in rewards] for rewards in several]
-    spreads = [np.concatenate(rows).std() for rows in centred]
+    spreads = [np.concatenate(rows).std() or 1.0 for rows in centred]
     return [sum(row / s for row, s in zip(rows, spreads, strict=True)) for rows in zip(*centred, strict=True)]
 
 

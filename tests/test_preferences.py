@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.preferences import added, around_shared_response, scored_once, who_wrote
+from bench.judgements import Judged, JudgementSet
+from bench.preferences import (
+    BESIDE,
+    LONGER,
+    MODEL,
+    WITH_LENGTH,
+    WORDS,
+    Measured,
+    added,
+    around_shared_response,
+    scored_once,
+    who_wrote,
+)
 from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
 
@@ -71,3 +83,18 @@ def test_added_rewards_count_alike_whatever_their_size():
     small, large = [[0.0, 1.0], [1.0, 0.0]], [[100.0, 900.0], [900.0, 100.0]]
     assert np.ravel(added(small, large)).tolist() == pytest.approx([-2, 2, 2, -2])
     assert np.ravel(added(small, [[5.0, 4.0], [4.0, 5.0]])).tolist() == pytest.approx([0, 0, 0, 0])
+
+
+def test_the_table_is_over_groups_and_seeds_and_compares_with_the_strongest_baseline():
+    rows = [Comparison((), ("a", "bb", "ccc"), (1.0, 1.05, 2.0)) for _ in range(6)]
+    measured = Measured(JudgementSet("topic", least_difference=0.5))  # a and bb are too close to be told apart
+    right, wrong = [[0.0, 0.0, 1.0]] * 6, [[1.0, 1.0, 0.0]] * 6
+    rewards = {LONGER: [right], WORDS: [wrong], WITH_LENGTH: [[[2.0, 0.0, 1.0]] * 6], MODEL: [right, wrong]}
+    measured.add(Judged(rows, ["x", "x", "x", "y", "y", "z"]), rewards)
+    found = measured.figures()
+    assert (measured.pairs, measured.groups, measured.strongest) == (12, 3, LONGER)
+    assert {name: float(of["accuracy"].whole.mean()) for name, of in found.items()} == {
+        LONGER: 1.0, WORDS: 0.0, WITH_LENGTH: 0.5, MODEL: 0.5, "minirm, seeds together": 0.5, BESIDE: 0.5
+    }  # fmt: skip
+    assert found[MODEL][f"minus {LONGER}"].whole.tolist() == [0.0, -1.0]  # seed by seed
+    assert found[MODEL]["accuracy"].without.shape == (3, 2)  # without each topic
