@@ -76,7 +76,8 @@ class Recipe:
         packing = replace(self.packing, max_tokens=longest, share_prompt=not model.bidirectional)
         reward = replace(self.reward, epochs=epochs, learning_rate=rate, average_read=None)
         no_stage = replace(self.language_model, epochs=0.0)
-        return replace(self, start=folder, model=model, packing=packing, language_model=no_stage, reward=reward)
+        stages = {"language_model": no_stage, "reward": reward}
+        return replace(self, start=folder, model=model, packing=packing, seeds=1, **stages)
 
 
 def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
