@@ -144,7 +144,7 @@ RECIPES = {
         sized("tiny", max_positions=128),
         PackingConfig(tokens_per_batch=8192, max_tokens=128),
         TrainConfig(epochs=0.0),
-        TrainConfig(epochs=0.5, learning_rate=1e-3, average_read=True, evaluate_every=0.25),
+        TrainConfig(epochs=0.25, learning_rate=1e-3, average_read=True, evaluate_every=0.25),
     ),
     "alpaca-rankings": Recipe(
         sized("tiny", max_positions=512, dropout=0.2),
