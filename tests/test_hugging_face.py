@@ -595,11 +595,18 @@ def test_a_width_beyond_the_weights_of_a_run_is_refused_before_it_takes_memory(b
     assert ", the model has (" in refused("score", sealed(broken), "--response", "x")
 
 
-def test_a_recurrent_run_is_not_exported(tmp_path, pairs_file, refused):
-    options = [*QUICK, "--backbone", "gru", "--language-model.epochs", "0", "--reward.epochs", "0.2"]
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        (["--backbone", "gru"], "backbone=gru: transformers has no such classifier to load it"),
+        (["--token-types", "True"], "token_types=True: transformers has no decoder with token types"),
+    ],
+)
+def test_what_transformers_does_not_compute_is_not_exported(tmp_path, pairs_file, refused, option, why):
+    options = [*QUICK, *option, "--language-model.epochs", "0", "--reward.epochs", "0.2"]
     assert main(["train", "--data", str(pairs_file), "--out", str(tmp_path / "run"), *options]) == 0
     said = refused("export", tmp_path / "run", "--out", tmp_path / "out")
-    assert said == f"{tmp_path / 'run'}: backbone=gru: transformers has no such classifier to load it"
+    assert said == f"{tmp_path / 'run'}: {why}"
     assert not (tmp_path / "out").exists()
 
 
