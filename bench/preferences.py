@@ -35,7 +35,7 @@ from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.reading import read_rows
 from minirm.files.records import to_json
-from minirm.hub import read_start
+from minirm.hub.reading import read_start
 from minirm.runs.run_config import DataConfig, RunConfig
 
 LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"

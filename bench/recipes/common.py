@@ -22,8 +22,8 @@ from minirm.evaluation.pairs import Rewards
 from minirm.files.disk import write_whole
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
-from minirm.hub import read_start
 from minirm.hub.load import load
+from minirm.hub.reading import read_start
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished
 from minirm.runs.job import train_run
