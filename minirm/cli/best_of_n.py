@@ -86,7 +86,8 @@ def _print(drawn: Sequence[Drawn], n: int, console: Console) -> None:
     table = Table("best of", "reward", "95% interval", "KL, at most")
     for k in sorted({min(n, 2**i) for i in range(n.bit_length() + 1)}):
         mean, low, high = bootstrap_interval(earned[:, k - 1])
-        interval = f"[{low:.3f}, {high:.3f}]" if len(drawn) >= FEWEST_UNBOUNDED else ""
+        few = f"none below {FEWEST_UNBOUNDED} prompts"
+        interval = f"[{low:.3f}, {high:.3f}]" if len(drawn) >= FEWEST_UNBOUNDED else few
         table.add_row(f"{k}", f"{mean:.3f}", interval, f"{kl_bound(k):.3f} nats")
     console.print(table)
     stopped, count = sum(one.unended for one in drawn), n * len(drawn)
