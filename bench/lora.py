@@ -101,7 +101,7 @@ def training_step(model: RewardModel, optimizer: torch.optim.Optimizer, batch: P
     """Return a call that takes one step."""
 
     def step() -> None:
-        all_pairs_loss(model(batch), batch.scores, batch.mask).mean().backward()
+        all_pairs_loss(model(batch), batch.order, batch.mask).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

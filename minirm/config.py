@@ -30,7 +30,7 @@ KNOWN_BY = {
     "label_smoothing": OF_DIFFERENCES,
     "weighting": OF_DIFFERENCES,
     "tie_width": (*OF_TIES, "ordinal"),
-    "levels": ("graded_preference", "ordinal"),
+    "grades": ("graded_preference", "ordinal"),
 }
 """A field of `TrainConfig` → the losses that use it; the others refuse any value but its default."""
 Matrix = Literal["query", "key", "value", "output", "gate", "up", "down"]
@@ -87,7 +87,7 @@ class ModelConfig:
     mlp_width: Count | None = None
     """Inner width of the MLP. None: 4·D for gpt2 and bert, 8/3·D rounded up to a multiple of 32 for llama."""
     max_positions: Positions = 1024
-    """Tokens that a row may hold along one path, prompt plus response; learned positions end here."""
+    """Tokens that a path may hold, prompt plus response; learned positions end here."""
     dropout: Share = 0.0
     """Probability that a hidden unit is dropped in training, after the embedding and after each sublayer. bert: also
     an attention weight and a pooled unit. torch_decoder: also an attention weight and a unit inside the MLP."""
@@ -124,7 +124,7 @@ class ModelConfig:
 
     @property
     def bidirectional(self) -> bool:
-        """Whether the tokens of a prompt and its response all see each other; the row's first token is then read."""
+        """Whether the tokens of a prompt and its response all see each other; the first one is then read."""
         return self.style == "bert"
 
     @property
@@ -172,8 +172,8 @@ class PackingConfig:
     when_longer: Literal["truncate", "drop"] = "truncate"
     """truncate: cut the prompt from its left, then responses before their end. drop: leave the comparison out."""
     share_prompt: bool = True
-    """One row per prompt, its responses side by side. False: one row per response, each behind its own prompt, which a
-    language model that learns all responses then learns as often."""
+    """A prompt stands once, before its responses. False: once before each response, and a language model that learns
+    all responses then learns it as often."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -229,7 +229,7 @@ class TrainConfig:
     """Probability that a label is taken to be wrong. noise_corrected makes the loss unbiased for it, other losses of
     differences smooth the label."""
     centering: NotNegative = 0.0
-    """Weight of the penalty that pulls a row's rewards to mean zero."""
+    """Weight of the penalty that pulls a comparison's rewards to mean zero."""
     average_read: bool | None = None
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is
@@ -237,7 +237,7 @@ class TrainConfig:
     tie_width: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
     """η in logits: two equal rewards tie with probability tanh(η/2), by Rao–Kupper's log θ = η, Davidson's ν = e^η − 1.
     graded_preference, ordinal: half the distance between two thresholds."""
-    levels: Annotated[int, Meta(ge=2, le=1000)] = 5
+    grades: Annotated[int, Meta(ge=2, le=1000)] = 5
     """ordinal and graded_preference: how many grades a score may have; scores are then 0, 1, … up to one less."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast of matrix products; weights, losses and rewards stay float32."""

@@ -115,7 +115,7 @@ def test_11_of_k_responses_each_is_computed_once_and_every_pair_weighs_alike():
     batch = pack([Encoded(text, (text,) * 9, tuple(map(float, range(9))))])
     assert len(batch.tokens) == 5 + 9 * 5 and len(batch.layout.reads) == 9
     rewards = torch.zeros(1, 9, requires_grad=True)
-    [gradient] = torch.autograd.grad(all_pairs_loss(rewards, batch.scores, batch.mask).sum(), rewards)
+    [gradient] = torch.autograd.grad(all_pairs_loss(rewards, batch.order, batch.mask).sum(), rewards)
     won_minus_lost = torch.arange(-8.0, 9.0, 2)
     torch.testing.assert_close(gradient[0], -0.5 * won_minus_lost / 36)
 

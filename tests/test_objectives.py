@@ -160,8 +160,8 @@ def test_a_label_of_one_half_is_a_tie_and_one_of_0_the_reverse_for_losses_that_k
 
 def test_the_size_of_scores_is_what_ratings_grades_and_listnet_learn():
     batch = batch_of((4, 1, 0))
-    rewards, scores = some_rewards(batch), batch.ratings
-    assert scores.tolist() == [[4, 1, 0]] and batch.scores.tolist() == [[2, 1, 0]]
+    rewards, scores = some_rewards(batch), batch.scores
+    assert scores.tolist() == [[4, 1, 0]] and batch.order.tolist() == [[2, 1, 0]]
     mask, thresholds = batch.mask, torch.tensor([-3.0, -1.0, 1.0, 3.0])
     first, second = rewards[0, [0, 0, 1]], rewards[0, [1, 2, 2]]
     graded = ratings.graded_preference_loss(first, second, torch.tensor([3, 4, 1]), thresholds=thresholds + 4)
@@ -170,7 +170,7 @@ def test_the_size_of_scores_is_what_ratings_grades_and_listnet_learn():
         "ordinal": ratings.ordinal_loss(rewards, scores, mask, thresholds=thresholds),
         "graded_preference": graded.mean()[None],
         "listnet": listwise.listnet_loss(rewards, scores, mask),
-        "lambdarank": listwise.lambdarank_loss(rewards, batch.scores, mask),
+        "lambdarank": listwise.lambdarank_loss(rewards, batch.order, mask),
     }
     for loss, value in expected.items():
         torch.testing.assert_close(preference_losses(rewards, batch, TrainConfig(loss=loss)), value)
@@ -178,7 +178,7 @@ def test_the_size_of_scores_is_what_ratings_grades_and_listnet_learn():
 
 def test_scores_that_float32_takes_for_one_stay_apart_for_losses_of_order():
     batch = batch_of((2**24 + 1, 2**24))
-    assert batch.scores.tolist() == [[1, 0]] and (batch.ratings[0, 0] - batch.ratings[0, 1]).item() == 1
+    assert batch.order.tolist() == [[1, 0]] and (batch.scores[0, 0] - batch.scores[0, 1]).item() == 1
 
 
 @pytest.mark.parametrize("loss", COMPARING)
@@ -194,9 +194,9 @@ def test_what_a_loss_cannot_use_is_refused_in_python_too(loss):
         assert f"loss={loss}: probability must be" in refused(batch_of((1, 0), probability=0.9))
         with pytest.raises(InputError, match=f"label_smoothing=0.1 must be 0.0 for loss={loss}"):
             TrainConfig(loss=loss, label_smoothing=0.1)
-    if loss in KNOWN_BY["levels"]:
+    if loss in KNOWN_BY["grades"]:
         for scores in ((5, 0), (0.5, 0), (-1, 0)):
-            assert "scores must be whole numbers from 0 to 4 (levels=5)" in refused(batch_of(scores))
+            assert "scores must be whole numbers from 0 to 4 (grades=5)" in refused(batch_of(scores))
     assert "labels of steps must not be there" in refused(pack([a_stepped_one()]))
     with pytest.raises(InputError, match="loss=step: labels of steps must be there"):
         preference_losses(torch.zeros(1, 2), batch_of((1, 0)), TrainConfig(loss="step"))
@@ -219,7 +219,7 @@ def test_steps_are_read_at_their_last_tokens_by_the_fused_read():
         for share_prompt in (True, False):
             batch = pack([a_stepped_one(), other], share_prompt=share_prompt)
             assert batch.mask.tolist() == [[True] * 3, [True, False, False]]
-            assert batch.ratings.tolist() == [[1, 0, 1], [1, 0, 0]]
+            assert batch.scores.tolist() == [[1, 0, 1], [1, 0, 0]]
             rewards = model(batch)
             for step, end in enumerate((1, 3, 5)):
                 alone = pack([Encoded(TOKEN, (np.arange(end + 1, dtype=np.int32),), (0.0,))])
@@ -232,7 +232,7 @@ def test_hits_of_steps_are_rewards_of_the_sign_that_the_label_asks_for():
     config = TrainConfig(loss="step")
     outcome = RewardObjective(config)(lambda _: rewards, batch)
     assert (outcome.hits.item(), outcome.cases.item()) == (3.5, 5)
-    expected = ratings.step_loss(rewards, batch.ratings, batch.mask).sum()
+    expected = ratings.step_loss(rewards, batch.scores, batch.mask).sum()
     torch.testing.assert_close(outcome.loss, expected)
     assert RewardObjective(config).total_weight(batch).item() == 2
 

@@ -1,11 +1,12 @@
 """The walk of one comparison, from its line in a file to the gradient that it leaves in the model.
 
-Read it from top to bottom: each step is one room of the library, in the order of the README's "How it works".
+Read it from top to bottom: each step is one room of the library, in the order of README's "Study the code: the walk".
 
     comparisons.jsonl → records → tokenizer → packing → layout → transformer → reward_model → losses → training loop
 """
 
 import ast
+import inspect
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 import minirm
@@ -64,7 +66,7 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     assert batch.tokens.shape == (M,)
     assert batch.layout.positions.tolist() == [*range(P), *range(P, P + R[0]), *range(P, P + R[1])]
     assert batch.layout.reads.tolist() == [P + R[0] - 1, M - 1]
-    assert batch.mask.shape == (1, 2) and batch.scores.tolist() == [[1.0, 0.0]]
+    assert batch.mask.shape == (1, 2) and batch.order.tolist() == [[1.0, 0.0]]
 
     # 4. layout: a token sees its own path only. The second response's first token sees the prompt and itself.
     seen = seen_by_tiles(batch.layout.everywhere)
@@ -100,7 +102,7 @@ CONFIGURED = PackingConfig(), TrainConfig(learning_rate=1e-3), ModelConfig(vocab
 
 
 def one_training_step(folder: Path) -> None:
-    """Read 64 comparisons and take a real training step on them: the same way, through the rooms where it is fast."""
+    """Read 64 comparisons and take a real training step on them: the same way, with kernels, to the optimizer."""
     file = folder / "comparisons.jsonl"
     file.write_text("".join(_long_line(n) + "\n" for n in range(64)), encoding="utf-8")
     comparisons = list(read_comparisons([file]))
@@ -110,6 +112,7 @@ def one_training_step(folder: Path) -> None:
     stream = Stream(store, packing)
     torch.manual_seed(0)
     model = RewardModel(shape)
+    assert model(stream.packed(np.arange(1))).shape == (1, 2)  # so few tokens go the plain way, without kernels
     trainer = Trainer(model, RewardObjective(config), stream, stream, config)
     before, _ = trainer.evaluate(stream)
     step = next(trainer.run())
@@ -151,13 +154,17 @@ def first_line(node: ast.stmt) -> int:
 
 
 def test_the_walk_is_at_most_1750_lines_in_16_files(tmp_path, capsys):
-    """Whole functions and classes that a real training step enters, without the kernels, at which reading stops."""
-    home, entered = Path(minirm.__file__).parent, set()
+    """Whole functions and classes that a real training step enters, and the classes of what they are given.
+
+    Kernels do not count, for reading stops at them, nor does what the user has said before a comparison sets out.
+    """
+    home, entered, made = Path(minirm.__file__).parent, set(), set()
 
     def note(frame, event, _argument):
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(str(home)) and code.co_name != "<module>":
             entered.add((code.co_filename, code.co_firstlineno))
+            made.update(map(type, frame.f_locals.values()))
 
     threading.setprofile(note)  # batches are packed in a thread of their own
     sys.setprofile(note)
@@ -166,6 +173,8 @@ def test_the_walk_is_at_most_1750_lines_in_16_files(tmp_path, capsys):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+    made = {kind for kind in made if kind.__module__.startswith("minirm.") and kind.__module__ != "minirm.config"}
+    entered |= {(inspect.getfile(kind), inspect.getsourcelines(kind)[1]) for kind in made}
     lines = {file: n for file, n in lines_to_read(entered).items() if "kernels" not in file}
     with capsys.disabled():
         print(f"\nthe walk: {sum(lines.values())} lines in {len(lines)} files")

@@ -13,7 +13,7 @@ from minirm.config import PackingConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import Encoded, fit, merge_twins, pack, tokenize, truncate
+from minirm.tokens.packing import Encoded, fit, merge_repeated, pack, tokenize, truncate
 from minirm.tokens.tokenizer import Tokenizer
 from tests.oracles import rewards_one_by_one
 from tests.strategies import ARCHITECTURES, encoded_batches, randomised
@@ -146,7 +146,7 @@ def test_a_single_response_beyond_the_limit_is_cut_and_stays():
 
 def test_merging_leaves_different_responses_alone():
     item = example([1], [2], [3], [2, 2])
-    merged = merge_twins(item)
+    merged = merge_repeated(item)
     assert merged.scores == item.scores and len(merged.responses) == 3
 
 
@@ -157,7 +157,7 @@ def test_from_one_to_sixty_four_responses_are_scored_as_each_alone(K):
     batch = [Encoded(texts[0], tuple(texts[1:]), tuple(rng.permutation(K).astype(float).tolist()))]
     model = randomised(RewardModel(ARCHITECTURES["gru"]))
     packed = pack(batch)
-    assert packed.scores.shape == packed.mask.shape == (1, K) and packed.mask.all()
+    assert packed.order.shape == packed.mask.shape == (1, K) and packed.mask.all()
     assert len(packed.tokens) == batch[0].tokens  # the prompt stands once, and nothing is padded
     torch.testing.assert_close(model(packed)[0], rewards_one_by_one(model, batch)[0], rtol=1e-10, atol=1e-10)
 
@@ -167,14 +167,14 @@ def test_from_one_to_sixty_four_responses_are_scored_as_each_alone(K):
 )
 def test_scores_closer_together_than_float32_can_tell_keep_their_order_and_their_ties(low, high):
     item = example([1], [2], [3], [4], scores=(high, low, high))
-    assert pack([item]).scores.tolist() == [[1, 0, 1]]
+    assert pack([item]).order.tolist() == [[1, 0, 1]]
 
 
 def test_unequal_k_is_masked_and_masked_places_hold_no_reward():
     batch = [example([1], [2], [3], [4]), example([5], [6]), example([7], [8], [9])]
     packed = pack(batch, numbers=[30, 10, 20])
     assert packed.mask.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
-    assert packed.scores.tolist() == [[2, 1, 0], [0, 0, 0], [1, 0, 0]]
+    assert packed.order.tolist() == [[2, 1, 0], [0, 0, 0], [1, 0, 0]]
     assert packed.slots.tolist() == [0, 1, 2, 3, 6, 7] and packed.numbers == (30, 10, 20)
     model = RewardModel(ARCHITECTURES["lstm"])
     packed.tokens.clamp_(max=22)

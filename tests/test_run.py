@@ -354,7 +354,7 @@ def test_grades_that_are_none_are_refused_before_the_training(tmp_path):
         file = write_lines(tmp_path / "grades.jsonl", rows)
         rows[3]["responses"][0]["score"] = score
         write_lines(file, rows)
-        said = f"{file}:4: loss={loss}: scores must be whole numbers from 0 to 4 (levels=5)"
+        said = f"{file}:4: loss={loss}: scores must be whole numbers from 0 to 4 (grades=5)"
         assert refusal(a_config(file, loss=loss), tmp_path / "run") == said
 
 

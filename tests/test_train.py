@@ -138,7 +138,7 @@ def test_weighting_by_pairs_is_the_mean_over_all_pairs_of_the_window(tmp_path):
     for b in range(5):
         for i in range(rewards.shape[1]):
             for j in range(rewards.shape[1]):
-                if batch.mask[b, i] and batch.mask[b, j] and batch.scores[b, i] > batch.scores[b, j]:
+                if batch.mask[b, i] and batch.mask[b, j] and batch.order[b, i] > batch.order[b, j]:
                     losses.append(math.log1p(math.exp(float(rewards[b, j].detach() - rewards[b, i].detach()))))
     assert outcome.loss.item() == pytest.approx(sum(losses), rel=1e-6)
     assert RewardObjective(config).comparison_weights(batch).sum() == len(losses) == int(outcome.cases)

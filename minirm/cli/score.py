@@ -12,12 +12,12 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from minirm.cli.console import UNPAIRED, check_open
 from minirm.cli.watcher import counting, tell
+from minirm.data.comparison import Row
 from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.disk import write_whole
 from minirm.files.reading import read_pipe, read_rows
-from minirm.files.tables import Row
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 

@@ -13,6 +13,13 @@ class Turn(NamedTuple):
     message: str = ""  # as JSON, what else its message holds, which a pretrained folder's chat template may write
 
 
+class Row(NamedTuple):
+    """A record as it stands in a file."""
+
+    place: str  # "file:line", of its first line, or "file (record 3)"
+    fields: dict
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One prompt and the K responses that were judged against each other.
@@ -50,9 +57,9 @@ class Comparison:
             raise ValueError(
                 f"{len(self.responses)} responses, {len(self.scores)} scores: must be as many, at least one"
             )
-        counts = [[len(of_one) for of_one in part or ()] for part in (self.steps, self.step_labels)]
-        if counts[0] != counts[1] or (counts[0] and (len(counts[0]) != len(self.responses) or 0 in counts[0])):
-            raise ValueError(f"steps {counts[0]}, labels {counts[1]}: must be as many, at least one to a response")
+        texts, labels = (list(map(len, steps or ())) for steps in (self.steps, self.step_labels))
+        if texts != labels or (texts and (len(texts) != len(self.responses) or 0 in texts)):
+            raise ValueError(f"steps {texts}, labels {labels}: must be as many, at least one to a response")
 
 
 def join_steps(steps: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.data.comparison import Comparison, Turn
+from minirm.data.comparison import Comparison, Row, Turn
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
@@ -27,7 +27,6 @@ from minirm.files.fields import Names, Record, parse_fields
 from minirm.files.pretrained import AnyTokenizer
 from minirm.files.records import check_asked, parse_record
 from minirm.files.shapes import recognise
-from minirm.files.tables import Row
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
 from minirm.tokens.stream import cut_into_batches

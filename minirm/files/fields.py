@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minirm.data.comparison import Turn
+from minirm.data.comparison import Row, Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import MESSAGE_FIELDS, TELLING, Reply, check_text, parse_prompt
-from minirm.files.tables import Row
 
 
 def _scores_of(side: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from minirm.files.dialogue import MARKERS, render_dialogue
 from minirm.files.disk import read_json
 from minirm.files.guarded import Guarded
 from minirm.files.opening import first_line, naming, open_theirs
-from minirm.tokens.tokenizer import FILE, Ids, Pieces, Tokenizer
+from minirm.tokens.tokenizer import FILE, Ids, Tokenized, Tokenizer
 
 FOLDER = "tokenizer"
 """Where in a run's folder the files of a pretrained tokenizer lie."""
@@ -108,7 +108,9 @@ class PretrainedTokenizer:
         texts = self._render_all([(_messages(prompt), True) for prompt in prompts])
         return self._tokens([_right(text, self.folder) for text in texts])
 
-    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool = False) -> Iterator[Pieces]:
+    def encode_comparisons(
+        self, comparisons: Sequence[Comparison], *, by_assistant: bool = False
+    ) -> Iterator[Tokenized]:
         """Yield each comparison's prompt and responses in tokens.
 
         Args:
@@ -128,7 +130,7 @@ class PretrainedTokenizer:
                 raise InputError(f"{_place(comparison)}{self.folder}: nothing stands before a response in tokens")
             prompt, responses = whole[0][:shared], [ids[shared:] for ids in whole]
             learned = self._written(comparison.prompt, prompt) if by_assistant else [True] * shared
-            yield prompt, responses, learned, self._length_of_end(responses)
+            yield Tokenized(prompt, responses, learned, self._length_of_end(responses))
 
     def _encode_dialogues(self, comparisons: Sequence[Comparison]) -> Iterator[Ids]:
         """Yield the tokens of each comparison's dialogues, and of one more whose response is the probe."""
@@ -145,7 +147,7 @@ class PretrainedTokenizer:
             last -= 1
         return ids[:last]
 
-    def _encode_pairs(self, comparison: Comparison) -> Pieces:
+    def _encode_pairs(self, comparison: Comparison) -> Tokenized:
         """Return a comparison as an encoder reads it: the first text's tokens have type 0, the second's type 1."""
         turns = comparison.prompt
         text = turns[0].text if len(turns) == 1 and turns[0].role == "user" else render_dialogue(turns)
@@ -155,7 +157,7 @@ class PretrainedTokenizer:
         prompt, responses = pairs["input_ids"][0][:first], [ids[first:] for ids in pairs["input_ids"]]
         if any(t != [0] * first + [1] * (len(t) - first) or len(t) == first for t in types):
             raise InputError(f"{self.folder}: its tokenizer does not mark the second of two texts by token type 1")
-        return prompt, responses, [True] * first, self._length_of_end(responses)
+        return Tokenized(prompt, responses, [True] * first, self._length_of_end(responses))
 
     def _pairs(self, text: str, responses: Sequence[str]) -> dict[str, list[Ids]]:
         with naming(f"{self.folder}: its tokenizer"):

@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import json
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minirm.data.comparison import Row
 from minirm.errors import InputError, printable, shorten
-from minirm.files.tables import LARGEST_RECORD, Row, read_columns, read_csv
+from minirm.files.tables import LARGEST_RECORD, read_columns, read_csv
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 COLUMNS = (".parquet", ".arrow")
@@ -25,7 +27,7 @@ ACCEPTED = f"{', '.join(TEXTS)} (each also {', '.join(MAGIC)}), {', '.join(COLUM
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """What the datasets library writes beside data: in a folder, no data."""
 RUN_FILES = ("config.json", "report.html")
-"""A folder below a folder of data that holds one of these is a run, a checkpoint or an evaluation: it is left out."""
+"""A folder below a folder of data that holds one of these is a run or a pretrained folder, and left out."""
 OTHERS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, b"\0\0\0"),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -35,6 +37,7 @@ OTHERS = {
     "a pointer of Git LFS, without the data": (b"version https://git-lfs.",),
 }
 """How files begin that are no text of records."""
+HEADS = tuple(head for heads in OTHERS.values() for head in heads)
 LARGEST_DOCUMENT = 1 << 28  # bytes of a JSON file that is no JSON Lines, and so is in memory as a whole
 LARGEST_EXPANSION = 250  # times the compressed file, beyond the size of a document
 CHUNK = 1 << 16  # bytes read at a time
@@ -113,7 +116,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read, is empty, or is not what its suffix says.
     """
-    name, number, (kind, compression) = name_of(path), 0, _suffixes(path) or (".jsonl", "")
+    name, (kind, compression) = name_of(path), _suffixes(path) or (".jsonl", "")
+    number = 0
     try:
         with _open(path, compression) as stream:
             if kind in (".csv", ".tsv"):
@@ -194,24 +198,30 @@ def read_lines(stream: BinaryIO, name: str, number: int = 1) -> Iterator[tuple[i
 
 def decode(data: bytes, name: str, number: int = 1, limit: int = LARGEST_RECORD) -> str:
     """Return what begins at the line of this number as text, which must be UTF-8 and within the limit."""
+    data = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
+    with contextlib.suppress(UnicodeDecodeError):
+        if len(data) <= limit and b"\0" not in data and not (number == 1 and data.startswith(HEADS)):
+            return data.decode()
+    raise InputError(_why_no_text(data, name, number, limit))
+
+
+def _why_no_text(data: bytes, name: str, number: int, limit: int) -> str:
     if len(data) > limit:
         what = "line" if limit == LARGEST_RECORD else "JSON document"
         rule = "must be shorter" if what == "line" else "must be smaller; JSON Lines (.jsonl) may be of any size"
-        raise InputError(f"{name}:{number}: a {what} of more than {limit:,} bytes: {rule}")
-    if number == 1:
-        data = data.removeprefix(codecs.BOM_UTF8)
-        other = next((kind for kind, heads in OTHERS.items() if data.startswith(heads)), "")
-        if other or b"\0" in data[:2]:
-            raise InputError(f"{name}:1: is {other or 'UTF-16'}: must be UTF-8 text")
+        return f"{name}:{number}: a {what} of more than {limit:,} bytes: {rule}"
+    other = next((kind for kind, heads in OTHERS.items() if data.startswith(heads)), "") if number == 1 else ""
+    if other or (number == 1 and b"\0" in data[:2]):
+        return f"{name}:1: is {other or 'UTF-16'}: must be UTF-8 text"
     if (nul := data.find(b"\0")) >= 0:
         line = number + data.count(b"\n", 0, nul)
-        raise InputError(f"{name}:{line}: holds a NUL byte: must be text")
+        return f"{name}:{line}: holds a NUL byte: must be text"
     try:
-        return data.decode()
+        data.decode()
     except UnicodeDecodeError as error:
         found = shorten(data[max(error.start - 10, 0) : error.end + 10].decode(errors="replace"))
         line = number + data.count(b"\n", 0, error.start)
-        raise InputError(f"{name}:{line}: near {found}: must be UTF-8 text") from None
+        return f"{name}:{line}: near {found}: must be UTF-8 text"
 
 
 # JSON
@@ -222,7 +232,11 @@ def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
     is_array = stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
     if not is_array and not name.lower().endswith((".json", *(f".json{suffix}" for suffix in MAGIC))):
         yield from read_json_lines(read_lines(stream, name), name)
-        return
+    else:
+        yield from _read_json_document(stream, name, is_array)
+
+
+def _read_json_document(stream: io.BufferedReader, name: str, is_array: bool) -> Iterator[Row]:
     first = stream.readline(LARGEST_DOCUMENT)
     while first.isspace() and (more := stream.readline(LARGEST_DOCUMENT)):
         first += more
@@ -309,14 +323,18 @@ def _parse(parse: Callable, place: str, text: str, *at: int) -> Any:
     """Return what the decoder's function returns."""
     try:
         return parse(text, *at)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        raise InputError(_why_no_json(error, place, text, *at)) from None
+
+
+def _why_no_json(error: Exception, place: str, text: str, *at: int) -> str:
+    if isinstance(error, InputError):
+        return f"{place}: {error}"
+    if isinstance(error, json.JSONDecodeError):
         name, _, line = place.rpartition(":")
         found = text[error.pos : error.pos + 100].strip()
         found = shorten(found, 40) if found else "the end"
         line = int(line) + text.count("\n", at[0] if at else 0, error.pos)
-        raise InputError(f"{name}:{line}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
-        raise InputError(f"{place}: not valid JSON: {reason}") from None
+        return f"{name}:{line}: not valid JSON: {error.msg.removesuffix(' at')}, found {found}"
+    reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+    return f"{place}: not valid JSON: {reason}"

@@ -1,18 +1,18 @@
-"""A line of a file → a `Comparison`; what the fields of a line may be called, and mean, stands in `formats.py`."""
+"""A line of a file → a `Comparison`: `fields.py` says what its fields may be called, `shapes.py` what they mean."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from minirm.data.comparison import Comparison, Turn
+from minirm.data.comparison import Comparison, Row, Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import check_text
 from minirm.files.fields import LABEL, TEXT, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files.judgements import PAIR, number
-from minirm.files.reading import Row, find_files, name_of, read_rows
+from minirm.files.reading import find_files, name_of, read_rows
 from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
@@ -48,17 +48,24 @@ def _read_file(
 ) -> Iterator[Comparison]:
     """Yield the comparisons of one file; responses rated one by one together, once all of a prompt are read."""
     found = None if usage is None else usage.setdefault(name_of(path), Usage())
-    parse = partial(parse_rows, format=format, names=names)
-    expected: Counter[int] | None = None
+    records = parse_rows(read_rows(path), format=format, names=names, usage=found)
+    for parsed in records:
+        if parsed.is_rating:
+            again = parse_rows(read_rows(path), format=format, names=names)
+            yield from _gathered(chain([parsed], records), again)
+        else:
+            yield from parsed.comparisons
+
+
+def _gathered(records: Iterable["Parsed"], again: Iterable["Parsed"]) -> Iterator[Comparison]:
+    """Yield comparisons, responses rated one by one together; `again` tells how many there will be of each prompt."""
+    expected = Counter(_kinship(c) for other in again if other.is_rating for c in other.comparisons)
     waiting: dict[int, list[Comparison]] = {}
-    for parsed in parse(read_rows(path), usage=found):
+    for parsed in records:
         for comparison in parsed.comparisons:
             if not parsed.is_rating or not comparison.prompt:
                 yield comparison
                 continue
-            if expected is None:  # how many there will be of each prompt: the file is read twice
-                ratings = (other for other in parse(read_rows(path)) if other.is_rating)
-                expected = Counter(_kinship(c) for other in ratings for c in other.comparisons)
             key = _kinship(comparison)
             waiting.setdefault(key, []).append(comparison)
             expected[key] -= 1
@@ -89,11 +96,11 @@ def parse_rows(
     rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
-    asks = False
+    had_prompt = False
     for row in rows:
         plain = plain_pair(row) if usage is None and names is None and format in (None, "pairs") else None
         if plain:
-            format, asks = "pairs", True
+            format, had_prompt = "pairs", True
             yield Parsed([plain])
             continue
         for place, fields in unfold(row):
@@ -101,10 +108,10 @@ def parse_rows(
                 record = Record(fields, names or Names())
                 format = format or recognise(record)
                 parsed = parse_record(record, format, place)
-                check_asked(record, parsed.comparisons, asks)
+                check_asked(record, parsed.comparisons, had_prompt)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
-            asks = asks or "prompt" in record.read.values()
+            had_prompt = had_prompt or "prompt" in record.read.values()
             if usage is not None:
                 usage.add(record)
             yield parsed
@@ -119,6 +126,7 @@ def plain_pair(row: Row) -> Comparison | None:
     if len(row.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
         return None
     prompt, *responses = texts
+    # What may be a dialogue in text, or messages in JSON, has to be looked into.
     if any("\0" in text or "\n\n" in text or text.startswith(("Human: ", "[{")) for text in texts):
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
@@ -130,7 +138,7 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     """Return the comparisons that a record of the named format holds, mostly one.
 
     Args:
-        record: see `formats.py` for what it may look like.
+        record: see `fields.py` and `shapes.py` for what it may look like.
         format: a key of `SHAPES`.
         place: where it stands, for messages.
     """
@@ -161,9 +169,9 @@ def parse_record(record: Record, format: str, place: str = "") -> Parsed:
     return Parsed(comparisons, is_rating=judged[0].is_rating)
 
 
-def check_asked(record: Record, comparisons: Sequence[Comparison], asks: bool) -> None:
+def check_asked(record: Record, comparisons: Sequence[Comparison], had_prompt: bool) -> None:
     """Refuse a record without a field for the prompt where those before have one."""
-    if asks and "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
+    if had_prompt and "prompt" not in record.read.values() and not all(comparison.prompt for comparison in comparisons):
         found = list_names(record.fields)
         raise InputError(f'field "prompt": missing, though records before have one; found keys {found}')
 

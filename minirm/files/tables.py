@@ -4,19 +4,12 @@ import csv
 import io
 from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple
 
+from minirm.data.comparison import Row
 from minirm.errors import InputError, list_names
 
 LARGEST_RECORD = 1 << 24  # bytes of a line or a row, or characters of a cell
 DELIMITERS = ("|", "\t", ";", ",")  # where two split a header alike, the comma is rather prose
-
-
-class Row(NamedTuple):
-    """One record as it stands in the file."""
-
-    place: str  # "file:line", of its first line, or "file (record 3)"
-    fields: dict
 
 
 class Cell(str):

@@ -35,9 +35,9 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, tiles: Tiles, head_width:
     Returns:
         (queries, H·C)
     """
-    queries, keys = [tile.queries for tile in tiles.tiles], [tile.keys for tile in tiles.tiles]
-    rectangles = (gather_tiles(x, index, head_width) for x, index in ((q, queries), (k, keys), (v, keys)))
-    attended = [_attend(*qkv, tile, dropout) for *qkv, tile in zip(*rectangles, tiles.tiles, strict=True)]
+    q = gather_tiles(q, [tile.queries for tile in tiles.tiles], head_width)  # a rectangle (n, H, R, C) for each tile
+    k, v = (gather_tiles(x, [tile.keys for tile in tiles.tiles], head_width) for x in (k, v))
+    attended = [_attend(*of_tile, dropout) for of_tile in zip(q, k, v, tiles.tiles, strict=True)]
     return take_rows(torch.cat([rearrange(x, "n h r c -> (n r) (h c)") for x in attended]), tiles.slots)
 
 
@@ -60,7 +60,7 @@ class Stacked(nn.Linear):
         self.rows = {name: slice(end - widths[name], end) for name, end in zip(widths, ends, strict=True)}
 
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Return rows `start` to `stop` of the result, (…, stop − start), and compute no other."""
+        """Return entries `start` to `stop` of the result's last dimension, and compute no other."""
         return F.linear(x, self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
 
@@ -71,9 +71,9 @@ class Attention(nn.Module):
         super().__init__()
         bias = config.style != "llama"
         self.head_width = config.head_width
-        keys = config.key_value_heads * config.head_width
-        self.widths = [config.width, keys, keys]
-        self.qkv = Stacked(config.width, {"query": config.width, "key": keys, "value": keys}, bias=bias)
+        shared = config.key_value_heads * config.head_width  # G·C
+        self.widths = [config.width, shared, shared]
+        self.qkv = Stacked(config.width, {"query": config.width, "key": shared, "value": shared}, bias=bias)
         self.out = nn.Linear(config.width, config.width, bias=bias)
         self.dropout = config.dropout if config.bidirectional else 0.0
 
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         """
         D, dropout = self.widths[0], self.dropout * self.training
         q = self.qkv.part(take_rows(x, reads), 0, D)  # (N, H·C)
-        # Keys that are rotated, weights that are dropped and maps with adapters need keys and values.
+        # q·(W·x) = (Wᵀ·q)·x needs no keys, unless they are rotated, weights dropped, or adapters (not Stacked) added.
         if rotation is None and not dropout and isinstance(self.qkv, Stacked):
             return self.out(attend_to_states(q, x, tiles, self.qkv, self.head_width))
         k, v = self.qkv.part(x, D, sum(self.widths)).chunk(2, dim=-1)  # (M, G·C) each

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from minirm.tokens.layout import Layout
 
 State = list[tuple[Tensor, ...]]
-"""Per layer, what tokens to come need of those computed: keys and values (tokens, G·C), or memories (rows, D)."""
+"""Per layer, what later tokens need of those computed: keys and values (tokens, G·C), or memories (1 + segments, D)."""
 
 
 class Backbone(Protocol):

@@ -98,7 +98,7 @@ class DPO(Learner):
             norm = self.step(loss)
             self.done += 1
             best, worst = (
-                rewards.detach().gather(1, batch.scores.masked_fill(~batch.mask, off).sort(1).indices[:, end, None])
+                rewards.detach().gather(1, batch.order.masked_fill(~batch.mask, off).sort(1).indices[:, end, None])
                 for off, end in ((-torch.inf, -1), (torch.inf, 0))
             )
             found = (loss, outcome.hits / outcome.cases, best.mean(), worst.mean())

@@ -14,7 +14,7 @@ LANGUAGE_MODEL, REWARD = "language model", "reward"
 STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL, REWARD)}
 """The stages that a run goes through."""
 
-REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "levels")
+REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "grades")
 """What a language-model stage has no use for."""
 
 

@@ -1,7 +1,7 @@
 """Who sees whom: the shape of a batch without padding.
 
-A batch is a flat list of M tokens, cut into *segments*. A segment continues another one, its parent, and sees all of
-that path and itself up to the token in question:
+A batch is a flat list of M tokens, cut into *segments*. A segment continues another one, its parent; its *path* is its
+tokens behind those of its ancestors. A token sees its path up to itself:
 
     prompt p0 p1 p2 ─┬─ response a0 a1 a2        a1 sees p0 p1 p2 a0 a1
                      └─ response b0 b1           b1 sees p0 p1 p2 b0 b1, and nothing of a
@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 TILE_ALLOWANCE = 10_000
-"""A tile may hold this many entries more than are needed, since starting another kernel costs about as much."""
+"""Entries, a query and a key each, that a tile may hold beyond those needed: starting a kernel costs about as much."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """n segments of like length, as a rectangle for attention."""
 
-    queries: Tensor  # (n, R) index of each query, the segment's own tokens last; padding repeats the last index
-    keys: Tensor  # (n, S) index of each token that is seen, the path first; padding repeats the last index
+    queries: Tensor  # (n, R) tokens (`everywhere`) or numbers of reads (`at_reads`); padding repeats the last
+    keys: Tensor  # (n, S) the tokens seen, those of past layouts counted first; padding repeats the last
     visible: Tensor  # (n, R) how many keys, from the left, a query sees; (n, 1) where all of a sequence see the same
-    causal: bool  # no path before the queries: the kernel's own triangle is the mask
+    causal: bool  # nothing is seen before the first query: a triangle is the mask, and hides padded keys too
 
     def mask(self) -> Tensor | None:
         """Return (n, 1, R or 1, S), True where a query sees a key; None when the triangle says it."""
@@ -75,7 +75,7 @@ class Layout:
     paths: tuple[np.ndarray, ...]  # the tokens of each segment's path; past segments and tokens are counted first
     tokens_so_far: int  # past tokens and M
     lengths: tuple[int, ...]  # tokens of each new segment
-    parents: tuple[int, ...] = ()  # the segment that each new one continues, −1 for none; (): none can be continued
+    parents: tuple[int, ...] = ()  # the segment that each new one continues, −1: none; (): nothing can continue one
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -104,7 +104,7 @@ class Layout:
 def lay_out(
     lengths: Sequence[int],
     parents: Sequence[int],
-    reads: Sequence[int],
+    read_segments: Sequence[int],
     past: Layout | None = None,
     *,
     before_end: Sequence[int] | None = None,
@@ -114,26 +114,26 @@ def lay_out(
     Args:
         lengths: tokens of each segment, at least 1.
         parents: the segment that each one continues, counted over past and new ones; −1 for none.
-        reads: segments, counted over the new ones, whose last token is read.
+        read_segments: N segments, counted over the new ones, whose last tokens are read.
         past: what earlier calls computed, for segments that continue it.
         before_end: how many tokens before its segment's last one each read lies; None: none.
     """
     paths = list(past.paths) if past else []
-    old, first_token = len(paths), past.tokens_so_far if past else 0
+    old, first_token = len(paths), (past.tokens_so_far if past else 0)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     spans = np.split(np.arange(starts[-1]), starts[1:-1])
     for span, parent in zip(spans, parents, strict=True):
         own = first_token + span
         paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
     new = paths[old:]
-    back = [0] * len(reads) if before_end is None else before_end
-    seen = [new[segment][: len(new[segment]) - tokens] for segment, tokens in zip(reads, back, strict=True)]
+    back = [0] * len(read_segments) if before_end is None else before_end
+    seen = [new[segment][: len(new[segment]) - unseen] for segment, unseen in zip(read_segments, back, strict=True)]
     return Layout(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=torch.from_numpy(np.repeat([int(parent >= 0) for parent in parents], lengths)),
-        reads=torch.from_numpy(starts[1:][list(reads)] - 1 - np.array(back, dtype=np.int64)),
-        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),
-        at_reads=_tile([np.array([n]) for n in range(len(reads))], seen),
+        reads=torch.from_numpy(starts[1:][list(read_segments)] - 1 - np.array(back, dtype=np.int64)),
+        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),  # below 0: past, or none
+        at_reads=_tile([np.array([n]) for n in range(len(read_segments))], seen),
         paths=tuple(paths),
         tokens_so_far=first_token + int(starts[-1]),
         lengths=tuple(lengths),
@@ -144,8 +144,8 @@ def lay_out(
 def _joined(
     spans: list[np.ndarray], paths: list[np.ndarray], parents: list[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return queries and keys; an only child is joined to its parent, for one causal triangle serves both."""
-    children, queries = Counter(parents), dict(enumerate(spans))
+    """Return queries and keys; an only child takes its parent's queries over: one causal triangle serves both."""
+    children, queries = Counter(parents), dict(enumerate(spans))  # by segment
     for segment, parent in enumerate(parents):
         if children[parent] == 1 and parent in queries:
             queries[segment] = np.concatenate([queries.pop(parent), queries[segment]])
@@ -158,7 +158,7 @@ def lay_out_sequences(prompts: Sequence[int], responses: Sequence[int]) -> Layou
     A sequence is read at its first token. Nothing can continue it, and no recurrent network can run it.
 
     Args:
-        prompts, responses: tokens of each sequence's two pieces, at least 1 each.
+        prompts, responses: tokens of each sequence's prompt and response, at least 1 each.
     """
     lengths = np.stack([prompts, responses], axis=1)  # (N, 2)
     starts = np.concatenate([[0], np.cumsum(lengths.sum(1))])
@@ -195,16 +195,17 @@ def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool 
         keys: of each segment, the tokens that it sees. Its queries are the last of them, each seeing up to itself.
         both_ways: every query sees all of `keys`, of which it may be any.
     """
+    # In this order those without a mask come first, and then those with fewer queries.
     sizes = [(len(q) < len(k), len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
     groups, needed, longest, with_mask = [[]], 0, 0, min(sizes)[0]
     for s in sorted(range(len(queries)), key=sizes.__getitem__):
-        masked, r, k = sizes[s]
-        held = (len(groups[-1]) + 1) * r * max(longest, k)
-        if masked != with_mask or held > needed + r * k + TILE_ALLOWANCE:
+        masked, asking, seen = sizes[s]
+        held = (len(groups[-1]) + 1) * asking * max(longest, seen)  # no earlier one of the group asks more
+        if masked != with_mask or held > needed + asking * seen + TILE_ALLOWANCE:
             groups.append([])
             needed, longest, with_mask = 0, 0, masked
         groups[-1].append(s)
-        needed, longest = needed + r * k, max(longest, k)
+        needed, longest = needed + asking * seen, max(longest, seen)
     tiles = tuple(_rectangle([queries[s] for s in group], [keys[s] for s in group], both_ways) for group in groups)
     slots, offset = np.empty(sum(map(len, queries)), dtype=np.int64), 0
     for group in groups:
@@ -216,13 +217,12 @@ def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool 
 
 def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: bool) -> Tile:
     ends = np.array([[len(q), len(k)] for q, k in zip(queries, keys, strict=True)])
-    width, depth = ends.max(0)
-    row, column = np.arange(width), np.arange(depth)
+    r, s = map(np.arange, ends.max(0))
     before = ends[:, 1] - ends[:, 0]  # keys that precede the first query
-    visible = ends[:, 1:] if both_ways else np.minimum(before[:, None] + row + 1, ends[:, 1:])
+    visible = ends[:, 1:] if both_ways else np.minimum(before[:, None] + r + 1, ends[:, 1:])
     return Tile(
-        queries=torch.from_numpy(np.stack([q[np.minimum(row, len(q) - 1)] for q in queries])),
-        keys=torch.from_numpy(np.stack([k[np.minimum(column, len(k) - 1)] for k in keys])),
+        queries=torch.from_numpy(np.stack([q[np.minimum(r, len(q) - 1)] for q in queries])),
+        keys=torch.from_numpy(np.stack([k[np.minimum(s, len(k) - 1)] for k in keys])),
         visible=torch.from_numpy(visible),
         causal=not both_ways and not before.any(),
     )

@@ -43,7 +43,7 @@ class Encoded:
     weight: float = 1.0
     probability: float = 1.0
     learned: np.ndarray | None = None  # (P,) bool, what of the prompt a language model learns; None: all of it
-    ending: int = 1  # tokens of a response's end: the end token and what the template writes after it
+    ending: int = 1  # tokens of a response's end: the end token and what a template writes after it; of use to `fit`
     steps: tuple[Steps, ...] | None = None  # K, or None where responses are judged as a whole
 
     @property
@@ -56,24 +56,24 @@ class Labels(NamedTuple):
     """What kinds of labels a comparison or a batch holds; known on the host, so that nothing waits to find out."""
 
     margins: bool  # some margin is not 0
-    uncertain: bool  # some probability is below 1 …
-    graded: bool  # … and some is neither 0, ½ nor 1
-    levels: int | None  # one more than the highest score, where scores are 0, 1, 2, …; else None
+    uncertain: bool  # some probability is below 1
+    graded: bool  # some probability is neither 0, ½ nor 1
+    grades: int | None  # one more than the highest score, where scores are 0, 1, 2, …; else None
     steps: bool  # steps are labelled, not responses
 
 
 def labels_of(batch: Iterable[Encoded | Comparison]) -> Labels:
     """Return what labels some comparisons hold together."""
     margins = uncertain = graded = steps = False
-    levels: int | None = 1
+    grades: int | None = 1
     for item in batch:
         margins |= item.margin != 0
         uncertain |= item.probability < 1
         graded |= item.probability not in (0, 0.5, 1)
         steps |= item.steps is not None
-        whole = levels is not None and all(score >= 0 and score == int(score) for score in item.scores)
-        levels = max(levels, 1 + int(max(item.scores))) if whole else None
-    return Labels(margins, uncertain, graded, levels, steps)
+        whole = grades is not None and all(score >= 0 and score == int(score) for score in item.scores)
+        grades = max(grades, 1 + int(max(item.scores))) if whole else None
+    return Labels(margins, uncertain, graded, grades, steps)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class PackedBatch:
     tokens: Tensor  # (M,) int64
     layout: Layout
     slots: Tensor  # (N,) where each response's reward stands in a flat (B·K,)
-    scores: Tensor  # (B, K) float32, 0 for the lowest of a comparison, 1 for the next …; 0 where there is no response
-    ratings: Tensor  # (B, K) float64, the scores themselves, or the labels of steps; 0 where there is no response
+    order: Tensor  # (B, K) float32, 0 for the lowest score of a comparison, 1 for the next …; 0 where no response is
+    scores: Tensor  # (B, K) float64, as they were given, or the labels of steps; 0 where no response is
     mask: Tensor  # (B, K) bool, True is a response
     margin: Tensor  # (B,)
     weight: Tensor  # (B,)
@@ -100,7 +100,7 @@ class PackedBatch:
 
     def pinned(self) -> "PackedBatch":
         """Return the batch in memory from which a GPU can fetch it by itself."""
-        _ = self.layout.levels  # made here, where no GPU waits for them
+        _ = self.layout.levels  # cached here, where no GPU waits for it
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
@@ -121,11 +121,13 @@ def tokenize(
     while batch := list(islice(comparisons, TOKENIZE_AT_ONCE)):
         encoded = tokenizer.encode_comparisons(batch, by_assistant=by_assistant)
         for comparison, (prompt, responses, learned, ending) in zip(batch, encoded, strict=True):
-            texts = tuple(np.array(ids, dtype=np.int32) for ids in responses)
-            dials = (comparison.margin, comparison.weight, comparison.probability)
-            prompt, learned = np.array(prompt, dtype=np.int32), np.array(learned, dtype=bool)
-            steps = None if comparison.steps is None else find_steps(comparison, len(prompt), texts, tokenizer)
-            yield Encoded(prompt, texts, comparison.scores, *dials, learned, ending, steps)
+            prompt, *responses = (np.array(ids, dtype=np.int32) for ids in (prompt, *responses))
+            learned, dials = (
+                np.array(learned, dtype=bool),
+                (comparison.margin, comparison.weight, comparison.probability),
+            )
+            steps = None if comparison.steps is None else find_steps(comparison, len(prompt), responses, tokenizer)
+            yield Encoded(prompt, tuple(responses), comparison.scores, *dials, learned, ending, steps)
 
 
 def truncate(encoded: Encoded, max_tokens: int, *, keep_first: bool = False) -> Encoded:
@@ -177,16 +179,16 @@ def fit(
             if item.steps is not None and not any(len(steps.ends) for steps in item.steps) and not keep_incomparable:
                 counts["dropped: no whole step left after the cut"] += 1
                 continue
-        merged = merge_twins(item)
-        twins = len(item.responses) - len(merged.responses)
-        counts["merged: responses of the same tokens"] += twins
-        if twins and len(set(merged.scores)) == 1 and not keep_incomparable:
+        merged = merge_repeated(item)
+        repeated = len(item.responses) - len(merged.responses)
+        counts["merged: responses of the same tokens"] += repeated
+        if repeated and len(set(merged.scores)) == 1 and not keep_incomparable:
             counts["dropped: nothing left to compare, responses of the same tokens"] += 1
         else:
             yield merged
 
 
-def merge_twins(encoded: Encoded) -> Encoded:
+def merge_repeated(encoded: Encoded) -> Encoded:
     """Return the comparison with identical responses made one, with their mean score; not where steps are labelled."""
     if encoded.steps is not None:
         return encoded
@@ -206,7 +208,7 @@ def pack(
     bidirectional: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> PackedBatch:
-    """Return a packed batch of comparisons, with the order of scores apart from their size, for losses of either.
+    """Return a packed batch of comparisons.
 
     Args:
         batch: B comparisons; steps are labelled in all of them or in none.
@@ -221,23 +223,23 @@ def pack(
     labels = labels_of(batch)
     if labels.steps and (bidirectional or any(encoded.steps is None for encoded in batch)):
         raise ValueError("steps must be labelled in every comparison of a batch or in none, and not for an encoder")
-    pieces, parents, learned = _segments(batch, share_prompt)
-    lengths = [len(piece) for piece in pieces]
-    reads, before_end = _reads(batch, lengths, parents, labels.steps)
+    segments, parents, learned = _segments(batch, share_prompt)
+    lengths = [len(segment) for segment in segments]
+    read_segments, before_end = _reads(batch, lengths, parents, labels.steps)
     if bidirectional:
         layout = lay_out_sequences(lengths[::2], lengths[1::2])
     else:
-        layout = lay_out(lengths, parents, reads, before_end=before_end)
-    scores, ratings, mask = _judgements(batch, labels.steps)
+        layout = lay_out(lengths, parents, read_segments, before_end=before_end)
+    order, scores, mask = _judgements(batch, labels.steps)
     dials = {name: [getattr(one, name) for one in batch] for name in ("margin", "weight", "probability")}
-    tokens = np.concatenate(pieces).astype(np.int64)
+    tokens = np.concatenate(segments).astype(np.int64)
     sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
         tokens=torch.from_numpy(tokens),
         layout=layout,
         slots=torch.from_numpy(np.flatnonzero(mask)),
+        order=torch.from_numpy(order),
         scores=torch.from_numpy(scores),
-        ratings=torch.from_numpy(ratings),
         mask=torch.from_numpy(mask),
         **{name: torch.tensor(values, dtype=torch.float32) for name, values in dials.items()},
         sources=torch.from_numpy(sources),
@@ -250,7 +252,7 @@ def pack(
 def _reads(
     batch: Sequence[Encoded], lengths: list[int], parents: list[int], by_step: bool
 ) -> tuple[list[int], list[int] | None]:
-    """Return the segment of each read, and how far before its end it is read: at the end, or at that of each step."""
+    """Return the segment of each read, and how many tokens of it lie behind the read; None: none do."""
     responses = [segment for segment, parent in enumerate(parents) if parent >= 0]
     if not by_step:
         return responses, None
@@ -262,32 +264,29 @@ def _reads(
 
 
 def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (B, K) the order of scores, their size, and where there is one."""
+    """Return the order of scores, the scores as given, and where there are some, (B, K) each."""
     given = [np.concatenate([steps.labels for steps in one.steps]) if by_step else one.scores for one in batch]
     shape = len(batch), max(map(len, given))
-    scores, ratings, mask = np.zeros(shape, np.float32), np.zeros(shape), np.zeros(shape, bool)
+    order, scores, mask = np.zeros(shape, np.float32), np.zeros(shape), np.zeros(shape, bool)
     for b, values in enumerate(given):
-        scores[b, : len(values)] = np.unique(values, return_inverse=True)[1]
-        ratings[b, : len(values)] = values
+        order[b, : len(values)] = np.unique(values, return_inverse=True)[1]  # 0 for the lowest; equal ones alike
+        scores[b, : len(values)] = values
         mask[b, : len(values)] = True
-    return scores, ratings, mask
+    return order, scores, mask
 
 
 def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
     """Return the segments' tokens, their parents (−1 for a prompt), and which of each a language model learns."""
-    pieces: list[np.ndarray] = []
+    segments: list[np.ndarray] = []
     parents: list[int] = []
     learned: list[np.ndarray] = []
     for encoded in batch:
         for responses in [encoded.responses] if share_prompt else [(response,) for response in encoded.responses]:
-            parents += [-1, *[len(pieces)] * len(responses)]
-            pieces += [encoded.prompt, *responses]
-            learned += [_all(encoded.prompt) if encoded.learned is None else encoded.learned, *map(_all, responses)]
-    return pieces, parents, learned
-
-
-def _all(tokens: np.ndarray) -> np.ndarray:
-    return np.ones(len(tokens), dtype=bool)
+            parents += [-1, *[len(segments)] * len(responses)]
+            segments += [encoded.prompt, *responses]
+            prompt_learned = np.ones(len(encoded.prompt), bool) if encoded.learned is None else encoded.learned
+            learned += [prompt_learned, *(np.ones(len(response), bool) for response in responses)]
+    return segments, parents, learned
 
 
 def _next_tokens(

@@ -4,7 +4,7 @@ import math
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -25,25 +25,24 @@ BUCKET = 1024
 class TokenStore:
     """Comparisons in tokens, in files behind a memory map: what is held in memory does not grow with them.
 
-    A comparison is its prompt's piece followed by its responses' pieces; `learned` goes along with the tokens. Steps
-    lie end to end, those of a piece up to its number in `steps_until`; a prompt has none.
+    A comparison is its prompt's segment followed by its responses'. Each column lies end to end; its shape is below.
     """
 
     COLUMNS: ClassVar = {
-        "tokens": np.int32,
-        "piece_ends": np.int64,
-        "scores": np.float64,
-        "comparison_ends": np.int64,
-        "dials": np.float64,
-        "learned": np.bool_,
-        "steps_until": np.int64,
-        "step_ends": np.int64,
-        "step_labels": np.float64,
+        "tokens": np.int32,  # (tokens,)
+        "learned": np.bool_,  # (tokens,)
+        "segment_ends": np.int64,  # (segments,) tokens up to the end of each
+        "scores": np.float64,  # (segments,) 0 for a prompt
+        "steps_until": np.int64,  # (segments,) steps up to the end of each; a prompt has none
+        "comparison_ends": np.int64,  # (comparisons,) segments up to the end of each
+        "dials": np.float64,  # (comparisons·3,) margin, weight and probability of each
+        "step_ends": np.int64,  # (steps,)
+        "step_labels": np.float64,  # (steps,)
     }
 
     def __init__(self, folder: Path) -> None:
-        columns = {name: _mapped(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
-        self.tokens, self.piece_ends, self.scores = columns["tokens"], columns["piece_ends"], columns["scores"]
+        columns = {name: _open_column(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
+        self.tokens, self.segment_ends, self.scores = columns["tokens"], columns["segment_ends"], columns["scores"]
         self.comparison_ends, self.dials = columns["comparison_ends"], columns["dials"].reshape(-1, 3)
         self.learned, self.steps_until = columns["learned"], columns["steps_until"]
         self.step_ends, self.step_labels = columns["step_ends"], columns["step_labels"]
@@ -71,21 +70,21 @@ class TokenStore:
             def put(name: str, values: Iterable) -> None:
                 files[name].write(np.asarray(values, dtype=cls.COLUMNS[name]).tobytes())  # tofile hides a full disk
 
-            tokens = pieces = stepped = 0
+            tokens = segments = stepped = 0
             for item in encoded:
-                texts = (item.prompt, *item.responses)
+                ids = (item.prompt, *item.responses)
                 learned = np.ones(item.tokens, dtype=np.bool_)
                 learned[: len(item.prompt)] = True if item.learned is None else item.learned
-                ends = tokens + np.cumsum([len(text) for text in texts], dtype=np.int64)
-                tokens, pieces = int(ends[-1]), pieces + len(texts)
-                put("tokens", np.concatenate(texts))
+                ends = tokens + np.cumsum(list(map(len, ids)), dtype=np.int64)
+                steps_of = [len(steps.ends) for steps in item.steps] if item.steps else [0] * len(item.responses)
+                until = stepped + np.cumsum([0, *steps_of], dtype=np.int64)
+                tokens, segments, stepped = int(ends[-1]), segments + len(ids), int(until[-1])
+                put("tokens", np.concatenate(ids))
                 put("learned", learned)
-                put("piece_ends", ends)
+                put("segment_ends", ends)
                 put("scores", [0.0, *item.scores])
-                put("comparison_ends", [pieces])
-                until = stepped + np.cumsum([0, *(len(s.ends) for s in item.steps or ())], dtype=np.int64)
-                stepped = int(until[-1])
-                put("steps_until", until if item.steps else np.full(len(texts), stepped))
+                put("steps_until", until)
+                put("comparison_ends", [segments])
                 for steps in item.steps or ():
                     put("step_ends", steps.ends)
                     put("step_labels", steps.labels)
@@ -96,7 +95,7 @@ class TokenStore:
 
     def __getitem__(self, number: int) -> Encoded:
         first, last = (self.comparison_ends[number - 1] if number else 0), self.comparison_ends[number]
-        bounds = [self.piece_ends[first - 1] if first else 0, *self.piece_ends[first:last]]
+        bounds = [self.segment_ends[first - 1] if first else 0, *self.segment_ends[first:last]]
         prompt, *responses = [np.array(self.tokens[a:b]) for a, b in pairwise(bounds)]
         scores = tuple(self.scores[first + 1 : last].tolist())
         learned = np.array(self.learned[bounds[0] : bounds[1]])
@@ -110,15 +109,15 @@ class TokenStore:
         """Return the tokens of each comparison as it is packed, (comparisons,)."""
         if not len(self):
             return np.empty(0, np.int64)
-        together = np.diff(self.piece_ends[self.comparison_ends - 1], prepend=0)
+        together = np.diff(self.segment_ends[self.comparison_ends - 1], prepend=0)
         if share_prompt:
             return together
-        prompts = np.append(0, self.comparison_ends[:-1])  # (comparisons,) which pieces are prompts
+        prompts = np.append(0, self.comparison_ends[:-1])  # (comparisons,) which segments are prompts
         responses = self.comparison_ends - prompts - 1
-        return together + (responses - 1) * np.diff(self.piece_ends, prepend=0)[prompts]
+        return together + (responses - 1) * np.diff(self.segment_ends, prepend=0)[prompts]
 
 
-def _mapped(path: Path, dtype: type) -> np.ndarray:
+def _open_column(path: Path, dtype: type) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
@@ -161,20 +160,13 @@ class Stream:
     def deal(self, numbers: np.ndarray, ranks: int, most_tokens: int) -> list[list[np.ndarray]]:
         """Return each rank's share of some comparisons, of about as many tokens each, cut into as many micro-batches.
 
-        A rank that would need fewer has empty ones at the end.
-
         Args:
-            numbers: which comparisons.
-            ranks: how many processes share them; one may get none.
-            most_tokens: about how many tokens a micro-batch has at most; no comparison is divided.
+            numbers: which comparisons; none is divided.
+            ranks: how many processes share them; one that gets none, or fewer, has empty micro-batches at the end.
+            most_tokens: about how many tokens a micro-batch has at most.
         """
         numbers = numbers[np.argsort(self.lengths[numbers], kind="stable")]
-        shares, loads = [[] for _ in range(ranks)], [0] * ranks
-        for number in numbers[::-1] if ranks > 1 else ():  # the longest first, each to whoever has least
-            rank = loads.index(min(loads))
-            shares[rank].append(number)
-            loads[rank] += self.lengths[number]
-        shares = [np.array(share[::-1], dtype=np.int64) for share in shares] if ranks > 1 else [numbers]
+        shares = [numbers] if ranks == 1 else _spread(numbers, self.lengths[numbers], ranks)
         cut = [_divide(share, self.lengths[share], most_tokens) if len(share) else [] for share in shares]
         rounds = max(map(len, cut))
         return [micro_batches + [numbers[:0]] * (rounds - len(micro_batches)) for micro_batches in cut]
@@ -187,17 +179,16 @@ class Stream:
         return packed.pinned() if torch.cuda.is_available() else packed
 
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch | None]:
-        """Yield the batches of a plan, packed ahead in a thread of their own; None for an empty one."""
+        """Yield the batches, or micro-batches, of a plan, packed ahead in a thread; None for an empty one."""
         return ahead(self.packed(numbers) if len(numbers) else None for numbers in plan)
 
 
 def cut_into_batches(
     lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, most: int = 0, *, padded: bool = False
 ) -> list[np.ndarray]:
-    """Return the numbers of the items in each batch, those of like length together, shortest first.
+    """Return which items each batch holds, given their tokens: those of like length together, shortest first.
 
     Args:
-        lengths: tokens of each item.
         tokens_per_batch: tokens that a batch holds at most; an item beyond it is a batch of its own.
         most: items that a batch holds at most; 0: any number.
         padded: count every item of a batch as long as its longest.
@@ -207,17 +198,27 @@ def cut_into_batches(
     batches, start, tokens = [], 0, 0
     for i, length in enumerate(lengths[order].tolist()):
         tokens = (i - start + 1) * length if padded else tokens + length
-        if i > start and (tokens > tokens_per_batch or i - start == most):
+        if i > start and (tokens > tokens_per_batch or i - start == most):  # most = 0 is never met
             batches.append(order[start:i])
             start, tokens = i, length
     return [*batches, order[start:]] if len(order) else []
 
 
 def _divide(numbers: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
-    """Cut comparisons into as many micro-batches as their tokens need, each lying where its middle lies."""
+    """Cut comparisons into the micro-batches that their tokens need; the middle of each says which it is in."""
     total = sizes.sum()
-    part = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total
-    return np.split(numbers, np.flatnonzero(np.diff(part)) + 1)
+    micro_batch = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total  # (comparisons,) from 0
+    return np.split(numbers, np.flatnonzero(np.diff(micro_batch)) + 1)
+
+
+def _spread(numbers: np.ndarray, lengths: np.ndarray, ranks: int) -> list[np.ndarray]:
+    """Return each rank's comparisons, shortest first: the longest is dealt first, each to whoever has least."""
+    shares, loads = [[] for _ in range(ranks)], [0] * ranks
+    for number, length in zip(numbers[::-1], lengths[::-1], strict=True):
+        rank = loads.index(min(loads))
+        shares[rank].append(number)
+        loads[rank] += length
+    return [np.array(share[::-1], dtype=np.int64) for share in shares]
 
 
 T = TypeVar("T")
@@ -230,10 +231,8 @@ def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
 
     def put(item: object) -> None:
         while not stop.is_set():
-            try:
+            with suppress(queue.Full):
                 return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
 
     def work() -> None:
         try:

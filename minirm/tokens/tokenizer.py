@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPETokenizer
@@ -25,7 +25,7 @@ SMALLEST = len(SPECIAL) + 256
 DEFAULT_VOCABULARY = 8192
 LARGEST = 1_000_000
 LONGEST = 64
-"""Bytes of the longest piece that is merged into tokens: time grows with the square of a piece's length."""
+"""Bytes of the longest stretch that is merged into tokens: time grows with the square of its length."""
 
 
 def read_bpe(path: Path) -> BPETokenizer:
@@ -45,16 +45,22 @@ def read_bpe(path: Path) -> BPETokenizer:
 
 
 Ids = list[int]
-Pieces = tuple[Ids, list[Ids], list[bool], int]
-"""A comparison in tokens: its prompt; its responses; which of the prompt's tokens an assistant wrote; how many tokens
-end each response."""
+
+
+class Tokenized(NamedTuple):
+    """A comparison in tokens."""
+
+    prompt: Ids
+    responses: list[Ids]
+    learned: list[bool]  # of the prompt's tokens, those that an assistant wrote
+    ending: int  # tokens that end each response
 
 
 class ComparisonTokenizer(Protocol):
     """What tokenizes comparisons: minirm's own `Tokenizer`, or a pretrained folder's."""
 
-    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Pieces]:
-        """Yield each comparison in tokens; see `Pieces`."""
+    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool) -> Iterator[Tokenized]:
+        """Yield each comparison in tokens; `learned` may be all False where it is not asked for."""
         ...
 
 
@@ -166,12 +172,14 @@ class Tokenizer:
         """Return the tokens of each response and its end."""
         return [[*ids, self.end_id] for ids in self.encode(responses)]
 
-    def encode_comparisons(self, comparisons: Sequence[Comparison], *, by_assistant: bool = True) -> Iterator[Pieces]:
-        """Yield each comparison's prompt and responses in tokens; whether asked or not, who wrote the prompt's."""
+    def encode_comparisons(
+        self, comparisons: Sequence[Comparison], *, by_assistant: bool = True
+    ) -> Iterator[Tokenized]:
+        """Yield each comparison in tokens; `by_assistant` changes nothing, for who wrote what is always known."""
         responses = iter(self.encode_responses([text for one in comparisons for text in one.responses]))
         prompts = self._encode_prompts([one.prompt for one in comparisons])
         for one, (prompt, learned) in zip(comparisons, prompts, strict=True):
-            yield prompt, list(islice(responses, len(one.responses))), learned, 1
+            yield Tokenized(prompt, list(islice(responses, len(one.responses))), learned, 1)
 
     def _encode_prompts(self, prompts: Sequence[Sequence[Turn]]) -> Iterator[tuple[Ids, list[bool]]]:
         texts = iter(self.encode([turn.text for prompt in prompts for turn in prompt]))
@@ -180,9 +188,9 @@ class Tokenizer:
             learned: list[bool] = []
             for turn in prompt:
                 is_written = turn.role == "assistant"
-                text = next(texts) + [self.end_id] * is_written
-                ids += [self.opens[turn.role], *text]
-                learned += [False, *[is_written] * len(text)]
+                turn_ids = [*next(texts), self.end_id] if is_written else next(texts)
+                ids += [self.opens[turn.role], *turn_ids]
+                learned += [False, *[is_written] * len(turn_ids)]
             yield [*ids, self.opens["assistant"]], [*learned, False]
 
 
@@ -199,5 +207,5 @@ def _hear_signals(work: Callable[[], object]) -> None:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join()
-    for error in failed:
-        raise error
+    if failed:
+        raise failed[0]

@@ -77,7 +77,7 @@ class Trainer:
     config: TrainConfig
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """Of what learns; what is frozen never changes."""
+    """Of the best evaluation, what learns; what is frozen never changes."""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -104,7 +104,8 @@ class Trainer:
         share = list(micro_batches)
         rate = rate_at(self.progress.step, self.steps, self.config)
         self._begin_step(rate)
-        total = max(self.ranks.sum(sum(float(self.objective.total_weight(batch)) for batch in share if batch)), 1e-30)
+        weight = sum(float(self.objective.total_weight(batch)) for batch in share if batch)
+        total = max(self.ranks.sum(weight), 1e-30)  # 0 where there is nothing to learn
         loss, hits, cases, comparisons, tokens = self.ranks.sum(self._accumulate(share, total))
         norm = clip_gradients(self.model, self.config.clip)
         numbers = [number for batch in share if batch for number in batch.numbers]
@@ -126,7 +127,7 @@ class Trainer:
         )
 
     def _accumulate(self, share: Sequence[PackedBatch | None], total: float) -> Tensor:
-        """Add up the gradient of Σ w·ℓ / total over all ranks' micro-batches, and return this one's sums; `_add_up`."""
+        """Add up the gradient of Σ w·ℓ / total over all ranks' micro-batches; return this rank's sums (5,)."""
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for number, batch in enumerate(share, start=1):
             with self.ranks.synchronising(self.learner, now=number == len(share)):
@@ -179,7 +180,7 @@ class Trainer:
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         on_gpu = self.device.type == "cuda"
         generator = torch.cuda.default_generators[self.device.index] if on_gpu else torch.default_generator
-        generator.manual_seed(int(seed[0]))  # torch.manual_seed seeks every kind of device, for 0.1 ms
+        generator.manual_seed(int(seed[0]))  # torch.manual_seed takes 0.1 ms: it seeds every kind of device
 
     def _share(self, stream: Stream, numbers: np.ndarray) -> list[np.ndarray]:
         """Return this process's micro-batches of some comparisons."""
@@ -204,13 +205,16 @@ class Trainer:
         for what, value in figures.items():
             if not math.isfinite(value):
                 named = ", ".join(map(str, comparisons[:16])) + (", …" if len(comparisons) > 16 else "")
-                rate = f"learning_rate={self.config.learning_rate} may be too high"
-                step = self.progress.step + 1
-                raise InputError(f"{what} is {value} at step {step}, training comparisons {named}: {rate}")
+                raise self._not_finite(
+                    f"{what} is {value} at step {self.progress.step + 1}, training comparisons {named}"
+                )
+
+    def _not_finite(self, what: str) -> InputError:
+        return InputError(f"{what}: learning_rate={self.config.learning_rate} may be too high")
 
     @torch.no_grad()
     def evaluate(self, stream: Stream) -> tuple[float, float]:
-        """Return loss and accuracy over all of a stream, of which each process computes a part."""
+        """Return loss and accuracy over all of a stream, of which each process computes its share."""
         self.model.eval()
         sums, weight = torch.zeros(5, dtype=torch.float64, device=self.device), 0.0
         micro_batches = chain.from_iterable(self._share(stream, numbers) for numbers in stream.plan(None))
@@ -222,24 +226,19 @@ class Trainer:
         loss, hits, cases, _, _ = self.ranks.sum(sums)
         return loss / max(self.ranks.sum(weight), 1e-30), hits / max(cases, 1)
 
-    def _is_evaluation_due(self) -> bool:
-        step = self.progress.step
-        due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
-        return due and self.progress.evaluated_step != step
-
     def _evaluate_if_due(self) -> Iterator[Evaluated]:
         """Evaluate after every so many steps and after the last one, and keep the weights if they are the best.
 
         Raises:
             InputError: the validation loss is not finite.
         """
-        if not self._is_evaluation_due():
-            return
         step = self.progress.step
+        due = step > 0 and (step % self.evaluate_each == 0 or step >= self.steps)
+        if not due or self.progress.evaluated_step == step:
+            return
         loss, accuracy = self.evaluate(self.validation)
         if not math.isfinite(loss):
-            rate = f"learning_rate={self.config.learning_rate} may be too high"
-            raise InputError(f"validation loss is {loss} after step {step}: {rate}")
+            raise self._not_finite(f"validation loss is {loss} after step {step}")
         best = loss < self.progress.best_loss
         if best:
             self.progress.best_loss, self.progress.best_step = loss, step

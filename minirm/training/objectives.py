@@ -50,7 +50,7 @@ class RewardObjective:
 
     def comparison_weights(self, batch: PackedBatch) -> Tensor:
         """Return (B,) how much each comparison counts; 0 where nothing can be learned."""
-        pairs = number_of_pairs(batch.scores, batch.mask)
+        pairs = number_of_pairs(batch.order, batch.mask)
         if self.config.loss in OF_DIFFERENCES:
             return batch.weight * (pairs if self.config.weighting == "pair" else pairs > 0)
         return batch.weight * (batch.mask.sum(1) > (0 if self.config.loss in OF_SINGLES else 1))
@@ -83,7 +83,7 @@ def preference_losses(rewards: Tensor, batch: PackedBatch, config: TrainConfig) 
 
 def broken_rule(labels: Labels, config: TrainConfig) -> str | None:
     """Return the rule of the configured loss that labels break, in one line; None where it can use them all."""
-    loss, levels = config.loss, config.levels
+    loss, grades = config.loss, config.grades
     if labels.steps != (loss == "step"):
         return f"loss={loss}: labels of steps must " + (
             "not be there: only step knows them" if labels.steps else "be there"
@@ -94,15 +94,15 @@ def broken_rule(labels: Labels, config: TrainConfig) -> str | None:
         return f"loss={loss}: probability must be 0, 0.5 (a tie) or 1: only {', '.join(OF_DIFFERENCES)} know others"
     if labels.uncertain and loss not in (*OF_DIFFERENCES, *OF_TIES):
         return f"loss={loss}: probability must be 1: only {', '.join(OF_DIFFERENCES)} know others"
-    if loss in KNOWN_BY["levels"] and (labels.levels is None or labels.levels > levels):
-        return f"loss={loss}: scores must be whole numbers from 0 to {levels - 1} (levels={levels})"
+    if loss in KNOWN_BY["grades"] and (labels.grades is None or labels.grades > grades):
+        return f"loss={loss}: scores must be whole numbers from 0 to {grades - 1} (grades={grades})"
     return None
 
 
 def _bradley_terry(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:
     """Return the loss of comparisons of at most two responses; 0 where their scores are equal, or one is alone."""
     first, second = rewards.masked_fill(~batch.mask, 0.0).unbind(1)  # (B,) each
-    order = (batch.scores[:, 0] - batch.scores[:, 1]).sign()
+    order = (batch.order[:, 0] - batch.order[:, 1]).sign()
     chosen, rejected = torch.where(order > 0, first, second), torch.where(order > 0, second, first)
     soft = config.label_smoothing or batch.labels.uncertain
     probability = _smoothed(batch.probability, config) if soft else 1.0
@@ -116,11 +116,11 @@ def _all_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tens
         return _bradley_terry(rewards, batch, config)
     block = BLOCK if rewards.shape[1] >= BLOCK else None
     margin = batch.margin[:, None, None]
-    loss = all_pairs_loss(rewards, batch.scores, batch.mask, margin=margin, block=block)
+    loss = all_pairs_loss(rewards, batch.order, batch.mask, margin=margin, block=block)
     if not config.label_smoothing and not batch.labels.uncertain:
         return loss
     probability = _smoothed(batch.probability, config)
-    reverse = all_pairs_loss(rewards, -batch.scores, batch.mask, margin=-margin, block=block)
+    reverse = all_pairs_loss(rewards, -batch.order, batch.mask, margin=-margin, block=block)
     return probability * loss + (1 - probability) * reverse
 
 
@@ -145,7 +145,7 @@ def _outcomes(loss: Callable[..., Tensor], rewards: Tensor, batch: PackedBatch, 
     first, second, real = _pairs(rewards, batch)
     grade = _order(batch)
     if loss is graded_preference_loss:
-        grade = _difference(batch.ratings)
+        grade = _difference(batch.scores)
     grade = grade * (2 * batch.probability[:, None] - 1)
     losses = loss(first.flatten(), second.flatten(), grade.flatten(), **_ties(loss, rewards, config))
     return _mean(losses.view(real.shape), real)
@@ -157,14 +157,14 @@ def _ties(loss: Callable[..., Tensor], rewards: Tensor, config: TrainConfig) -> 
     if loss is davidson_loss:
         return {"tie_weight": torch.full((), eta, dtype=torch.float64, device=device).expm1()}
     if loss is graded_preference_loss:
-        return {"thresholds": eta * (2 * torch.arange(config.levels - 1, device=device) + 1)}
+        return {"thresholds": eta * (2 * torch.arange(config.grades - 1, device=device) + 1)}
     return {"tie_width": eta}
 
 
 def _ordinal(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tensor:
     """Return the loss of grades whose thresholds lie 2η apart, around 0."""
-    thresholds = config.tie_width * (2 * torch.arange(1, config.levels, device=rewards.device) - config.levels)
-    return ordinal_loss(rewards, batch.ratings, batch.mask, thresholds=thresholds)
+    thresholds = config.tie_width * (2 * torch.arange(1, config.grades, device=rewards.device) - config.grades)
+    return ordinal_loss(rewards, batch.scores, batch.mask, thresholds=thresholds)
 
 
 LOSSES: dict[str, Callable[[Tensor, PackedBatch, TrainConfig], Tensor]] = {
@@ -173,15 +173,15 @@ LOSSES: dict[str, Callable[[Tensor, PackedBatch, TrainConfig], Tensor]] = {
     "probit": partial(_differences, probit_loss),
     "hinge": partial(_differences, hinge_loss),
     "squared": partial(_differences, squared_loss),
-    "plackett_luce": lambda rewards, batch, _: plackett_luce_loss(rewards, batch.scores, batch.mask),
-    "listnet": lambda rewards, batch, _: listnet_loss(rewards, batch.ratings, batch.mask),
-    "lambdarank": lambda rewards, batch, _: lambdarank_loss(rewards, batch.scores, batch.mask),
+    "plackett_luce": lambda rewards, batch, _: plackett_luce_loss(rewards, batch.order, batch.mask),
+    "listnet": lambda rewards, batch, _: listnet_loss(rewards, batch.scores, batch.mask),
+    "lambdarank": lambda rewards, batch, _: lambdarank_loss(rewards, batch.order, batch.mask),
     "rao_kupper": partial(_outcomes, rao_kupper_loss),
     "davidson": partial(_outcomes, davidson_loss),
     "graded_preference": partial(_outcomes, graded_preference_loss),
-    "rating": lambda rewards, batch, _: rating_loss(rewards, batch.ratings, batch.mask),
+    "rating": lambda rewards, batch, _: rating_loss(rewards, batch.scores, batch.mask),
     "ordinal": _ordinal,
-    "step": lambda rewards, batch, _: step_loss(rewards, batch.ratings, batch.mask),
+    "step": lambda rewards, batch, _: step_loss(rewards, batch.scores, batch.mask),
 }
 """Name of a loss → (rewards, batch, configuration) → (B,) losses. A gain is how many lower scores there are."""
 
@@ -200,7 +200,7 @@ def _difference(values: Tensor) -> Tensor:
 
 def _order(batch: PackedBatch) -> Tensor:
     """Return (B, pairs) 1 where the first of a pair has the higher score, −1 where the second has, else 0."""
-    return _difference(batch.scores).sign()
+    return _difference(batch.order).sign()
 
 
 def _pairs(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,7 +219,7 @@ def count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
     The order is turned round where its label is more probably false than true, and there is none at probability ½.
     """
-    scores = (batch.scores * (batch.probability - 0.5).sign()[:, None]).masked_fill(~batch.mask, torch.nan)
+    scores = (batch.order * (batch.probability - 0.5).sign()[:, None]).masked_fill(~batch.mask, torch.nan)
     better = scores[:, :, None] > scores[:, None, :]  # (B, K, K)
     ahead = (rewards[:, :, None] - rewards[:, None, :]).sign()
     return ((ahead + 1) / 2 * better).sum(), better.sum()
@@ -227,8 +227,8 @@ def count_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 def count_step_hits(rewards: Tensor, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Return how many steps have the reward's sign that their label asks for, 0 counting ½, and how many there are."""
-    sides = (batch.ratings - 0.5).sign() * rewards.sign()
-    wanted = batch.mask & (batch.ratings != 0.5)
+    sides = (batch.scores - 0.5).sign() * rewards.sign()
+    wanted = batch.mask & (batch.scores != 0.5)
     return ((sides + 1) / 2).masked_fill(~wanted, 0.0).sum(), wanted.sum()
 
 

@@ -1,6 +1,6 @@
-"""Processes that train together, by PyTorch's own engine. With one process, nothing here does anything.
+"""Processes that train together, by PyTorch's own engine. One process alone needs nothing of it.
 
-`torchrun --nproc-per-node N -m minirm.cli.main train …` starts them. Each computes its share of every step, and the
+`torchrun --nproc-per-node N -m minirm train …` starts them. Each computes its share of every step, and the
 gradients are averaged: by `DistributedDataParallel`, or, where each is to keep only a part of weights, gradients and
 moments, by FSDP2's `fully_shard`.
 """
