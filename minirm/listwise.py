@@ -9,7 +9,8 @@
 import torch
 from torch import Tensor
 
-from minirm.losses import check_rows, fill_masked, finite_stand_in, softplus, take_limit, widen
+from minirm.limits import finite_stand_in, take_limit
+from minirm.losses import check_rows, fill_masked, softplus, widen
 
 
 def listnet_loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@
     centering_penalty     holds the level of the rewards, which the losses above leave free
 
 `links.py` has other functions of a difference and noisy labels, `listwise.py` other losses of a whole list, and
-`ratings.py` labels that say how good or how much better; what they share with this file stands at its end.
+`ratings.py` labels that say how good or how much better; what they share stands at the end, and in `limits.py`.
 
 Throughout, σ(x) = 1 / (1 + e^−x), rewards are in logits and losses in nats. The mathematics is done in float32, or in
 float64 where rewards come in float64, are added up first or may tie: bfloat16 rounds small differences of large rewards
@@ -34,6 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from minirm.limits import finite_stand_in, log_span, take_limit
 
 
 def bradley_terry_loss(
@@ -268,31 +270,6 @@ def mix_labels(link: Callable[[Tensor], Tensor], behind: Tensor, probability: Te
         return weight * link(behind.masked_fill(never, 0.0))
 
     return weighed(behind, probability) + weighed(-behind, 1 - probability)
-
-
-def log_span(width: Tensor) -> Tensor:
-    """Return −log(1 − e^−width) of float64 widths ≥ 0, exact for small and for large ones."""
-    near, far = -torch.expm1(-width), -torch.exp(-width.clamp(min=0.5))
-    return -torch.where(width < 0.5, near.log(), far.log1p())
-
-
-def finite_stand_in(rewards: Tensor, mask: Tensor) -> Tensor:
-    """Return (B, K) float64 rewards less the row's highest, ±1e300 for ±∞; what is masked vanishes beside all of them.
-
-    So a level that all share is exact; e^r of those far below is right to 1e-16 times how far below they are.
-    """
-    r = rewards.double()
-    if not r.shape[1]:
-        return r  # nothing to be highest
-    highest = r.detach().masked_fill(~mask | r.isinf(), -1e300).amax(1, keepdim=True)
-    return (r - highest).clamp(-1e300, 1e300).masked_fill(~mask, -1.5e308)  # −∞ makes NaN in the backward pass
-
-
-def take_limit(losses: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-    """Return (B,) losses of stand-ins as limits for ±∞, in the type of the rewards; NaN for two of one infinity."""
-    losses = losses + torch.where(losses > 1e299, torch.inf, 0.0)
-    twice = (((rewards == torch.inf) & mask).sum(1) > 1) | (((rewards == -torch.inf) & mask).sum(1) > 1)
-    return losses.masked_fill(twice, torch.nan).to(widen(rewards).dtype)
 
 
 def widen(rewards: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ what is not finite: as in `losses.py`. A letter beside the legend: C grades; S s
 import torch
 from torch import Tensor
 
-from minirm.losses import cast, check_rows, check_same_shape, log_span, mix_labels, softplus, widen
+from minirm.limits import log_span
+from minirm.losses import cast, check_rows, check_same_shape, mix_labels, softplus, widen
 
 
 def rating_loss(rewards: Tensor, ratings: Tensor, mask: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ from tests import policy_mutations
 TESTS = Path(__file__).parent
 README = TESTS / "README.md"
 BEGIN, END = "<!-- mutations: begin -->", "<!-- mutations: end -->"
-TESTED_BY = {"vectors": "metrics"} | {module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES}
+TESTED_BY = {"vectors": "metrics", "limits": "losses"} | {
+    module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES
+}
 """A module → whose tests look after it, where they are not its own."""
 SLOW = "not one_graph and not less_than_a_second"  # neither looks at values
 
@@ -134,10 +136,10 @@ MUTATIONS = [
     Mutation("losses", "one place too few",
              "else top))",
              "else top - 1))"),
-    Mutation("losses", "pads drawn from as well",
+    Mutation("limits", "pads drawn from as well",
              ".masked_fill(~mask, -1.5e308)",
              ".masked_fill(~mask, 0.0)"),
-    Mutation("losses", "pads filled with −∞",
+    Mutation("limits", "pads filled with −∞",
              ".masked_fill(~mask, -1.5e308)",
              ".masked_fill(~mask, -torch.inf)"),
     Mutation("losses", "the first outcome's sign reversed",
@@ -173,25 +175,25 @@ MUTATIONS = [
     Mutation("losses", "∞ − ∞ of pairs that are none",
              "behind.masked_fill(~wins, -torch.inf)",
              "behind.masked_fill(~wins & ~behind.isnan(), -torch.inf)"),
-    Mutation("losses", "the ranking summed up in float32",
+    Mutation("limits", "the ranking summed up in float32",
              "(r - highest).clamp(-1e300, 1e300).masked_fill(~mask, -1.5e308)",
              "(r - highest).float().clamp(-1e30, 1e30).masked_fill(~mask, -1e35)"),
-    Mutation("losses", "a level that a row shares rounds what is added up",
+    Mutation("limits", "a level that a row shares rounds what is added up",
              "(r - highest).clamp",
              "r.clamp"),
-    Mutation("losses", "infinite rewards left infinite in a ranking",
+    Mutation("limits", "infinite rewards left infinite in a ranking",
              "(r - highest).clamp(-1e300, 1e300)",
              "(r - highest)"),
-    Mutation("losses", "an infinite reward taken for the level of its row",
+    Mutation("limits", "an infinite reward taken for the level of its row",
              "~mask | r.isinf()",
              "~mask"),
-    Mutation("losses", "two equal infinities taken for equal rewards",
+    Mutation("limits", "two equal infinities taken for equal rewards",
              "return losses.masked_fill(twice, torch.nan)",
              "return losses"),
-    Mutation("losses", "an infinite loss of a list stays 1e300",
+    Mutation("limits", "an infinite loss of a list stays 1e300",
              "losses + torch.where(losses > 1e299, torch.inf, 0.0)",
              "losses"),
-    Mutation("losses", "wide ties by the formula of narrow ones",
+    Mutation("limits", "wide ties by the formula of narrow ones",
              "torch.where(width < 0.5, near.log(), far.log1p())",
              "near.log()"),
     Mutation("losses", "Davidson's odds in float32, where they cancel",
