@@ -72,7 +72,7 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     seen = seen_by_tiles(batch.layout.everywhere)
     assert len(seen) == M and set(seen[P + R[0]]) == {*range(P), P + R[0]}
 
-    # 5. backbone: a hidden state for every token; or, with the fused read, of the last layer only what is read.
+    # 5. reward model, its backbone: a hidden state for every token; with the fused read, of the last layer only at reads.
     model = RewardModel(ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2))
     everywhere, _ = model.backbone(batch.tokens, batch.layout)
     assert everywhere.shape == (M, 16)
@@ -80,17 +80,17 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     assert hidden.shape == (2, 16)
     torch.testing.assert_close(hidden, everywhere[batch.layout.reads])
 
-    # 6. reward model: one number per response, float32.
+    # 5, its head: one number per response, float32.
     rewards = model(batch)  # (B, K)
     assert rewards.shape == (1, 2) and rewards.dtype == torch.float32
     torch.testing.assert_close(rewards[0], hidden @ model.head.weight[0])
 
-    # 7. losses: −log σ(r_chosen − r_rejected). The objective weighs it, and counts whether the order is right.
+    # 6. losses: −log σ(r_chosen − r_rejected). The objective weighs it, and counts whether the order is right.
     outcome = RewardObjective(TrainConfig())(model, batch)
     torch.testing.assert_close(outcome.loss, -(rewards[0, 0] - rewards[0, 1]).sigmoid().log())
     assert outcome.cases == 1 and outcome.hits == float(rewards[0, 0] > rewards[0, 1])
 
-    # 8. The gradient reaches every parameter that had a part in it: of the embedding, the rows of the tokens alone.
+    # 6, its gradient reaches every parameter that had a part in it: of the embedding, the rows of the tokens alone.
     outcome.loss.backward()
     used = model.backbone.embedding.weight.grad.norm(dim=1).nonzero().flatten().tolist()
     assert used == sorted(set(batch.tokens.tolist()))
@@ -102,7 +102,7 @@ CONFIGURED = PackingConfig(), TrainConfig(learning_rate=1e-3), ModelConfig(vocab
 
 
 def one_training_step(folder: Path) -> None:
-    """Read 64 comparisons and take a real training step on them: the same way, with kernels, to the optimizer."""
+    """Rooms 1 to 7: read 64 comparisons, store them in tokens, and take a real step of training on them."""
     file = folder / "comparisons.jsonl"
     file.write_text("".join(_long_line(n) + "\n" for n in range(64)), encoding="utf-8")
     comparisons = list(read_comparisons([file]))
