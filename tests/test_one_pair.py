@@ -72,7 +72,7 @@ def test_one_pair_from_its_line_to_its_gradient(tmp_path):
     seen = seen_by_tiles(batch.layout.everywhere)
     assert len(seen) == M and set(seen[P + R[0]]) == {*range(P), P + R[0]}
 
-    # 5. reward model, its backbone: a hidden state for every token; with the fused read, of the last layer only at reads.
+    # 5. reward model, its backbone: a hidden state for every token; the last layer, by the fused read, at the reads alone.
     model = RewardModel(ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2))
     everywhere, _ = model.backbone(batch.tokens, batch.layout)
     assert everywhere.shape == (M, 16)
