@@ -164,7 +164,7 @@ class PackingConfig:
     """How comparisons become batches."""
 
     tokens_per_batch: Annotated[int, Meta(ge=1)] = 8192
-    """A batch takes comparisons until their tokens reach this number; one that is longer makes a batch of its own."""
+    """Tokens that a batch holds at most; a comparison of more makes a batch of its own."""
     comparisons_per_batch: Annotated[int, Meta(ge=1)] | None = None
     """At most this many comparisons in a batch. None: the token budget alone decides."""
     max_tokens: Annotated[int, Meta(ge=4, le=10_000_000)] = 1024

@@ -42,7 +42,7 @@ class Comparison:
     subset: str = ""
     """Name of the part of a benchmark that it belongs to."""
     source: str = ""
-    """Where it was read: "file:line"."""
+    """Where it was read: "file:line", or "file (record 3)"."""
     id: object = None
     """The record's own "id", as it stands there; None where it has none."""
     steps: tuple[tuple[str, ...], ...] | None = None

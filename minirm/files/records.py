@@ -27,7 +27,7 @@ def read_comparisons(
     fields: Sequence[str] = (),
     usage: dict[str, Usage] | None = None,
 ) -> Iterator[Comparison]:
-    """Return an iterator over the comparisons in the files, in order, holding one record in memory at a time.
+    """Return an iterator over the comparisons in the files as they are read; ratings wait for others of their prompt.
 
     Args:
         paths: files and folders; data/README.md lists what they may hold.
@@ -118,7 +118,7 @@ def parse_rows(
 
 
 def plain_pair(row: Row) -> Comparison | None:
-    """Return what {"prompt", "chosen", "rejected"} in plain text says, as most records are; None for any other.
+    """Return what {"prompt", "chosen", "rejected"} in plain ASCII says, as most records are; None for any other.
 
     `parse_record` says the same of it; here nothing has to be found out.
     """
@@ -126,7 +126,7 @@ def plain_pair(row: Row) -> Comparison | None:
     if len(row.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
         return None
     prompt, *responses = texts
-    # What may be a dialogue in text, or messages in JSON, has to be looked into.
+    # A dialogue in text, messages in JSON, and a response that repeats its prompt (below) have to be looked into.
     if any("\0" in text or "\n\n" in text or text.startswith(("Human: ", "[{")) for text in texts):
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):

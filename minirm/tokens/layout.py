@@ -195,7 +195,7 @@ def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool 
         keys: of each segment, the tokens that it sees. Its queries are the last of them, each seeing up to itself.
         both_ways: every query sees all of `keys`, of which it may be any.
     """
-    # In this order those without a mask come first, and then those with fewer queries.
+    # In this order those that see nothing before their queries come first, and of either those with fewer queries.
     sizes = [(len(q) < len(k), len(q), len(k)) for q, k in zip(queries, keys, strict=True)]
     groups, needed, longest, with_mask = [[]], 0, 0, min(sizes)[0]
     for s in sorted(range(len(queries)), key=sizes.__getitem__):
@@ -216,10 +216,10 @@ def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool 
 
 
 def _rectangle(queries: list[np.ndarray], keys: list[np.ndarray], both_ways: bool) -> Tile:
-    ends = np.array([[len(q), len(k)] for q, k in zip(queries, keys, strict=True)])
-    r, s = map(np.arange, ends.max(0))
-    before = ends[:, 1] - ends[:, 0]  # keys that precede the first query
-    visible = ends[:, 1:] if both_ways else np.minimum(before[:, None] + r + 1, ends[:, 1:])
+    sizes = np.array([[len(q), len(k)] for q, k in zip(queries, keys, strict=True)])
+    r, s = map(np.arange, sizes.max(0))
+    before = sizes[:, 1] - sizes[:, 0]  # keys that precede the first query
+    visible = sizes[:, 1:] if both_ways else np.minimum(before[:, None] + r + 1, sizes[:, 1:])
     return Tile(
         queries=torch.from_numpy(np.stack([q[np.minimum(r, len(q) - 1)] for q in queries])),
         keys=torch.from_numpy(np.stack([k[np.minimum(s, len(k) - 1)] for k in keys])),
@@ -249,7 +249,7 @@ def _tensor(parts: list[np.ndarray]) -> Tensor:
 
 
 def _mapped(value: object, change: Callable[[Tensor], Tensor], name: str = "") -> object:
-    """Change the tensors of a tree of dataclasses and tuples, but for those named `steps`."""
+    """Change the tensors of a tree of dataclasses and tuples, but for `Level.steps`, which stay on the host."""
     if isinstance(value, Tensor):
         return value if name == "steps" else change(value)
     if isinstance(value, tuple) and value and not isinstance(value[0], int | np.ndarray):

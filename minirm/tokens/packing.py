@@ -92,7 +92,7 @@ class PackedBatch:
     sources: Tensor  # (targets,) tokens that predict another …
     targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
     labels: Labels
-    numbers: tuple[int, ...]  # which comparisons these are, in the data's own numbering
+    numbers: tuple[int, ...]  # which comparisons these are, by their numbers in the store
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`; from pinned memory, without waiting for them to arrive."""
@@ -214,7 +214,7 @@ def pack(
         batch: B comparisons; steps are labelled in all of them or in none.
         share_prompt: a prompt stands once, before its K responses; False: K sequences, each with the prompt.
         bidirectional: for an encoder: all tokens of a sequence see each other, and its first one is read.
-        numbers: which comparisons of the data these are, for messages.
+        numbers: of the comparisons in their store, for messages.
     Raises:
         ValueError: prompts are to be shared by what sees both ways, or steps are labelled in some comparisons only.
     """

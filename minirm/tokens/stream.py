@@ -205,7 +205,7 @@ def cut_into_batches(
 
 
 def _divide(numbers: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]:
-    """Cut comparisons into the micro-batches that their tokens need; the middle of each says which it is in."""
+    """Cut comparisons into ⌈tokens / most⌉ equal stretches; each belongs where its middle token lies."""
     total = sizes.sum()
     micro_batch = (sizes.cumsum() - sizes / 2) * math.ceil(total / most) // total  # (comparisons,) from 0
     return np.split(numbers, np.flatnonzero(np.diff(micro_batch)) + 1)

@@ -1,7 +1,8 @@
 """One training loop for both stages.
 
 A step descends along the gradient of L = Σ w·ℓ / Σ w, over the comparisons (or tokens) of the step's batches. They are
-dealt to the processes that train together, and cut into micro-batches; neither changes L or its gradient.
+dealt to the processes that train together, and cut into micro-batches; neither changes L or its gradient, but for what
+dropout draws.
 """
 
 import math
