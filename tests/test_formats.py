@@ -438,6 +438,7 @@ def test_a_record_in_which_anything_stands_anywhere_is_read_or_refused_and_never
         ({"answer_a": "a", "answer_b": "b", "chosen": "answer_b", "rejected": "answer_a"}, (0, 1)),
         ({"responses": ["a", "b"], "best": 1, "worst": 0}, (0, 1)),
         ({"responses": ["a", "b"], "ranking": [2, 1]}, (-2, -1)),
+        ({"responses": ["a", "b"], "scores": [2, 1], "label": "helpful", "best": 0}, (2, 1)),
         ({"answer_1": "a", "answer_2": "b", "winner": "llama 2", "model_1": "llama 2", "model_2": "llama 1"}, (1, 0)),
         (
             {"completions": [{"rank": 0, "completion": [assistant("a")]}, {"rank": 1, "completion": [assistant("b")]}]},

@@ -196,8 +196,8 @@ def unfold(row: Row) -> Iterator[Row]:
         columns = []
     elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
         columns = [list(column.values()) for column in columns]
-    elif not any(_is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()) and not (
-        row.fields.keys() >= {"chosen", "rejected"} and all(map(_is_texts, columns))
+    elif not any(is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()) and not (
+        row.fields.keys() >= {"chosen", "rejected"} and all(map(is_texts, columns))
     ):
         columns = []
     if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
@@ -219,8 +219,9 @@ def _unread_of_messages(value: object, path: str) -> Iterator[tuple[str, object]
             yield path + key, part
 
 
-def _is_texts(column: object) -> bool:
-    return isinstance(column, list) and bool(column) and all(isinstance(cell, str) for cell in column)
+def is_texts(value: object) -> bool:
+    """Return whether a list holds a text."""
+    return isinstance(value, list) and any(isinstance(item, str) for item in value)
 
 
 def read_prompt(record: Record, replies: Sequence[Reply]) -> tuple[tuple[Turn, ...], object]:

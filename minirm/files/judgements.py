@@ -58,16 +58,20 @@ def agreed(scores: Scores) -> tuple[float, ...] | None:
     return next(iter(scores.values()), None)
 
 
-def read_choice(record: Record, names: tuple[str, ...]) -> Scores:
-    """Return the scores that the name of the best response gives: names[i], a number, "model_a", "tie" …"""
+def read_choice(record: Record, names: tuple[str, ...], others: Scores) -> Scores:
+    """Return the scores that the name of the best response gives: names[i], a number, "model_a", "tie" …
+
+    Args:
+        others: judgements beside which what names no response may be a label of something else.
+    """
     found: Scores = {}
     for name in record.all("choice") + record.all("worst"):
         value = record.fields[name]
         if isinstance(value, bool) or value == "" or not isinstance(value, int | float | str):
             continue
         scores = _scores_of(record, str(value).lower(), names, is_shp=name.lower() == "labels" and names == ("a", "b"))
-        if scores is None and found:
-            continue  # a label of something else
+        if scores is None and (found or others):
+            continue
         if scores is None:
             raise field_error(name, value, f"must be one of {', '.join(names)}, or tie")
         found[name] = tuple(-score for score in scores) if name in record.all("worst") else scores

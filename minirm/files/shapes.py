@@ -11,7 +11,7 @@ from typing import NamedTuple
 from minirm.data.comparison import Turn, join_steps
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import FOR_TEMPLATES, MESSAGE_FIELDS, check_text, parse_prompt, parse_reply, split_replies
-from minirm.files.fields import LABEL, NOTHING, Record, holds_text, read_prompt
+from minirm.files.fields import LABEL, NOTHING, Record, holds_text, is_texts, read_prompt
 from minirm.files.judgements import (
     PAIR,
     agreed,
@@ -64,7 +64,7 @@ def _pair(record: Record) -> list[Judged]:
         return _messages_and_rejected(record, names[1])
     names = names[0] or record.find("response"), names[1]  # the latter beside rejected_response, in older ms-swift
     chosen, rejected = (record.take(name, meaning) for name, meaning in zip(names, ("chosen", "rejected"), strict=True))
-    if _is_texts(chosen) or _is_texts(rejected):
+    if is_texts(chosen) or is_texts(rejected):
         groups = [[value] if isinstance(value, str) else value for value in (chosen, rejected)]
         replies = [text for name, group in zip(names, groups, strict=True) for text in _texts(group, name)]
         scores = (1.0,) * len(groups[0]) + (0.0,) * len(groups[1])
@@ -86,10 +86,6 @@ def _messages_and_rejected(record: Record, rejected: str) -> list[Judged]:
     before, _ = read_prompt(record, [])
     prompt, texts = split_replies((*before, *prompt), [whole, other])
     return [Judged(prompt, texts, PAIR)]
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and any(isinstance(item, str) for item in value)
 
 
 def _texts(value: object, name: str) -> list[str]:
@@ -133,7 +129,7 @@ def _responses(record: Record) -> list[Judged]:
     if record.find("chosen") and record.find("rejected"):
         return [_two_of(record, replies)]
     listed = {**item_scores(items, name), **listed_scores(record, len(replies))}
-    scores = agreed(listed | read_choice(record, tuple(map(str, range(len(replies))))))
+    scores = agreed(listed | read_choice(record, tuple(map(str, range(len(replies)))), listed))
     if scores is None and name.lower() == "output" and len(replies) > 1:  # LlamaFactory: the best one first
         scores = tuple(-1.0 - i for i in range(len(replies)))
     return [_judged(record, replies, scores)]
@@ -205,7 +201,7 @@ def _columns(record: Record) -> list[Judged]:
         scores = tuple(number(record.take(name, "choice"), name) for name in one_hot)
         record.take(record.keys.get("winner_tie"), "choice")
     else:
-        choice = read_choice(record, ends)
+        choice = read_choice(record, ends, {})
         is_shp = "labels" in map(str.lower, choice)  # whose scores are counts of votes
         scores = agreed(choice | ({} if is_shp else scores_beside(record, ends)))
     return [_judged(record, replies, scores, weight)]
