@@ -58,7 +58,7 @@ def test_train_and_eval_say_in_one_line_which_long_texts_were_left_unread(tmp_pa
     assert "left unread" not in "".join(said("eval", trained, "--data", path, "--fields", "unread=n", "unread=why"))
 
 
-@pytest.mark.parametrize("command", ["data", "eval", "score", "train"])
+@pytest.mark.parametrize("command", ["data", "eval", "score", "tokenizer", "train"])
 def test_fields_say_what_is_what_in_every_command_that_reads_records(tmp_path, said, trained, refused, command):
     pairs = [{"ask": r["prompt"], "a": r["chosen"], "b": r["rejected"]} for r in kind_and_rude(20)]
     path = write_lines(tmp_path / "x.jsonl", pairs)
@@ -66,6 +66,7 @@ def test_fields_say_what_is_what_in_every_command_that_reads_records(tmp_path, s
         "data": ["data", path],
         "score": ["score", trained, "--file", path],
         "eval": ["eval", trained, "--data", path],
+        "tokenizer": ["tokenizer", "--data", path, "--out", tmp_path / "t.json"],
     }
     arguments = before.get(command) or ["train", "--data", path, "--out", tmp_path / "run", *QUICK, *STAGES]
     assert "no accepted format" in refused(*arguments)

@@ -22,12 +22,14 @@ class TrainTokenizer:
     """Tokens, special ones included; by default 8192, or as many as the texts give."""
     format: str | None = None
     """Format of the files; by default it is recognised by content."""
+    fields: tuple[str, ...] = ()
+    """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
 
     def run(self) -> int:
         """Train the tokenizer, and write it."""
         disk.check_file(self.out)
-        rows = read_comparisons(self.data, format=self.format)
-        texts = (text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses))
+        comparisons = read_comparisons(self.data, format=self.format, fields=self.fields)
+        texts = (text for one in comparisons for text in (*(turn.text for turn in one.prompt), *one.responses))
         tokenizer = Tokenizer.train(texts, self.vocab_size)
         write_whole(self.out, tokenizer.save)
         new_console().print(f"{self.out}: {tokenizer.vocab_size} tokens", soft_wrap=True)

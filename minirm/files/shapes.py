@@ -11,7 +11,7 @@ from typing import NamedTuple
 from minirm.data.comparison import Turn, join_steps
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import FOR_TEMPLATES, MESSAGE_FIELDS, check_text, parse_prompt, parse_reply, split_replies
-from minirm.files.fields import LABEL, NOTHING, Record, holds_text, is_texts, read_prompt
+from minirm.files.fields import LABEL, NOTHING, Record, holds_text, is_texts
 from minirm.files.judgements import (
     PAIR,
     agreed,
@@ -25,6 +25,7 @@ from minirm.files.judgements import (
     read_choice,
     scores_beside,
 )
+from minirm.files.prompts import read_prompt
 
 OPTIONAL = ("margin", "weight", "probability", "subset", "id", "source")  # columns that hold no response
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minirm.errors import InputError
-from minirm.files.fields import Names, Record, parse_fields, read_prompt, unfold
+from minirm.files.fields import Names, Record, parse_fields, unfold
+from minirm.files.prompts import read_prompt
 from minirm.files.reading import find_files, read_rows
 from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
