@@ -1,7 +1,8 @@
 """Real preferences: a reward model from nothing, against what needs no neural network, on the same pairs.
 
-    python -m bench preferences NAME              one of the sets of `bench.judgements.SETS`
-    python -m bench preferences NAME --quick      its smallest part, in a minute or two: to see that it runs
+    python -m bench preferences NAME                  one of the sets of `bench.judgements.SETS`
+    python -m bench preferences NAME --from FOLDER    from a language model's run, or a pretrained folder
+    python -m bench preferences NAME --quick          its smallest part, in a minute or two: to see that it runs
 
 Each set is split by group (a topic, a contest, a prompt) as `bench.judgements` says; the data is read from --data.
 Results go to bench/results/NAME.json and NAME.md. Finished trainings are kept in --cache: the same command goes on
@@ -35,7 +36,7 @@ from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.reading import read_rows
 from minirm.files.records import to_json
-from minirm.hub.reading import read_start
+from minirm.hub.reading import is_checkpoint, read_start
 from minirm.runs.run_config import DataConfig, RunConfig
 
 LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"
@@ -63,21 +64,29 @@ class Recipe:
     seeds: int = 1
     """Models that differ in their seed; from nothing each, unless they begin with …"""
     start: Path | None = None
+    """… a run, all of whose weights learn on, or …"""
+    lora: LoraConfig | None = None
     """… a pretrained folder, of which adapters and the head learn."""
 
     def begun_with(self, folder: Path, *, epochs: float, rate: float) -> "Recipe":
-        """Return the recipe by which adapters of a pretrained model learn from the same comparisons.
+        """Return the recipe by which a model of elsewhere learns from the same comparisons.
 
+        Args:
+            folder: a run of `minirm train --stage lm`, which goes on as this recipe does; or a pretrained folder.
+            epochs, rate: of a pretrained folder's adapters.
         Raises:
             InputError: the folder is not there, or is no model that minirm computes.
         """
         model = read_start(folder).model
         longest = min(self.packing.max_tokens, model.max_positions)
         packing = replace(self.packing, max_tokens=longest, share_prompt=not model.bidirectional)
+        begun = replace(
+            self, start=folder, model=model, packing=packing, language_model=replace(self.language_model, epochs=0.0)
+        )
+        if not is_checkpoint(folder):
+            return begun
         reward = replace(self.reward, epochs=epochs, learning_rate=rate, average_read=None)
-        no_stage = replace(self.language_model, epochs=0.0)
-        stages = {"language_model": no_stage, "reward": reward}
-        return replace(self, start=folder, model=model, packing=packing, seeds=1, **stages)
+        return replace(begun, reward=reward, lora=LORA, seeds=1)
 
 
 def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -159,9 +168,10 @@ def train_and_score(
     setting: Setting, training: Judged, tests: Sequence[Comparison], recipe: Recipe, seed: int
 ) -> Rewards:
     """Train both stages from nothing on `training`, part of it kept for validation; return the rewards of `tests`."""
-    learned, held_out = (training.take(numbers) for numbers in fold(training, VALIDATION_PART)[0])
-    parts = [recipe.merged(part.comparisons) for part in (learned, held_out)]
-    texts = ["".join(json.dumps(to_json(row)) + "\n" for row in rows) for rows in parts]
+    parts = min(VALIDATION_PART, len(set(training.groups)))
+    learned, held_out = (training.take(numbers) for numbers in fold(training, parts)[0])
+    merged = [recipe.merged(part.comparisons) for part in (learned, held_out)]
+    texts = ["".join(json.dumps(to_json(row)) + "\n" for row in rows) for rows in merged]
     files = [(setting.keep("judgements.jsonl", text),) for text in texts]
     config = RunConfig(
         DataConfig(
@@ -171,7 +181,7 @@ def train_and_score(
         recipe.packing,
         replace(recipe.language_model, seed=seed),
         replace(recipe.reward, seed=seed),
-        lora=None if recipe.start is None else LORA,
+        lora=recipe.lora,
         start=recipe.start,
     )
     return scored_once(lambda rows: setting.scored(setting.trained(config, "preferences"), rows), tests)
@@ -340,9 +350,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, default=Path("bench-cache/preferences"), help="finished trainings")
-    parser.add_argument("--from", dest="start", type=Path, help="a pretrained folder, whose adapters learn")
-    parser.add_argument("--epochs", type=float, default=3.0, help="with --from")
-    parser.add_argument("--rate", type=float, default=5e-4, help="with --from: the learning rate")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="a language model's run, or a pretrained folder, whose adapters learn"
+    )
+    parser.add_argument("--epochs", type=float, default=3.0, help="of a pretrained folder's adapters")
+    parser.add_argument("--rate", type=float, default=5e-4, help="their learning rate")
     parser.add_argument("--folds", type=int, help="only the first so many")
     parser.add_argument("--quick", action="store_true", help="one seed, one fold, a twentieth of an epoch")
     parser.add_argument("--out", type=Path, help="bench/results; with --folds or --quick a new temporary folder")

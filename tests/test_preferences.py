@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import preferences
 from bench.judgements import Judged, JudgementSet
 from bench.preferences import (
     BESIDE,
@@ -21,8 +22,11 @@ from bench.preferences import (
     scored_once,
     who_wrote,
 )
+from bench.recipes.common import Setting
 from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
+from tests.test_judgements import record, write
+from tests.test_pretrained import bert_folder
 
 
 def a_pair(prompt: str, better: str, worse: str) -> Comparison:
@@ -98,3 +102,20 @@ def test_the_table_is_over_groups_and_seeds_and_compares_with_the_strongest_base
     }  # fmt: skip
     assert found[MODEL][f"minus {LONGER}"].whole.tolist() == [0.0, -1.0]  # seed by seed
     assert found[MODEL]["accuracy"].without.shape == (3, 2)  # without each topic
+
+
+def test_a_set_is_measured_with_adapters_of_a_pretrained_folder(tmp_path, monkeypatch, capsys):
+    """What trains and scores is replaced, since it takes seconds: a response's length is its reward."""
+    pytest.importorskip("sklearn")
+    asked = []
+    monkeypatch.setattr(Setting, "trained", lambda self, config, name: asked.append(config) or tmp_path)
+    monkeypatch.setattr(Setting, "scored", lambda self, run, rows: [[*map(len, row.responses)] for row in rows])
+    write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 6}", "better") for n in range(48)])
+    places = ["--data", str(tmp_path), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    command = ["ukpconvarg1-strict", "--from", str(bert_folder(tmp_path / "bert")), "--epochs", "2", "--folds", "1"]
+    assert preferences.main([*command, *places]) == 0
+    [config] = asked
+    assert config.lora is not None and not config.packing.share_prompt and config.reward.epochs == 2
+    page = (tmp_path / "out" / "ukpconvarg1-strict-bert.md").read_text()
+    assert "16 test pairs in 2 groups (topic and side)" in page
+    assert "| minirm | 1.000 [1.000, 1.000] |" in page and "1.000 [1.000, 1.000]" in capsys.readouterr().out
