@@ -15,7 +15,7 @@ from bench.baselines import first_user_turn, group_folds
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.files.reading import read_rows
+from minirm.files.reading import read_file
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 
@@ -93,7 +93,7 @@ def _read(file: Path, field: str | None) -> Judged:
     comparisons = list(usable(read_comparisons([file]), Counter()))
     if field is None:
         return Judged(comparisons, [first_user_turn(comparison) for comparison in comparisons])
-    groups = {row.place: row.fields.get(field) for row in read_rows(file)}
+    groups = {row.place: row.fields.get(field) for row in read_file(file)}
     missing = [place for place, group in groups.items() if group is None]
     if missing:
         raise InputError(f"{missing[0]}: {field} must be there: it names the group")

@@ -34,7 +34,7 @@ from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.scoring import swap_prompts
-from minirm.files.reading import read_rows
+from minirm.files.reading import read_file
 from minirm.files.records import to_json
 from minirm.hub.reading import is_checkpoint, read_start
 from minirm.runs.run_config import DataConfig, RunConfig
@@ -312,7 +312,7 @@ def _oracle(folder: Path, training: Judged, test: Judged) -> Rewards:
 
 def who_wrote(file: Path, comparisons: Sequence[Comparison]) -> list[list[str]]:
     """Return who wrote each response of the comparisons of a file, in their order."""
-    fields = [row.fields for row in read_rows(file)]
+    fields = [row.fields for row in read_file(file)]
     names = {(f["prompt"], f[side]): f[f"{side}_model"] for f in fields for side in ("chosen", "rejected")}
     return [[names[row.prompt[-1].text, text] for text in row.responses] for row in comparisons]
 

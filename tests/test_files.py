@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minirm.errors import InputError
-from minirm.files.reading import LARGEST_DOCUMENT, find_files, read_pipe, read_rows
+from minirm.files.reading import LARGEST_DOCUMENT, find_files, read_file, read_pipe
 from minirm.files.tables import LARGEST_RECORD
 
 
 def fields_of(path):
-    return [row.fields for row in read_rows(path)]
+    return [row.fields for row in read_file(path)]
 
 
 COMPRESS = {
@@ -68,13 +68,13 @@ def test_a_record_knows_its_file_and_line(tmp_path):
     lines = written(tmp_path, "x.jsonl", '\n{"a": 1}\n\n{"a": 2}')
     array = written(tmp_path, "x.json", '[\n{"a": 1},\n{"a":\n2}, {"a": 3}]')
     table = written(tmp_path, "x.csv", '\na,b\n\n1,"x\ny"\n2,z\n')
-    assert [row.place for row in read_rows(lines)] == [f"{lines}:2", f"{lines}:4"]
-    assert [row.place for row in read_rows(array)] == [
+    assert [row.place for row in read_file(lines)] == [f"{lines}:2", f"{lines}:4"]
+    assert [row.place for row in read_file(array)] == [
         f"{array} (record 1)",
         f"{array} (record 2)",
         f"{array} (record 3)",
     ]
-    assert [row.place for row in read_rows(table)] == [f"{table}:4", f"{table}:6"]
+    assert [row.place for row in read_file(table)] == [f"{table}:4", f"{table}:6"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
@@ -186,7 +186,7 @@ def test_a_bad_file_is_refused_in_one_line_with_its_place(tmp_path, name):
     content, message = BAD_FILES[name]
     path = written(tmp_path, name, content)
     with pytest.raises(InputError) as caught:
-        list(read_rows(path))
+        list(read_file(path))
     assert str(caught.value) == f"{path}{message}"
 
 
@@ -201,7 +201,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
         path = tmp_path / f"{name}.jsonl.gz"
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"{name}.*{message}") as caught:
-            list(read_rows(path))
+            list(read_file(path))
         assert "\n" not in str(caught.value)
 
 
@@ -229,7 +229,7 @@ def test_paths_without_data_are_refused(tmp_path, monkeypatch, paths, message):
 def test_a_file_name_with_a_line_break_does_not_break_the_message(tmp_path):
     path = written(tmp_path, "two\nlines.jsonl", "")
     with pytest.raises(InputError, match=r"two\\nlines.jsonl: empty"):
-        list(read_rows(path))
+        list(read_file(path))
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, peak_bytes, name):
     del records
     before = tracemalloc.get_traced_memory()[0]
     tracemalloc.reset_peak()
-    assert sum(1 for _ in read_rows(path)) == 2000  # 4.4 MB of text
+    assert sum(1 for _ in read_file(path)) == 2000  # 4.4 MB of text
     assert peak_bytes() - before < 1_000_000
 
 
@@ -307,7 +307,7 @@ def test_what_expands_without_end_is_refused_before_it_fills_memory(tmp_path, mo
     monkeypatch.setattr("minirm.files.reading.LARGEST_EXPANSION", 250)
     limit = 250 * path.stat().st_size
     with pytest.raises(InputError, match=rf"x\.jsonl\.xz: expands to more than {limit:,} bytes"):
-        for _ in read_rows(path):
+        for _ in read_file(path):
             pass
     one_line = written(tmp_path, "y.jsonl.gz", b'{"a": "' + b"x" * LARGEST_DOCUMENT)
     tracemalloc.reset_peak()
@@ -340,7 +340,7 @@ def test_columns_are_read_as_records(tmp_path, kind):
         with opened as writer:
             writer.write_table(table)
     assert fields_of(path) == records
-    assert [row.place for row in read_rows(path)] == [f"{path} (record 1)", f"{path} (record 2)"]
+    assert [row.place for row in read_file(path)] == [f"{path} (record 1)", f"{path} (record 2)"]
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"cannot be read: |empty: ") as caught:
         fields_of(path)
@@ -360,7 +360,7 @@ def test_a_folder_that_datasets_saved_is_its_arrow_files_and_of_several_splits_o
     datasets = pytest.importorskip("datasets")
     records = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
     datasets.Dataset.from_list(records).save_to_disk(tmp_path / "one")
-    assert [row.fields for file in find_files([tmp_path / "one"]) for row in read_rows(file)] == records
+    assert [row.fields for file in find_files([tmp_path / "one"]) for row in read_file(file)] == records
     both = datasets.DatasetDict({name: datasets.Dataset.from_list(records) for name in ("train", "test")})
     both.save_to_disk(tmp_path / "both")
     with pytest.raises(InputError, match=r"both: holds the splits test, train: name the folder of one of them"):

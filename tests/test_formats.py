@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from minirm.data.comparison import Turn
 from minirm.errors import InputError
 from minirm.files.fields import NAMES, Names, Record, Usage, parse_fields, tell_unread
-from minirm.files.reading import read_rows
-from minirm.files.records import MOST_RESPONSES, parse_record, parse_rows, plain_pair, read_comparisons
-from minirm.files.tables import Row
+from minirm.files.reading import read_file
+from minirm.files.records import MOST_RESPONSES, parse_record, parse_records, plain_pair, read_comparisons
+from minirm.files.tables import RawRecord
 
 DATA = Path(__file__).parent.parent / "data"
 ASK = (Turn("user", "Why is it so?"),)
@@ -401,7 +401,7 @@ FIELDS = sorted({name for names in NAMES.values() for name in names} | {"respons
 @settings(deadline=None, max_examples=100)
 @given(st.sampled_from(sorted(DATA.glob("*.*[!d]"))), st.randoms(use_true_random=False))
 def test_a_record_in_which_anything_stands_anywhere_is_read_or_refused_and_never_fails(path, random):
-    row = random.choice(list(read_rows(path)))
+    row = random.choice(list(read_file(path)))
     fields = json.loads(json.dumps(row.fields))
     for _ in range(random.randint(1, 3)):
         holder, key = fields, random.choice([*fields, random.choice(FIELDS)])
@@ -416,7 +416,7 @@ def test_a_record_in_which_anything_stands_anywhere_is_read_or_refused_and_never
         holder[key] = copy.deepcopy(random.choice(ANYTHING))
     for names in (None, parse_fields([], ignore_judgements=True)):
         with contextlib.suppress(InputError):
-            list(parse_rows(iter([Row("x:1", fields)]), names=names, usage=Usage()))
+            list(parse_records(iter([RawRecord("x:1", fields)]), names=names, usage=Usage()))
 
 
 @pytest.mark.parametrize(
@@ -556,7 +556,7 @@ def test_a_plain_pair_is_read_as_the_long_way_reads_it(prompt, chosen, rejected,
     if repeated:
         chosen = prompt + " " + chosen
         rejected = prompt + " " + rejected if repeated == "whole" else rejected
-    row = Row("x.jsonl:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    row = RawRecord("x.jsonl:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
     plain = plain_pair(row)
     if plain is not None:
         assert [plain] == parse_record(Record(row.fields, Names()), "pairs", row.place).comparisons
@@ -564,4 +564,4 @@ def test_a_plain_pair_is_read_as_the_long_way_reads_it(prompt, chosen, rejected,
 
 def test_most_plain_pairs_take_the_short_way():
     fields = {"prompt": "Is a tomato a fruit?", "chosen": "Yes.", "rejected": "No.\nIt is not."}
-    assert plain_pair(Row("x.jsonl:1", fields)).responses == ("Yes.", "No.\nIt is not.")
+    assert plain_pair(RawRecord("x.jsonl:1", fields)).responses == ("Yes.", "No.\nIt is not.")

@@ -79,10 +79,10 @@ def test_correlations_agree_with_scipy(pairs: list[tuple[int, int]]):
 
 
 def test_best_of_k_by_hand():
-    """Row 1: the model picks utility 5, the best is 7: regret 2, a miss. Row 2: it picks the best.
+    """RawRecord 1: the model picks utility 5, the best is 7: regret 2, a miss. RawRecord 2: it picks the best.
 
-    Row 3: two rewards are highest, with utilities 1 and 3: on average 2, regret 1, half a hit.
-    Row 4: the highest reward is masked; of the others the better one is picked.
+    RawRecord 3: two rewards are highest, with utilities 1 and 3: on average 2, regret 1, half a hit.
+    RawRecord 4: the highest reward is masked; of the others the better one is picked.
     """
     rewards = [[3.0, 1.0, 2.0], [0.0, 9.0, 1.0], [4.0, 4.0, 0.0], [0.0, 1.0, 9.0]]
     utilities = [[5.0, 7.0, 1.0], [0.0, 1.0, 0.5], [1.0, 3.0, 2.0], [0.0, 1.0, 2.0]]

@@ -15,7 +15,7 @@ from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.report import as_table
 from minirm.evaluation.scoring import RECORDS_AT_ONCE, RewardScorer, swap_prompts
-from minirm.files.tables import Row
+from minirm.files.tables import RawRecord
 from minirm.tokens.packing import pack, tokenize, truncate
 from tests.oracles import rewards_one_by_one
 
@@ -146,7 +146,7 @@ def test_normalised_rewards_use_the_mean_and_spread_of_the_validation_part(score
     expected = [(reward - mean) / spread for reward in scorer.score("p", texts)]
     assert spread > 0.01
     assert scorer.score("p", texts, normalise=True) == pytest.approx(expected, **SAME)
-    [row] = scorer.score_records([Row("x:1", {"prompt": "p", "responses": texts})], normalise=True)
+    [row] = scorer.score_records([RawRecord("x:1", {"prompt": "p", "responses": texts})], normalise=True)
     assert row["rewards"] == pytest.approx(expected, **SAME)
 
 
@@ -215,7 +215,7 @@ def test_reward_fn_refuses_a_completion_without_text(scorer, completion):
 
 
 def test_rows_keep_their_order_and_their_other_fields(scorer):
-    rows = [Row(f"x:{n}", {"id": n, "prompt": f"p{n % 3}", "response": f"r{n}", "z": [n]}) for n in range(300)]
+    rows = [RawRecord(f"x:{n}", {"id": n, "prompt": f"p{n % 3}", "response": f"r{n}", "z": [n]}) for n in range(300)]
     scored = list(scorer.score_records(rows))
     assert [list(row) for row in scored] == [["id", "prompt", "response", "z", "reward"]] * 300
     assert [{k: v for k, v in row.items() if k != "reward"} for row in scored] == [row.fields for row in rows]
@@ -234,9 +234,9 @@ def test_any_record_that_training_accepts_can_be_scored(scorer):
             "rejected": "\n\nHuman: Question 1?\n\nAssistant: No.",
         },
     }
-    for name, row in zip(several, scorer.score_records(Row(n, f) for n, f in several.items()), strict=True):
+    for name, row in zip(several, scorer.score_records(RawRecord(n, f) for n, f in several.items()), strict=True):
         assert row["rewards"] == pytest.approx([kind, rude], **SAME), name
-    singles = [Row("x", {"prompt": "Question 1?", key: "Gladly."}) for key in ("response", "completion")]
+    singles = [RawRecord("x", {"prompt": "Question 1?", key: "Gladly."}) for key in ("response", "completion")]
     assert [row["reward"] for row in scorer.score_records(singles)] == pytest.approx([kind, kind], **SAME)
 
 
@@ -247,7 +247,7 @@ def test_a_record_that_has_a_completion_beside_its_responses_keeps_all_rewards(s
         {"prompt": "Question 1?", "responses": ["Gladly.", "No."], "completion": completion},
     ]
     expected = scorer.score("Question 1?", ["Gladly.", "No."])
-    for row in scorer.score_records(Row("x", fields) for fields in records):
+    for row in scorer.score_records(RawRecord("x", fields) for fields in records):
         assert row["rewards"] == pytest.approx(expected, **SAME) and "reward" not in row
 
 
@@ -255,7 +255,7 @@ def test_dialogues_in_text_are_split_whichever_way_a_record_says_that_it_has_no_
     pair = {f: f"\n\nHuman: Question 1?\n\nAssistant: {t}" for f, t in (("chosen", "Gladly."), ("rejected", "No."))}
     records = [pair, *({"prompt": prompt, **pair} for prompt in (None, "", []))]
     expected = scorer.score("Question 1?", ["Gladly.", "No."])
-    for row in scorer.score_records(Row("x", fields) for fields in records):
+    for row in scorer.score_records(RawRecord("x", fields) for fields in records):
         assert row["rewards"] == pytest.approx(expected, **SAME), row
 
 
@@ -264,7 +264,7 @@ def test_a_field_that_may_hold_a_prompt_is_no_matter_where_there_is_one_or_it_is
         {"prompt": "Question 1?", "input": "", "question": "Question 1?", "response": "Gladly."},
         {"messages": None, "input": "", "response": "Gladly."},
     ]
-    rewards = [row["reward"] for row in scorer.score_records(Row("x", fields) for fields in records)]
+    rewards = [row["reward"] for row in scorer.score_records(RawRecord("x", fields) for fields in records)]
     assert rewards == pytest.approx(scorer.score(["Question 1?", None], ["Gladly."] * 2), **SAME)
 
 
@@ -275,7 +275,7 @@ def test_rows_are_read_only_as_far_as_they_are_needed(scorer):
         nonlocal read
         while True:
             read += 1
-            yield Row("x", {"response": "a"})
+            yield RawRecord("x", {"response": "a"})
 
     scored = scorer.score_records(endless())
     for _ in range(RECORDS_AT_ONCE):

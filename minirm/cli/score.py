@@ -12,12 +12,12 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from minirm.cli.console import UNPAIRED, check_open
 from minirm.cli.watcher import counting, tell
-from minirm.data.comparison import Row
+from minirm.data.comparison import RawRecord
 from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.disk import write_whole
-from minirm.files.reading import read_pipe, read_rows
+from minirm.files.reading import read_file, read_pipe
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 
@@ -71,7 +71,7 @@ class Score:
             digits = ".6f" if self.question is None else ".6g"  # a probability may be as small as it likes
             lines: Iterable[str] = (f"{reward:{digits}}" for reward in rewards)
         else:
-            records = scorer.score_records(_rows(self.file), fields=self.fields, normalise=self.normalise)
+            records = scorer.score_records(_records(self.file), fields=self.fields, normalise=self.normalise)
             lines = map(_as_json, records)
         in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
         with counting("scoring", shown=not in_sight) as scorer.advance:
@@ -101,8 +101,8 @@ def _tell_cut(scorer: RewardScorer) -> None:
         tell(f"minirm: cut to max_tokens={scorer.run.packing.max_tokens}: {parts}")
 
 
-def _rows(file: str) -> Iterator[Row | None]:
-    return read_pipe(sys.stdin.buffer, "stdin") if file == "-" else read_rows(Path(file))
+def _records(file: str) -> Iterator[RawRecord | None]:
+    return read_pipe(sys.stdin.buffer, "stdin") if file == "-" else read_file(Path(file))
 
 
 def _as_json(record: dict) -> str:

@@ -13,7 +13,7 @@ class Turn(NamedTuple):
     message: str = ""  # as JSON, what else its message holds, which a pretrained folder's chat template may write
 
 
-class Row(NamedTuple):
+class RawRecord(NamedTuple):
     """A record as it stands in a file."""
 
     place: str  # "file:line", of its first line, or "file (record 3)"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.data.comparison import Comparison, Row, Turn
+from minirm.data.comparison import Comparison, RawRecord, Turn
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
@@ -83,7 +83,7 @@ class Scorer:
         return [reward for (reward,) in self.score_comparisons(singles, normalise=normalise)]
 
     def score_records(
-        self, records: Iterable[Row | None], *, fields: Sequence[str] = (), normalise: bool = False
+        self, records: Iterable[RawRecord | None], *, fields: Sequence[str] = (), normalise: bool = False
     ) -> Iterator[dict]:
         """Yield each record with "reward" added, or "rewards" where it has several responses; in order, as they come.
 
@@ -203,9 +203,9 @@ def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = 
     return Comparison(prompt, tuple(responses), (0.0,) * len(responses), source=source)
 
 
-def _in_batches(records: Iterable[Row | None]) -> Iterator[list[Row]]:
+def _in_batches(records: Iterable[RawRecord | None]) -> Iterator[list[RawRecord]]:
     """Yield as many records as are there, up to `RECORDS_AT_ONCE`; None says that the next one is not there yet."""
-    some: list[Row] = []
+    some: list[RawRecord] = []
     for record in records:
         if record is not None:
             some.append(record)
@@ -216,21 +216,21 @@ def _in_batches(records: Iterable[Row | None]) -> Iterator[list[Row]]:
         yield some
 
 
-def _read_record(row: Row, names: Names, asked: set[str]) -> tuple[list[Comparison], bool]:
+def _read_record(raw: RawRecord, names: Names, asked: set[str]) -> tuple[list[Comparison], bool]:
     """Return the prompts and the responses of a record to score, and whether a field for a single response holds it.
 
     Args:
         asked: the formats of those records before that had a prompt; is added to.
     """
     try:
-        record = Record(row.fields, names)
+        record = Record(raw.fields, names)
         format = recognise(record)
-        comparisons = parse_record(record, format, row.place).comparisons
+        comparisons = parse_record(record, format, raw.place).comparisons
         check_asked(record, comparisons, format in asked)
         asked |= {format} if "prompt" in record.read.values() else set()
         return comparisons, format == "response"
     except InputError as error:
-        raise InputError(f"{row.place}: {error}") from None
+        raise InputError(f"{raw.place}: {error}") from None
 
 
 def _parse_sample(sample: str) -> Comparison:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from minirm.data.comparison import Row
+from minirm.data.comparison import RawRecord
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import MESSAGE_FIELDS
 
@@ -189,22 +189,22 @@ def _from_json(value: object, field: str) -> object:
     return messages if is_dialogue else value
 
 
-def unfold(row: Row) -> Iterator[Row]:
-    """Yield the row; or, where one object holds columns instead, as pandas writes them, the rows of these columns."""
-    columns = list(row.fields.values())
+def unfold(raw: RawRecord) -> Iterator[RawRecord]:
+    """Yield the record; or, where one object holds columns instead, as pandas writes them, those in its columns."""
+    columns = list(raw.fields.values())
     if not columns or not isinstance(columns[0], dict | list):
         columns = []
     elif all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
         columns = [list(column.values()) for column in columns]
-    elif not any(is_texts(column) and name.lower() in NAMES["prompt"] for name, column in row.fields.items()) and not (
-        row.fields.keys() >= {"chosen", "rejected"} and all(map(is_texts, columns))
+    elif not any(is_texts(column) and name.lower() in NAMES["prompt"] for name, column in raw.fields.items()) and not (
+        raw.fields.keys() >= {"chosen", "rejected"} and all(map(is_texts, columns))
     ):
         columns = []
     if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         for number, cells in enumerate(zip(*columns, strict=True), 1):
-            yield Row(f"{row.place} (record {number})", dict(zip(row.fields, cells, strict=True)))
+            yield RawRecord(f"{raw.place} (record {number})", dict(zip(raw.fields, cells, strict=True)))
     else:
-        yield row
+        yield raw
 
 
 def _unread_of_messages(value: object, path: str) -> Iterator[tuple[str, object]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minirm.data.comparison import Row
+from minirm.data.comparison import RawRecord
 from minirm.errors import InputError, printable, shorten
 from minirm.files.tables import LARGEST_RECORD, read_columns, read_csv
 
@@ -110,7 +110,7 @@ def name_of(path: Path) -> str:
     return name if name.isprintable() else printable(name).replace("\n", "\\n")
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_file(path: Path) -> Iterator[RawRecord]:
     """Yield the records of one file.
 
     Raises:
@@ -121,11 +121,11 @@ def read_rows(path: Path) -> Iterator[Row]:
     try:
         with _open(path, compression) as stream:
             if kind in (".csv", ".tsv"):
-                rows = read_csv(read_lines(stream, name), name)
+                records = read_csv(read_lines(stream, name), name)
             else:
-                rows = (read_columns if kind in COLUMNS else read_json)(stream, name)
-            for number, row in enumerate(rows, 1):  # noqa: B007 used after the loop
-                yield row
+                records = (read_columns if kind in COLUMNS else read_json)(stream, name)
+            for number, record in enumerate(records, 1):  # noqa: B007 used after the loop
+                yield record
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # the last are what a damaged file raises
         raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not number:
@@ -227,7 +227,7 @@ def _why_no_text(data: bytes, name: str, number: int, limit: int) -> str:
 # JSON
 
 
-def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
+def read_json(stream: io.BufferedReader, name: str) -> Iterator[RawRecord]:
     """Yield the objects of a JSON file: one per line, or of an array, or of an object around it, or spread out."""
     is_array = stream.peek(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
     if not is_array and not name.lower().endswith((".json", *(f".json{suffix}" for suffix in MAGIC))):
@@ -236,7 +236,7 @@ def read_json(stream: io.BufferedReader, name: str) -> Iterator[Row]:
         yield from _read_json_document(stream, name, is_array)
 
 
-def _read_json_document(stream: io.BufferedReader, name: str, is_array: bool) -> Iterator[Row]:
+def _read_json_document(stream: io.BufferedReader, name: str, is_array: bool) -> Iterator[RawRecord]:
     first = stream.readline(LARGEST_DOCUMENT)
     while first.isspace() and (more := stream.readline(LARGEST_DOCUMENT)):
         first += more
@@ -258,15 +258,15 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def read_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
+def read_json_lines(lines: Iterable[tuple[int, str]], name: str) -> Iterator[RawRecord]:
     """Yield the object of each line that is not blank."""
     for number, line in lines:
         if line and not line.isspace():
             place = f"{name}:{number}"
-            yield _row(place, _parse(DECODER.decode, place, line.strip()))
+            yield _raw(place, _parse(DECODER.decode, place, line.strip()))
 
 
-def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[Row | None]:
+def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[RawRecord | None]:
     """Yield the objects of JSON Lines as they come, and None whenever the next line is not there yet."""
     number, left = 1, b""
     while len(left) <= LARGEST_RECORD and (chunk := stream.read1(CHUNK)):
@@ -277,7 +277,7 @@ def read_pipe(stream: io.BufferedReader, name: str) -> Iterator[Row | None]:
     yield from read_json_lines(((n, decode(left, name, n)) for n in [number]), name)
 
 
-def _read_document(content: bytes, name: str) -> Iterator[Row]:
+def _read_document(content: bytes, name: str) -> Iterator[RawRecord]:
     """Yield the records of a JSON text: those of one array, or one object behind the other."""
     text = decode(content, name, limit=LARGEST_DOCUMENT)
     values, at, line, counted = [], SPACE.match(text).end(), 1, 0
@@ -288,8 +288,8 @@ def _read_document(content: bytes, name: str) -> Iterator[Row]:
         values.append((place, value))
         at = SPACE.match(text, at).end()
     held = _records_within(values[0][1]) if len(values) == 1 else None
-    yield from (_row(place, value) for place, value in values if held is None)
-    yield from (_row(f"{name} (record {number})", value) for number, value in enumerate(held or (), 1))
+    yield from (_raw(place, value) for place, value in values if held is None)
+    yield from (_raw(f"{name} (record {number})", value) for number, value in enumerate(held or (), 1))
 
 
 def _records_within(value: object) -> list | None:
@@ -299,10 +299,10 @@ def _records_within(value: object) -> list | None:
     return next((value[key] for key in ("instances", "data") if isinstance(value.get(key), list)), None)
 
 
-def _row(place: str, fields: object) -> Row:
+def _raw(place: str, fields: object) -> RawRecord:
     if not isinstance(fields, dict):
         raise InputError(f"{place}: record {shorten(fields)}: must be a JSON object")
-    return Row(place, fields)
+    return RawRecord(place, fields)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:

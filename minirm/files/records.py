@@ -7,12 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from minirm.data.comparison import Comparison, Row, Turn
+from minirm.data.comparison import Comparison, RawRecord, Turn
 from minirm.errors import InputError, field_error, list_names
 from minirm.files.dialogue import check_text
 from minirm.files.fields import LABEL, TEXT, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files.judgements import PAIR, number
-from minirm.files.reading import find_files, name_of, read_rows
+from minirm.files.reading import find_files, name_of, read_file
 from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
@@ -48,10 +48,10 @@ def _read_file(
 ) -> Iterator[Comparison]:
     """Yield the comparisons of one file; responses rated one by one together, once all of a prompt are read."""
     found = None if usage is None else usage.setdefault(name_of(path), Usage())
-    records = parse_rows(read_rows(path), format=format, names=names, usage=found)
+    records = parse_records(read_file(path), format=format, names=names, usage=found)
     for parsed in records:
         if parsed.is_rating:
-            again = parse_rows(read_rows(path), format=format, names=names)
+            again = parse_records(read_file(path), format=format, names=names)
             yield from _gathered(chain([parsed], records), again)
         else:
             yield from parsed.comparisons
@@ -92,18 +92,18 @@ class Parsed(NamedTuple):
     is_rating: bool = False  # of a single response, which belongs beside others to the same prompt
 
 
-def parse_rows(
-    rows: Iterator[Row], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
+def parse_records(
+    records: Iterator[RawRecord], *, format: str | None = None, names: Names | None = None, usage: Usage | None = None
 ) -> Iterator[Parsed]:
     """Yield what each record of one file says, all in the format of the first."""
     had_prompt = False
-    for row in rows:
-        plain = plain_pair(row) if usage is None and names is None and format in (None, "pairs") else None
+    for raw in records:
+        plain = plain_pair(raw) if usage is None and names is None and format in (None, "pairs") else None
         if plain:
             format, had_prompt = "pairs", True
             yield Parsed([plain])
             continue
-        for place, fields in unfold(row):
+        for place, fields in unfold(raw):
             try:
                 record = Record(fields, names or Names())
                 format = format or recognise(record)
@@ -117,13 +117,13 @@ def parse_rows(
             yield parsed
 
 
-def plain_pair(row: Row) -> Comparison | None:
+def plain_pair(raw: RawRecord) -> Comparison | None:
     """Return what {"prompt", "chosen", "rejected"} in plain ASCII says, as most records are; None for any other.
 
     `parse_record` says the same of it; here nothing has to be found out.
     """
-    texts = [row.fields.get(name) for name in ("prompt", "chosen", "rejected")]
-    if len(row.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
+    texts = [raw.fields.get(name) for name in ("prompt", "chosen", "rejected")]
+    if len(raw.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
         return None
     prompt, *responses = texts
     # A dialogue in text, messages in JSON, and a response that repeats its prompt (below) have to be looked into.
@@ -131,7 +131,7 @@ def plain_pair(row: Row) -> Comparison | None:
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
         return None
-    return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=row.place)
+    return Comparison((Turn("user", prompt),), tuple(responses), PAIR, source=raw.place)
 
 
 def parse_record(record: Record, format: str, place: str = "") -> Parsed:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from itertools import chain
 
-from minirm.data.comparison import Row
+from minirm.data.comparison import RawRecord
 from minirm.errors import InputError, list_names
 
 LARGEST_RECORD = 1 << 24  # bytes of a line or a row, or characters of a cell
@@ -18,7 +18,7 @@ class Cell(str):
     __slots__ = ()
 
 
-def read_csv(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Row]:
+def read_csv(lines: Iterator[tuple[int, str]], name: str) -> Iterator[RawRecord]:
     """Yield the rows of a CSV file, given its lines, as {column: cell}, column names in lower case.
 
     The delimiter is the one of , | ; tab that splits the header into most columns. With |, the spaces around a cell are
@@ -40,7 +40,7 @@ def read_csv(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Row]:
             found, wanted = f"row of {len(cells)} cells", f"the header names {len(columns)}: {list_names(columns)}"
             raise InputError(f"{name}:{number}: {found}: {wanted}")
         cells = [Cell(cell.strip(" ") if table else cell) for cell in cells]
-        yield Row(f"{name}:{number}", dict(zip(columns, cells, strict=True)))
+        yield RawRecord(f"{name}:{number}", dict(zip(columns, cells, strict=True)))
 
 
 def _delimiter_of(header: str, place: str) -> str:
@@ -70,7 +70,7 @@ def _parse_csv(
         raise _broken_csv(f"{name}:{begins}", error) from None
 
 
-def read_columns(stream: io.BufferedReader, name: str) -> Iterator[Row]:
+def read_columns(stream: io.BufferedReader, name: str) -> Iterator[RawRecord]:
     """Yield the rows of a Parquet file, or of an Arrow file or stream, as the datasets library saves them."""
     try:
         import pyarrow
@@ -91,7 +91,7 @@ def read_columns(stream: io.BufferedReader, name: str) -> Iterator[Row]:
                 raise InputError(f"{name} (record {number + 1}): more than {LARGEST_RECORD:,} bytes: must be smaller")
             for i in range(batch.num_rows):
                 number += 1
-                yield Row(f"{name} (record {number})", batch.slice(i, 1).to_pylist()[0])
+                yield RawRecord(f"{name} (record {number})", batch.slice(i, 1).to_pylist()[0])
     except (pyarrow.ArrowException, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 from minirm.errors import InputError
 from minirm.files.fields import Names, Record, parse_fields, unfold
 from minirm.files.prompts import read_prompt
-from minirm.files.reading import find_files, read_rows
+from minirm.files.reading import find_files, read_file
 from minirm.files.records import parse_record
 from minirm.files.shapes import recognise
 from minirm.policies.sampling import Dialogue
@@ -19,8 +19,8 @@ def read_prompts(paths: Sequence[Path]) -> list[Dialogue]:
         InputError: a record holds no prompt; the message names where it stands.
     """
     names = parse_fields((), ignore_judgements=True)
-    rows = (row for path in find_files(paths) for whole in read_rows(path) for row in unfold(whole))
-    return list(dict.fromkeys(prompt for row in rows for prompt in _prompts(row.fields, row.place, names)))
+    records = (raw for path in find_files(paths) for whole in read_file(path) for raw in unfold(whole))
+    return list(dict.fromkeys(prompt for raw in records for prompt in _prompts(raw.fields, raw.place, names)))
 
 
 def _prompts(fields: dict, place: str, names: Names) -> Iterator[Dialogue]:
