@@ -61,6 +61,11 @@ def test_the_luck_of_the_highest_point_is_no_loss():
     assert found.low < 0 < found.high and abs(found.estimate) < 0.15
 
 
+def test_responses_to_one_prompt_are_left_out_together():
+    curve = replace(a_curve(np.zeros(2), np.arange(2.0)), together=4)
+    assert curve.group.tolist() == [n // 4 for n in range(40)]
+
+
 def test_gold_between_two_points_lies_on_a_line_and_beyond_the_last_nowhere():
     curve = a_curve(np.array([0.0, 1.0, 0.5]), np.array([0.0, 1.0, 2.0]))
     assert at_distance(curve, 1.5) == pytest.approx(0.75)

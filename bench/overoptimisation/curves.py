@@ -30,6 +30,8 @@ class Curve:
     """(S, X, R) the reward that is followed, above the first policy's, in standard deviations of that policy's."""
     unended: NDArray
     """(S, X) share of responses that were stopped without an end."""
+    together: int = 1
+    """Responses side by side that share a prompt."""
 
     @property
     def distance(self) -> NDArray:
@@ -38,8 +40,8 @@ class Curve:
 
     @property
     def group(self) -> NDArray:
-        """(R,) the group of each response, as many in each."""
-        return np.arange(self.gold.shape[2]) % GROUPS
+        """(R,) the group of each response; those to one prompt share it."""
+        return np.arange(self.gold.shape[2]) // self.together % GROUPS
 
     @property
     def turn(self) -> int:
@@ -84,7 +86,8 @@ def learned_curve(work: Work, way: Way, followed: Followed) -> Curve:
 
     kl = windows("kl_nats").mean(2).clip(min=0)
     steps = [window * point for point in range(points)]
-    return Curve(steps, kl, windows("gold") - first, windows("proxy"), windows("unended").mean(2))
+    unended, together = windows("unended").mean(2), way.samples_per_prompt
+    return Curve(steps, kl, windows("gold") - first, windows("proxy"), unended, together)
 
 
 # ── The turn ──────────────────────────────────────────────────────────────────────────────────────────────────────────
