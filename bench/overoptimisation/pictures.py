@@ -17,7 +17,7 @@ def against_distance(curves: Mapping[Followed, Curve], form: str) -> Figure:
     figure = Figure(figsize=(WIDTH_INCHES, 6.4), layout="constrained")
     gold, proxy = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for n, (followed, curve) in enumerate(curves.items()):
-        style = {"color": "black", "marker": ""} if followed == TRUTH else _style(n)
+        style = {"color": "black", "marker": ""} if followed == TRUTH else _style(n + 1)
         d = curve.distance.mean(0)
         line = curve.line(curve.gold)
         gold.plot(d, [one.estimate for one in line], label=followed.name, linewidth=1.6, markersize=3.5, **style)
