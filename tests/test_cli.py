@@ -94,7 +94,7 @@ def test_score_says_at_the_end_what_it_cut_and_standard_output_stays_json(traine
     lines = [
         {"prompt": "why " * 99, "responses": ["yes", "no"]},
         {"prompt": "why?", "response": "yes " * 99},
-        {"response": "no"},
+        {"prompt": "", "response": "no"},
     ]
     path, out = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
     capsys.readouterr()
