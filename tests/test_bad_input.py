@@ -469,9 +469,9 @@ STATES = {
     "field 'epoch': 9: must be of a run of 10 steps": _place(epoch=9),
     "field 'step': '3': must be a whole number": _place(step="3"),
     "its state is of stage=lm, which the run does not have": _place(stage="lm"),
-    "tensor 'head.weight' is missing": _renamed("best.head.weight", "best.heae.weight"),
-    "tensor '0.exp_avf' belongs to no part of the model": _renamed("optimizer.0.exp_avg", "optimizer.0.exp_avf"),
-    "tensor '0.exp_avg' is missing": _renamed("optimizer.0.exp_avg", "optimizer.p.exp_avg"),
+    "tensor 'best.head.weight' is missing": _renamed("best.head.weight", "best.heae.weight"),
+    "tensor 'optimizer.0.exp_avf' belongs to no part": _renamed("optimizer.0.exp_avg", "optimizer.0.exp_avf"),
+    "tensor 'optimizer.0.exp_avg' is missing": _renamed("optimizer.0.exp_avg", "optimizer.p.exp_avg"),
 }
 
 
@@ -486,7 +486,7 @@ def test_a_state_that_no_run_saves_is_refused_though_its_checksums_are_right(sto
 
 
 def test_data_and_tokenizer_name_what_is_wrong(tmp_path, pairs_file, refused):
-    assert refused("data") == "data needs at least one file or folder"
+    assert refused("data") == "data needs at least one file or folder, or --cache"
     assert refused("data", tmp_path / "gone.csv") == f"{tmp_path}/gone.csv: no such file or folder"
     assert refused("data", pairs_file, "--other", "a.csv", "--other", "b.csv").startswith("--other is given twice")
     for command in ("eval", "tokenizer"):

@@ -25,7 +25,7 @@ from minirm.runs.state import read_state, restore_trainer, save_state, trainer_s
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import Ranks, whole_weights
+from minirm.training.parallel import Ranks, whole, whole_weights
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -212,16 +212,24 @@ def _leave_and_go_on(rank: int, folder: Path) -> None:
                             RewardObjective, optimizer="adamw", learning_rate=1e-2)  # fmt: skip
     if state := read_state(folder / "states", print):
         restore_trainer(trainer, state)
+        saved = torch.load(folder / "saved.pt")
+        assert all(torch.equal(tensor, saved.pop(name)) for name, tensor in whole_state(trainer).items()) and not saved
     for _ in zip(range(2), trainer.run(), strict=False):
         pass
-    tensors, progress = trainer_state(trainer, "reward")
+    save_state(folder / "states", *trainer_state(trainer, "reward"))
+    saved = whole_state(trainer)
     if rank == 0:
-        save_state(folder / "states", tensors, progress)
+        torch.save(saved, folder / "saved.pt")
+
+
+def whole_state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Return weights and moments; all processes must ask."""
+    return {name: whole(tensor) for name, tensor in trainer_state(trainer, "reward")[0].items()}
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["replicated", "sharded"])
 def test_what_some_processes_saved_any_other_number_goes_on_from(tmp_path, shard):
-    """1 → 2 → 3 → 1, against one that was never left: the same weights and moments."""
+    """1 → 2 → 3 → 1: what is read is what was saved, to the bit; the end is that of one that was never left."""
     alone, folder = tmp_path / "alone", tmp_path / "moved"
     for path in (alone, folder):
         path.mkdir()
@@ -234,6 +242,7 @@ def test_what_some_processes_saved_any_other_number_goes_on_from(tmp_path, shard
         in_processes(_leave_and_go_on, folder, count) if count > 1 else _leave_and_go_on(0, folder)
     expected, found = (read_state(path / "states", print) for path in (alone, folder))
     assert found.progress == pytest.approx(expected.progress) and found.tensors.keys() == expected.tensors.keys()
+    assert (found.path / "checksums.txt").read_text().count(".safetensors") == 1
     for name, tensor in expected.tensors.items():
         torch.testing.assert_close(found.tensors[name], tensor, rtol=1e-9, atol=1e-9)
 
@@ -242,7 +251,7 @@ def _resume(rank: int, folder: Path) -> None:
     config = TrainConfig(epochs=2, evaluate_every=100, micro_batch_tokens=10)
     whole, resumed = (make_trainer(folder / f"{name}{rank}", config) for name in ("whole", "resumed"))
     for event in whole.run():
-        if isinstance(event, Step) and event.step == 2 and rank == 0:
+        if isinstance(event, Step) and event.step == 2:
             save_state(folder / "states", *trainer_state(whole, "reward"))
     seeds = [torch.zeros(1, dtype=torch.float64) for _ in range(2)]
     dist.all_gather(seeds, torch.tensor([torch.initial_seed()], dtype=torch.float64))

@@ -32,7 +32,7 @@ from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_folder import load_language_model, read_start
-from minirm.runs.state import State
+from minirm.runs.state import read_state, save_state
 from minirm.tokens.packing import tokenize
 from minirm.worlds.films import praise
 from tests.conftest import last_state, sealed, write_lines
@@ -96,26 +96,30 @@ def test_the_distance_that_is_told_is_that_of_the_whole_distributions(name):
     assert told.kl_k3_nats == pytest.approx(np.mean(exact), abs=0.2 * told.kl_nats + 4 * error)
 
 
+def saved_and_read(learner, folder):
+    """Return a learner's state, through a folder."""
+    save_state(folder / "states", *learner.state())
+    return read_state(folder / "states", print)
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_learns_the_same_and_a_run_that_was_left_goes_on_as_if_it_had_not_been(name):
+def test_the_same_seed_learns_the_same_and_a_run_that_was_left_goes_on_as_if_it_had_not_been(name, tmp_path):
     whole, left, resumed = (a_trainer(name, iterations=4, target_kl=0.5, kl_weight=0.1) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two), next(two)]
-    tensors, progress = left.state()
-    resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
+    resumed.restore(saved_and_read(left, tmp_path))
     assert begun + list(resumed.run()) == expected
     assert len({one.kl_weight for one in expected}) == 4
     for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_dpo_that_was_left_goes_on_as_if_it_had_not_been():
+def test_dpo_that_was_left_goes_on_as_if_it_had_not_been(tmp_path):
     items = list(tokenize(comparisons() * 3, BARE))
     whole, left, resumed = (DPO(a_model(), BARE, items, DPOConfig(epochs=2, batch=4)) for _ in range(3))
     expected, two = list(whole.run()), left.run()
     begun = [next(two) for _ in range(4)]
-    tensors, progress = left.state()
-    resumed.restore(State({name: tensor.clone() for name, tensor in tensors.items()}, progress, Path("state")))
+    resumed.restore(saved_and_read(left, tmp_path))
     assert begun + list(resumed.run()) == expected
     for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -152,11 +156,10 @@ def test_the_responses_to_a_prompt_stay_together_in_a_step():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backbone", ["transformer", "gru"])
 @pytest.mark.parametrize("name", METHODS)
-def test_on_cuda_a_policy_learns_and_goes_on(backbone, name):
+def test_on_cuda_a_policy_learns_and_goes_on(backbone, name, tmp_path):
     left, resumed = (a_trainer(name, a_model(backbone).to("cuda")) for _ in range(2))
     next(left.run())
-    tensors, progress = left.state()
-    resumed.restore(State({name: tensor.cpu() for name, tensor in tensors.items()}, progress, Path("state")))
+    resumed.restore(saved_and_read(left, tmp_path))
     assert next(resumed.run()).iteration == 2
     best = best_of_n(resumed.policy.language_model, BARE, PROMPTS, vowels, n=2, max_new_tokens=4)
     assert len(best) == len(PROMPTS) and {p.device.type for p in resumed.policy.parameters()} == {"cuda"}

@@ -11,6 +11,7 @@ from minirm.errors import InputError, name_paths
 from minirm.files.fields import Usage
 from minirm.files.records import read_comparisons
 from minirm.files.survey import as_rows, describe
+from minirm.runs.cache import entries
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,30 @@ class Data:
     fields: tuple[str, ...] = ()
     """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
 
+    cache: Path | None = None
+    """A cache of prepared data, of minirm train --cache: show what it holds."""
+
     def run(self) -> int:
-        """Print what the files hold."""
-        if not self.files:
-            raise InputError("data needs at least one file or folder")
+        """Print what the files, or the cache, hold."""
+        if not self.files and self.cache is None:
+            raise InputError("data needs at least one file or folder, or --cache")
         check_open("stdout")
+        if self.cache is not None:
+            self._show_cache()
+        if self.files:
+            self._show_files()
+        return 0
+
+    def _show_cache(self) -> None:
+        if not self.cache.is_dir():
+            raise InputError(f"{self.cache}: no such folder")
+        table = Table("prepared data", "of", "MB", "days old", title=str(self.cache))
+        for entry in entries(self.cache):
+            files = name_paths(entry.files) if entry.is_finished else "not finished; the same minirm train goes on"
+            table.add_row(entry.folder.name, files, f"{entry.bytes / 1e6:,.1f}", f"{entry.days:.1f}")
+        new_console().print(table)
+
+    def _show_files(self) -> None:
         usage: dict[str, Usage] = {}
         how = {"format": self.format, "fields": self.fields}
         other = read_comparisons(self.other, **how) if self.other else None
@@ -46,4 +66,3 @@ class Data:
             for row in file.rows():
                 table.add_row(*row)
             console.print(table)
-        return 0

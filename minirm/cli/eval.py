@@ -1,5 +1,6 @@
 """minirm eval: how often a run agrees with a file's labels."""
 
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from minirm.cli.watcher import counting, tell
 from minirm.errors import InputError, name_paths
 from minirm.evaluation.report import check_evaluation_folder, write_evaluation
 from minirm.evaluation.rewardbench import check_ties, score_subsets, write_results
+from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.fields import Usage, tell_unread
+from minirm.files.kept import Kept
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 from minirm.hub.load import load
@@ -41,10 +44,16 @@ class Eval:
             disk.check_folder(self.out)
             check_evaluation_folder(self.out)
         scorer = load(self.run_folder)
+        with tempfile.TemporaryDirectory() as folder:
+            self._evaluate(scorer, Path(folder))
+        return 0
+
+    def _evaluate(self, scorer: RewardScorer, folder: Path) -> None:
+        """Score the files, whose comparisons are kept in a folder, and print the evaluation."""
         counts: Counter[str] = Counter()
         usage: dict[str, Usage] = {}
         records = read_comparisons(self.data, format=self.format, fields=self.fields, usage=usage)
-        comparisons = list(usable(records, counts))
+        comparisons = Kept.write(usable(records, counts), folder)
         if unread := tell_unread(usage):
             tell(f"minirm: {unread}")
         if not comparisons:
@@ -66,4 +75,3 @@ class Eval:
             console.print(f"RewardBench's own scores: {', '.join(scores)}", soft_wrap=True, markup=False)
         if self.out is not None:
             console.print(f"report: {self.out / 'report.html'}", soft_wrap=True)
-        return 0

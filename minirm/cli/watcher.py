@@ -126,6 +126,9 @@ class Watcher(Stopper):
         self.progress.stop()
         super().__exit__()
 
+    def prepare(self, what: str, done: int, total: int | None) -> None:
+        self.progress.update(self.task, description=what, completed=done, total=total)
+
     def begin(self, stage: str, done: int, steps: int) -> None:
         if not self.training:
             self.progress.remove_task(self.task)  # the data is read

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import compress
+
+import numpy as np
 
 from minirm.data.comparison import Comparison
 
@@ -22,16 +25,25 @@ def prompt_key(comparison: Comparison) -> bytes:
 
 
 def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
-    """Return the keys of the prompts to keep for validation: the share of them, rounded, but neither none nor all.
+    """Return the keys of the prompts to keep for validation; see `draws_validation`."""
+    keys = sorted(keys)
+    return frozenset(compress(keys, draws_validation(keys, share, seed)))
+
+
+def draws_validation(keys: Sequence, share: float, seed: int) -> np.ndarray:
+    """Return of each prompt whether to keep it for validation: the share of them, rounded, but neither none nor all.
 
     Args:
-        keys: `prompt_key` of at least two prompts.
+        keys: `prompt_key` of at least two prompts, each once; 16 bytes, or as many numbers.
         share: of the prompts, in (0, 1).
         seed: another seed draws another split.
     """
     salt = seed.to_bytes(8, "little", signed=True)
-    drawn = sorted(keys, key=lambda key: hashlib.blake2b(key, digest_size=8, salt=salt).digest())
-    return frozenset(drawn[: min(max(round(share * len(drawn)), 1), len(drawn) - 1)])
+    digests = (hashlib.blake2b(bytes(key), digest_size=8, salt=salt).digest() for key in keys)
+    lots = np.fromiter(map(int.from_bytes, digests), np.uint64, len(keys))
+    drawn = np.zeros(len(keys), bool)
+    drawn[np.argsort(lots, kind="stable")[: min(max(round(share * len(keys)), 1), len(keys) - 1)]] = True
+    return drawn
 
 
 def prompt_set(keys: Iterable[bytes]) -> frozenset[bytes]:

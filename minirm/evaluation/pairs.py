@@ -74,9 +74,10 @@ def flatten(comparisons: Sequence[Comparison], rewards: Rewards) -> Responses:
     _check(comparisons, rewards)
     counts = np.array([len(comparison.responses) for comparison in comparisons], dtype=int)
     index = np.repeat(np.arange(len(comparisons)), counts)
-    numbers: dict[bytes | int, int] = {}
-    keys = (prompt_key(comparison) if has_prompt(comparison) else i for i, comparison in enumerate(comparisons))
-    prompt = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=int)
+    named = (prompt_key(c) if has_prompt(c) else i.to_bytes(16, "little") for i, c in enumerate(comparisons))
+    keys = np.fromiter(named, "S16", len(comparisons))
+    _, first, of_key = np.unique(keys, return_index=True, return_inverse=True)
+    prompt = np.argsort(np.argsort(first))[of_key]  # numbered as they come
     certainty = np.array([comparison.probability for comparison in comparisons], dtype=float)
     return Responses(
         comparison=index,

@@ -34,6 +34,8 @@ from minirm.tokens.stream import cut_into_batches
 Prompt = str | Sequence[dict] | None
 RECORDS_AT_ONCE = 256
 """Records that `score_records` reads before it yields their rewards."""
+COMPARISONS_AT_ONCE = 8192
+"""Comparisons that are held in memory while they are scored; those of like length go together, and of one prompt."""
 TOKENS_AT_ONCE = 2048
 """On a CPU, a batch takes comparisons until their tokens reach this number: what so few need stays in its caches."""
 
@@ -156,6 +158,9 @@ class RewardScorer(Scorer):
 
     def score_comparisons(self, comparisons: Sequence[Comparison], *, normalise: bool = False) -> list[list[float]]:
         """Return the rewards of each comparison's responses; those with the same prompt share its computation."""
+        return [values for some in _at_once(comparisons) for values in self._score(some, normalise)]
+
+    def _score(self, comparisons: Sequence[Comparison], normalise: bool) -> list[list[float]]:
         grouped: dict[tuple[Turn, ...], list[str]] = {}
         sources: dict[tuple[Turn, ...], str] = {}  # of each prompt, where it was read first
         for comparison in comparisons:
@@ -184,19 +189,30 @@ class RewardScorer(Scorer):
             dropped: what `minirm.files.survey.usable` left out of the comparisons; reported if given.
             seed: of the intervals' resamples.
         """
-        before, known = self.cut.copy(), self.run.training_prompts
-        rewards = self.score_comparisons(comparisons)
-        cut = {name: count - before[name] for name, count in self.cut.items()}
+        known, cut = self.run.training_prompts, Counter()
+        rewards, swapped = [], []
+        for some in _at_once(comparisons):
+            before = self.cut.copy()
+            rewards += self.score_comparisons(some)
+            cut.update({name: count - before[name] for name, count in self.cut.items()})
+            swapped += self.score_comparisons(swap_prompts(some))
         evaluation = evaluate(
             comparisons,
             rewards,
-            swapped_rewards=self.score_comparisons(swap_prompts(comparisons)),
+            swapped_rewards=swapped,
             training_prompts=None if known is None else prompt_set(known),
-            cut=cut,
+            cut=dict(cut),
             dropped=dropped,
             seed=seed,
         )
         return rewards, evaluation
+
+
+def _at_once(comparisons: Iterable[Comparison]) -> Iterator[list[Comparison]]:
+    """Yield the comparisons, as many at a time as are scored together."""
+    rest = iter(comparisons)
+    while some := list(islice(rest, COMPARISONS_AT_ONCE)):
+        yield some
 
 
 def _unjudged(prompt: tuple[Turn, ...], responses: Sequence[str], source: str = "") -> Comparison:

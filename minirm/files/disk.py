@@ -238,6 +238,18 @@ def check_tensors(
     Raises:
         InputError: says which.
     """
+    check_fit(tensors, wanted, path, any_precision=any_precision)
+    check_finite(tensors, path)
+
+
+def check_fit(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, *, any_precision: bool = False
+) -> None:
+    """Refuse tensors, whose numbers are not looked at, of other names, shapes or types than are wanted.
+
+    Raises:
+        InputError: says which.
+    """
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise InputError(f"{path}: tensor {name!r} is missing")
@@ -250,5 +262,16 @@ def check_tensors(
             )
         if not any_precision and tensor.dtype != like.dtype:
             raise InputError(f"{path}: tensor {name!r} is of {tensor.dtype}: must be of {like.dtype}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point():
+            raise InputError(f"{path}: tensor {name!r} holds something else than finite floating-point numbers")
+
+
+def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse a tensor that holds a number that is not finite.
+
+    Raises:
+        InputError: says which.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
             raise InputError(f"{path}: tensor {name!r} holds something else than finite floating-point numbers")

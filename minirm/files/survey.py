@@ -1,11 +1,14 @@
 """What a set of comparisons holds, and what of it a reward model can learn from."""
 
+from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
 from math import comb
+
+import numpy as np
 
 from minirm.data.comparison import Comparison
 
@@ -102,15 +105,17 @@ def describe(comparisons: Iterable[Comparison], other: Iterable[Comparison] | No
     tally, dropped = _Tally(), Counter()
     for _ in usable(map(tally.add, comparisons), dropped):
         pass
-    others = None if other is None else {hash(one.prompt) for one in other if one.prompt}
+    tally.finish()
+    prompts = _distinct(tally.prompts)
+    others = None if other is None else _distinct(array("q", (hash(one.prompt) for one in other if one.prompt)))
     return DataSummary(
         **tally.counts,
         responses_per_comparison=dict(sorted(tally.responses.items())),
         prompt_characters=_lengths(tally.prompt_characters),
         response_characters=_lengths(tally.response_characters),
         subsets=dict(tally.subsets),
-        prompts=len(tally.prompts),
-        shared_prompts=None if others is None else len(tally.prompts & others),
+        prompts=len(prompts),
+        shared_prompts=None if others is None else len(np.intersect1d(prompts, others)),
         dropped=dict(dropped),
     )
 
@@ -144,7 +149,7 @@ class _Tally:
         self.counts = dict.fromkeys((*COUNTED, "repeated_comparisons", "pairs", "tied_pairs", "conflicting_pairs"), 0)
         self.responses, self.subsets = Counter(), Counter()
         self.prompt_characters, self.response_characters = Counter(), Counter()  # length → how often
-        self.prompts, self.contents, self.verdicts = set(), set(), set()
+        self.prompts, self.contents, self.verdicts, self.reversed = (array("q") for _ in range(4))
 
     def add(self, one: Comparison) -> Comparison:
         """Count one comparison, and return it."""
@@ -154,13 +159,11 @@ class _Tally:
         if one.subset:
             self.subsets[one.subset] += 1
         prompt = hash(one.prompt)
-        content = hash((prompt, one.responses, one.scores))
         for name, applies in COUNTED.items():
             self.counts[name] += applies(one)
-        self.counts["repeated_comparisons"] += content in self.contents
-        self.contents.add(content)
+        self.contents.append(hash((prompt, one.responses, one.scores)))
         if one.prompt:
-            self.prompts.add(prompt)
+            self.prompts.append(prompt)
         self._judge_pairs(prompt, one)
         return one
 
@@ -172,9 +175,23 @@ class _Tally:
             return
         ranked = sorted(zip(one.scores, map(hash, one.responses), strict=True), reverse=True)
         for (high, better), (low, worse) in combinations(ranked, 2):
-            if high > low:
-                self.counts["conflicting_pairs"] += better != worse and hash((prompt, worse, better)) in self.verdicts
-                self.verdicts.add(hash((prompt, better, worse)))
+            if high > low and better != worse:
+                self.verdicts.append(hash((prompt, better, worse)))
+                self.reversed.append(hash((prompt, worse, better)))
+
+    def finish(self) -> None:
+        """Count what repeats or contradicts what came before."""
+        self.counts["repeated_comparisons"] = len(self.contents) - len(_distinct(self.contents))
+        verdicts, first = np.unique(np.frombuffer(self.verdicts, np.int64), return_index=True)
+        if len(verdicts):
+            others = np.frombuffer(self.reversed, np.int64)
+            found = np.searchsorted(verdicts, others).clip(max=len(verdicts) - 1)
+            before = (verdicts[found] == others) & (first[found] < np.arange(len(others)))
+            self.counts["conflicting_pairs"] = int(before.sum())
+
+
+def _distinct(hashes: array) -> np.ndarray:
+    return np.unique(np.frombuffer(hashes, np.int64))
 
 
 def _lengths(counts: Counter) -> Lengths:

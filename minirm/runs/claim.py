@@ -54,7 +54,7 @@ class Job:
         self.is_begun = True
 
     def save(self, tensors: dict[str, Tensor], progress: dict) -> None:
-        """Write where the job stands, beside the state before."""
+        """Write where the job stands, beside the state before; all processes that train together must ask."""
         save_state(self.folder / STATES, tensors, progress)
 
     def restore(self, note: Callable[[str], object]) -> State | None:

@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from minirm.config import TrainConfig
 from minirm.config_rules import require, to_json
-from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.evaluation.evaluate import Evaluation, Fit, Surprise
 from minirm.evaluation.report import write_evaluation
@@ -35,7 +34,7 @@ from minirm.runs.state import State, restore_trainer, trainer_state
 from minirm.tokens.stream import Stream
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import whole_weights
+from minirm.training.parallel import by_the_first, whole_weights
 
 SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
@@ -76,10 +75,10 @@ def train_run(
             nonlocal job
             job = held.enter_context(claim(folder, job.asked))
             if job.is_begun:
-                check_unchanged(job.begun, config, start)
-            job.begin(lambda path: prepare(config, path, start))
+                check_unchanged(job.begun, config, start, observer.prepare, observer.note)
+            job.begin(lambda path: prepare(config, path, start, observer.prepare, observer.note))
 
-        _by_the_first(begin)
+        by_the_first(begin)
         prepared = read_prepared(job.begun)
         _note_what_was_left_out(prepared, observer)
         state = job.restore(observer.note)
@@ -87,20 +86,6 @@ def train_run(
         with Journal(folder if is_writer() else None, written, observer.note) as journal:
             trained = _Stages(prepared, start, job, observer, journal, state).train()
         return _finish(prepared, *trained, job, observer) if trained is not None and is_writer() else None
-
-
-def _by_the_first(work: Callable[[], None]) -> None:
-    """Let the first of the processes work while the others wait; what it refuses, all of them refuse."""
-    refused: list[str | None] = [None]
-    if is_writer():
-        try:
-            work()
-        except InputError as error:
-            refused = [str(error)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(refused)
-    if refused[0] is not None:
-        raise InputError(refused[0])
 
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:
@@ -195,8 +180,7 @@ class _Stages:
             stop, late = trainer.ranks.any(stop or self.observer.should_stop(), late)
             if stop or late or isinstance(event, Evaluated):
                 tensors, progress = trainer_state(trainer, stage)
-                if is_writer():
-                    self.job.save(tensors, {**progress, "written": self.journal.written()})
+                self.job.save(tensors, {**progress, "written": self.journal.written()})
                 saved = time.monotonic()
             if stop:
                 return False

@@ -24,6 +24,9 @@ UNSHOWN = {"step", "steps", "best", "cases", "comparisons", "tokens", "seconds"}
 class Observer:
     """Watches a run and may stop it. This one is silent; the command line has one that draws."""
 
+    def prepare(self, what: str, done: int, total: int | None) -> None:
+        """The data is being prepared: of `what`, so much of a total is done."""
+
     def begin(self, stage: str, done: int, steps: int) -> None:
         """A stage begins, or goes on after `done` of its steps."""
 
@@ -123,6 +126,8 @@ class Journal:
 
     def written(self) -> dict[str, list]:
         """Return the length and the digest of each file, all of it on the disk."""
+        if self.file is None:
+            return {}
         os.fsync(self.file.fileno())
         with naming(self.board.log_dir):
             self.board.flush()

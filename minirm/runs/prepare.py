@@ -1,30 +1,38 @@
-"""From files of comparisons to a folder of what training reads: split by prompt, a tokenizer, both splits in tokens."""
+"""From files of comparisons to a folder of what training reads: split by prompt, a tokenizer, both splits in tokens.
+
+The files are read once, and what they hold is kept on disk until it is encoded: memory does not grow with them.
+"""
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-import msgspec
 import numpy as np
 import torch
 
-from minirm.config import OF_SINGLES, OF_TIES
+from minirm.config import OF_SINGLES
 from minirm.config_rules import config_from_json, require, to_json
 from minirm.data.comparison import Comparison
-from minirm.data.splits import draw_validation, prompt_key
+from minirm.data.splits import draws_validation, prompt_key
 from minirm.errors import InputError, name_paths
-from minirm.files.disk import read_json, write_json
+from minirm.files.disk import read_json, write_json, write_whole
 from minirm.files.fields import Usage, tell_unread
-from minirm.files.pretrained import AnyTokenizer
+from minirm.files.kept import Kept
+from minirm.files.pretrained import AnyTokenizer, open_tokenizer
 from minirm.files.reading import find_files
 from minirm.files.records import read_comparisons
-from minirm.files.survey import MERGED, DataSummary, describe, usable
+from minirm.files.survey import MERGED, DataSummary, describe
+from minirm.runs.cache import key_of, prepared_once
 from minirm.runs.checksums import digest_of
-from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
+from minirm.runs.encode import encode, usable_by
+from minirm.runs.run_config import REWARD, RunConfig
 from minirm.runs.run_folder import (
     CONFIG,
     DATA,
@@ -33,20 +41,23 @@ from minirm.runs.run_folder import (
     Start,
     read_model_config,
     read_prompts,
-    write_prompts,
     write_tokenizer,
 )
-from minirm.tokens.packing import Encoded, fit, labels_of, tokenize
-from minirm.tokens.stream import TokenStore, preferred
-from minirm.tokens.tokenizer import Tokenizer
+from minirm.tokens.packing import labels_of
+from minirm.tokens.stream import TokenStore
+from minirm.tokens.tokenizer import FILE, Tokenizer
 from minirm.training.objectives import broken_rule
 
 KEPT = ("cut", "merged", MERGED)
 """How counts of what happened to a row that stayed begin."""
 
 
-VALIDATION, STORES = "validation.json", "tokens"
+VALIDATION, STORES = "validation", "tokens"
 """What training alone reads: the comparisons of the validation split, and a store for each split and stage."""
+READ, KEYS = "read", "keys.bin"
+"""What was read, until it is encoded; and the key of each comparison's prompt."""
+VOCABULARY_FROM = 1 << 24
+"""Bytes of comparisons from which a vocabulary is learned."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +70,26 @@ class Prepared:
     data: dict
     """What data.json holds: a summary of the files and their digests, and what was cut, merged or dropped."""
     training_prompts: np.ndarray  # (prompts, 16) uint8
-    validation: list[Comparison]
+    validation: Kept
     stores: dict[str, TokenStore]
     """By split and stage: "training reward"."""
 
 
+class Progress(Protocol):
+    """Is told how far the work has come; in all may be unknown."""
+
+    def __call__(self, what: str, done: int, total: int | None) -> object:
+        """Of `what`, so much is done."""
+        ...
+
+
 def read_prepared(folder: Path) -> Prepared:
-    """Return what `prepare` wrote into a folder."""
-    config = config_in(folder / CONFIG)
+    """Return what `prepare` wrote into a folder, or into the cache that its configuration names."""
+    config, data = config_in(folder / CONFIG), read_json(folder / DATA)
     _, tokenizer = read_model_config(folder, read_json(folder / CONFIG))
-    validation = msgspec.convert(read_json(folder / VALIDATION)["comparisons"], list[Comparison])
-    stores = {path.name: TokenStore(path) for path in sorted((folder / STORES).iterdir())}
-    data, prompts = read_json(folder / DATA), read_prompts(folder / PROMPTS)
-    return Prepared(config, tokenizer, data, prompts, validation, stores)
+    made = folder if config.data.cache is None else config.data.cache / data["key"]
+    stores = {path.name: TokenStore(path) for path in sorted((made / STORES).iterdir())}
+    return Prepared(config, tokenizer, data, read_prompts(folder / PROMPTS), Kept(made / VALIDATION), stores)
 
 
 def config_in(path: Path) -> RunConfig:
@@ -85,18 +103,24 @@ def config_in(path: Path) -> RunConfig:
     return config_from_json(RunConfig, parts, str(path))
 
 
-def check_unchanged(folder: Path, config: RunConfig, start: Start | None) -> None:
-    """Refuse to go on with other data, or from another start, than what was prepared in a folder.
+def check_unchanged(
+    folder: Path, config: RunConfig, start: Start | None, progress: Progress, note: Callable[[str], object]
+) -> None:
+    """Refuse to go on with other data, or from another start, than what was prepared in a folder or its cache.
+
+    What has gone from the cache is prepared there again.
 
     Raises:
         InputError: says what changed.
     """
-    then = read_json(folder / DATA)
-    now = {**_digests(config), None: None if start is None else start.digest()}
+    then, files = read_json(folder / DATA), _digests(config)
+    now = {**files, None: None if start is None else start.digest()}
     before = {**then["files"], None: then["start"]}
     changed = [name or str(config.start) for name in now | before if now.get(name) != before.get(name)]
     if changed:
         raise InputError(f"{folder.parent}: the data changed since this run began ({', '.join(changed)}): train anew")
+    if config.data.cache is not None:
+        _prepared_once(config, start, files, progress, note)
 
 
 def _digests(config: RunConfig) -> dict[str, str]:
@@ -104,70 +128,142 @@ def _digests(config: RunConfig) -> dict[str, str]:
     return {str(path): digest_of(path) for path in files}
 
 
-@dataclass
-class Split:
-    """Comparisons of the configured files, training and validation part apart."""
-
-    config: DataConfig
-    seed: int
-    held_out: frozenset[bytes] = field(default_factory=frozenset)
-
-    def names(self, part: str) -> str:
-        """Return the files of a part, for messages."""
-        own_files = self.config.validation if part == "validation" else ()
-        return name_paths(own_files or self.config.data)
-
-    def rows(self, part: str) -> Iterator[Comparison]:
-        """Yield the comparisons of "training" or "validation", reading the files anew."""
-        if self.config.validation:
-            paths = self.config.data if part == "training" else self.config.validation
-            return read_comparisons(paths, format=self.config.format, fields=self.config.fields)
-        everything = read_comparisons(self.config.data, format=self.config.format, fields=self.config.fields)
-        return (c for c in everything if (prompt_key(c) in self.held_out) == (part == "validation"))
-
-
-def prepare(config: RunConfig, folder: Path, start: Start | None = None) -> Prepared:
+def prepare(
+    config: RunConfig,
+    folder: Path,
+    start: Start | None = None,
+    progress: Progress = lambda *_: None,
+    note: Callable[[str], object] = lambda _: None,
+) -> Prepared:
     """Read the files, split them by prompt, train the tokenizer on the training split and encode both into `folder`.
+
+    With a cache, what is large is prepared there, unless it was before.
 
     Args:
         start: where to take the tokenizer from instead, and the prompts that it was trained on as well.
+        progress: hears how far the work has come.
+        note: hears what is found in the cache.
     Raises:
         InputError: the files can't be read, or hold nothing to learn from.
     """
-    data, seed, files = config.data, config.seed, _digests(config)
-    keys: set[bytes] = set()
-    usage: dict[str, Usage] = {}
-    how = {"format": data.format, "fields": data.fields, "usage": usage}
-    named = _checked(read_comparisons(data.validation, **how), config) if data.validation else None
-    rows = _checked(read_comparisons(data.data, **how), config)
-    summary = describe(_noting_keys(rows, keys), named)
-    _check_learnable(config, summary)
-    if not data.validation and len(keys) < 2:
-        raise InputError(
-            f"{name_paths(data.data)}: one distinct prompt only: two are needed to keep one for validation"
-        )
-    held_out = frozenset() if data.validation else draw_validation(keys, data.validation_share / 100, seed)
-    split = Split(data, seed, held_out)
-    validation = _validation_comparisons(config, split) if REWARD in config.stages else []
-    tokenizer = Tokenizer.train(_texts(split.rows("training")), data.vocab_size) if start is None else start.tokenizer
-    counts: Counter[str] = Counter()
-    for part in ("training", "validation"):
-        _encode(config, split, part, tokenizer, folder / STORES, counts)
+    files = _digests(config)
+    if config.data.cache is None:
+        _make(config, folder, start, files, progress)
+    else:
+        made = _prepared_once(config, start, files, progress, note)
+        for name in (PROMPTS, DATA):
+            write_whole(folder / name, lambda path, name=name: shutil.copyfile(made / name, path))
+        write_tokenizer(folder, open_tokenizer(made, bidirectional=config.model.bidirectional))
+    tokenizer = open_tokenizer(folder, bidirectional=config.model.bidirectional)
     vocab_size = tokenizer.vocab_size if start is None else start.model.vocab_size
     config = replace(config, model=replace(config.model, vocab_size=vocab_size))
     versions = {"minirm": minirm_version(), "torch": torch.__version__, "python": platform.python_version()}
     write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, **to_json(config)})
-    write_tokenizer(folder, tokenizer)
-    write_json(folder / VALIDATION, {"comparisons": [dataclasses.asdict(one) for one in validation]})
-    write_prompts(folder / PROMPTS, (keys - held_out) | (frozenset() if start is None else start.training_prompts))
-    digest = None if start is None else start.digest()
-    found = {
-        "summary": dataclasses.asdict(summary),
-        "counts": dict(sorted(counts.items())),
-        "unread": tell_unread(usage),
-    }
-    write_json(folder / DATA, {**found, "files": files, "start": digest})
     return read_prepared(folder)
+
+
+def _prepared_once(
+    config: RunConfig, start: Start | None, files: dict, progress: Progress, note: Callable[[str], object]
+) -> Path:
+    """Return the folder in the cache that holds what a run needs."""
+    key = key_of(config, files, start)
+    return prepared_once(
+        config.data.cache, key, files, lambda path: _make(config, path, start, files, progress, key), note
+    )
+
+
+def _make(
+    config: RunConfig, folder: Path, start: Start | None, files: dict, progress: Progress, key: str | None = None
+) -> None:
+    """Prepare the data into a folder."""
+    summary, unread = _read(config, folder / READ, progress)
+    parts, training_prompts = _split(config, folder / READ)
+    kept = usable_by(config, parts["validation"], Counter()) if REWARD in config.stages else ()
+    kept = Kept.write(kept, folder / VALIDATION)
+    _check_validation(config, kept)
+    if start is None:
+        tokenizer = _learn_tokenizer(config, parts["training"], folder, progress)
+    else:
+        tokenizer = start.tokenizer
+        known = np.frombuffer(b"".join(start.training_prompts), np.uint8).reshape(-1, 16)
+        training_prompts = np.unique(np.concatenate([training_prompts, known]), axis=0)
+    write_tokenizer(folder, tokenizer)
+    counts = encode(config, tokenizer, parts, folder / STORES, progress)
+    for part in parts:
+        for stage in config.stages:
+            _check_something_is_left(config, part, stage, TokenStore(folder / STORES / f"{part} {stage}"), counts)
+    write_whole(folder / PROMPTS, lambda path: path.write_bytes(training_prompts.tobytes()))
+    digest = None if start is None else start.digest()
+    found = {"summary": summary, "counts": dict(sorted(counts.items())), "unread": unread}
+    write_json(folder / DATA, {**found, "files": files, "start": digest, "key": key})
+    shutil.rmtree(folder / READ)
+
+
+def _learn_tokenizer(config: RunConfig, rows: Kept, folder: Path, progress: Progress) -> Tokenizer:
+    """Return a tokenizer learned from a part, or the one that an earlier process left in the folder."""
+    if (folder / FILE).is_file():
+        return Tokenizer.load(folder / FILE)
+    progress("learning a vocabulary", 0, None)
+    return Tokenizer.train(_texts(_sample(rows)), config.data.vocab_size)
+
+
+def _read(config: RunConfig, folder: Path, progress: Progress) -> tuple[dict, str | None]:
+    """Read the files once, keep their comparisons in a folder, and return what they hold, and what was left unread."""
+    data, done = config.data, folder / "read.json"
+    if not done.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        usage: dict[str, Usage] = {}
+        how = {"format": data.format, "fields": data.fields, "usage": usage}
+        size, sizes = 0, [path.stat().st_size for path in find_files([*data.data, *data.validation])]
+
+        def keep(paths: Sequence[Path], name: str) -> Iterator[Comparison]:
+            nonlocal size
+            (folder / name).mkdir(parents=True)
+            with (folder / name / KEYS).open("wb") as keys:
+                for row, bytes_ in Kept.writing(_checked(read_comparisons(paths, **how), config), folder / name):
+                    keys.write(prompt_key(row))
+                    size += bytes_
+                    if size % 4096 < bytes_:
+                        progress("reading", size, max(size, sum(sizes)))
+                    yield row
+
+        summary = describe(keep(data.data, "data"), keep(data.validation, "validation") if data.validation else None)
+        _check_learnable(config, summary)
+        write_json(done, {"summary": dataclasses.asdict(summary), "unread": tell_unread(usage)})
+    found = read_json(done)
+    return found["summary"], found["unread"]
+
+
+def _split(config: RunConfig, folder: Path) -> tuple[dict[str, Kept], np.ndarray]:
+    """Return the comparisons of each part, and the keys of the training prompts, (prompts, 16) uint8, in order."""
+    everything = Kept(folder / "data")
+    keys = np.fromfile(folder / "data" / KEYS, "S16")
+    prompts, of_row = np.unique(keys, return_inverse=True)
+    if config.data.validation:
+        parts, held_out = (
+            {"training": everything, "validation": Kept(folder / "validation")},
+            np.zeros(len(prompts), bool),
+        )
+    else:
+        if len(prompts) < 2:
+            names = name_paths(config.data.data)
+            raise InputError(f"{names}: one distinct prompt only: two are needed to keep one for validation")
+        held_out = draws_validation(as_rows(prompts), config.data.validation_share / 100, config.seed)
+        sides = {"training": ~held_out[of_row], "validation": held_out[of_row]}
+        parts = {part: Kept(folder / "data", np.flatnonzero(mask)) for part, mask in sides.items()}
+    return parts, as_rows(prompts)[~held_out]
+
+
+def as_rows(keys: np.ndarray) -> np.ndarray:
+    """Return keys of 16 bytes each as numbers, (keys, 16) uint8."""
+    return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 16)
+
+
+def _sample(rows: Kept) -> Kept:
+    """Return so many comparisons, from everywhere, as are enough to learn a vocabulary from."""
+    numbers = np.asarray(rows.numbers)
+    size = int(rows.ends[-1]) * len(numbers) / len(rows.ends)
+    return rows[:: max(1, math.ceil(size / VOCABULARY_FROM))]
 
 
 def minirm_version() -> str:
@@ -193,53 +289,27 @@ def _checked(rows: Iterable[Comparison], config: RunConfig) -> Iterator[Comparis
         yield row
 
 
-def _usable(rows: Iterable[Comparison], counts: Counter, config: RunConfig) -> Iterator[Comparison]:
-    loss = config.reward.loss
-    return usable(rows, counts, keep_ties=loss in OF_TIES, keep_singles=loss in OF_SINGLES)
+def _check_validation(config: RunConfig, rows: Kept) -> None:
+    """Refuse a validation part on which no reward model could be right or wrong."""
+    compares = REWARD in config.stages and config.reward.loss not in OF_SINGLES
+    if compares and not any(len(set(row.scores)) > 1 and row.probability != 0.5 for row in rows):
+        raise InputError(f"{_names(config, 'validation')}: no pair of the validation part has a better response")
 
 
-def _validation_comparisons(config: RunConfig, split: Split) -> list[Comparison]:
-    found = list(_usable(split.rows("validation"), Counter(), config))
-    if config.reward.loss not in OF_SINGLES and not any(len(set(c.scores)) > 1 and c.probability != 0.5 for c in found):
-        raise InputError(f"{split.names('validation')}: no pair of the validation part has a better response")
-    return found
+def _names(config: RunConfig, part: str) -> str:
+    """Return the files of a part, for messages."""
+    own_files = config.data.validation if part == "validation" else ()
+    return name_paths(own_files or config.data.data)
 
 
-def _encode(
-    config: RunConfig, split: Split, part: str, tokenizer: AnyTokenizer, folder: Path, counts: Counter[str]
-) -> None:
-    """Write one split's store for each stage, and add to `counts` what was cut, merged or dropped."""
-    for stage in config.stages:
-        found: Counter[str] = Counter()
-        rows = split.rows(part)
-        if stage == REWARD:
-            rows = _usable(rows, found, config)
-        encoded = tokenize(rows, tokenizer, by_assistant=stage == LANGUAGE_MODEL and config.only_assistant)
-        if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
-            encoded = _as_texts(config, encoded)
-        how = {"keep_first": config.model.bidirectional, "keep_incomparable": stage == LANGUAGE_MODEL}
-        encoded = fit(encoded, config.packing, found, **how)
-        if not len(TokenStore.write(encoded, folder / f"{part} {stage}")):
-            dropped = {count: name for name, count in found.items() if not name.startswith(KEPT)}
-            why = f", most of it ({max(dropped)}) {dropped[max(dropped)]}" if dropped else ""
-            raise InputError(f"{split.names(part)}: nothing of the {part} part is left for the {stage}{why}")
-        counts.update({f"{part}, {stage}: {name}": n for name, n in found.items() if n})
-
-
-def _as_texts(config: RunConfig, encoded: Iterable[Encoded]) -> Iterator[Encoded]:
-    """Yield what a language model is to learn of comparisons."""
-    for item in encoded:
-        chosen = preferred(item) if config.data.language_model_responses == "preferred" else item
-        learned = chosen.learned if config.only_assistant else None
-        if not config.model.predicts_prompts:
-            learned = np.zeros(len(chosen.prompt), dtype=bool)
-        yield replace(chosen, learned=learned, steps=None)
-
-
-def _noting_keys(rows: Iterable[Comparison], keys: set[bytes]) -> Iterator[Comparison]:
-    for row in rows:
-        keys.add(prompt_key(row))
-        yield row
+def _check_something_is_left(config: RunConfig, part: str, stage: str, store: TokenStore, counts: Counter) -> None:
+    """Refuse a part of which a stage can learn nothing."""
+    if not len(store):
+        before = f"{part}, {stage}: "
+        found = {name.removeprefix(before): n for name, n in counts.items() if name.startswith(before)}
+        dropped = {count: name for name, count in found.items() if not name.startswith(KEPT)}
+        why = f", most of it ({max(dropped)}) {dropped[max(dropped)]}" if dropped else ""
+        raise InputError(f"{_names(config, part)}: nothing of the {part} part is left for the {stage}{why}")
 
 
 def _texts(rows: Iterable[Comparison]) -> Iterator[str]:

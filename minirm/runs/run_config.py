@@ -32,6 +32,9 @@ class DataConfig:
     """Format of the files by name; None recognises it by content."""
     fields: tuple[str, ...] = ()
     """What fields hold: prompt=question chosen=answer_a …; unread=FIELD for one that is not to be read."""
+    cache: Path | None = None
+    """Folder where prepared data is kept for later runs on the same files with the same tokenizer and packing. None:
+    in the run's own folder, until it is finished."""
     vocab_size: Count | None = None
     """Size of the vocabulary. None: 8192, or fewer if the data gives fewer. A number must be reached exactly."""
     language_model_responses: Literal["preferred", "all"] = "preferred"

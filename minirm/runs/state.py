@@ -1,18 +1,28 @@
-"""Where training stands: what a job goes on from, to the last bit. The last two states are kept."""
+"""Where training stands: what a job goes on from, to the last bit. The last two states are kept.
+
+Several processes write one together: `torch.distributed.checkpoint` lets each write its part of what is sharded, as
+safetensors, and any other number of processes read of it what they need.
+"""
 
 import dataclasses
 import math
+import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from minirm.config_rules import config_from_json, require
 from minirm.errors import InputError
 from minirm.files.disk import (
+    check_finite,
+    check_fit,
     check_tensors,
     read_json,
     read_tensors,
@@ -23,9 +33,11 @@ from minirm.files.disk import (
 from minirm.runs.checksums import check_sealed, seal
 from minirm.training.loop import Progress, Trainer
 from minirm.training.optimizers import optimizer_tensors, restore_optimizer, trained_weights
-from minirm.training.parallel import sharded_like, whole
+from minirm.training.parallel import Ranks, by_the_first, own_part, together
 
 TENSORS, PROGRESS = "training.safetensors", "progress.json"
+SHARDS = ".shards"
+"""Where several processes write a state, each its file, before it is put together and sealed."""
 REMEMBERED = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
 REMEMBERED |= {"SGD": {"momentum_buffer"}, "Lion": {"momentum"}}
 """What an optimizer remembers of each weight."""
@@ -35,20 +47,52 @@ REMEMBERED |= {"SGD": {"momentum_buffer"}, "Lion": {"momentum"}}
 class State:
     """What was saved at one moment."""
 
-    tensors: dict[str, Tensor]
     progress: dict
     path: Path
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a state that one process saved."""
+        return read_tensors(self.path / TENSORS)
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names begin so, by the rest of their names."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
+    def shapes(self) -> dict[str, Tensor]:
+        """Return an empty tensor for each one that was saved, by whatever number of processes."""
+        try:
+            saved = dcp.HuggingFaceStorageReader(str(self.path)).read_metadata().state_dict_metadata
+        except Exception as error:  # of whatever reads it
+            raise InputError(f"{self.path}: not whole safetensors files ({str(error).splitlines()[0]})") from None
+        return {name: torch.empty(t.size, dtype=t.properties.dtype, device="meta") for name, t in saved.items()}
+
+    def read_into(self, tensors: dict[str, Tensor]) -> None:
+        """Fill tensors, of which each process may hold a part, with those of their names; all of them must ask."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process is meant to be one
+            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(self.path)))
+
 
 def save_state(folder: Path, tensors: dict[str, Tensor], progress: dict) -> None:
-    """Write a state beside those that are there, whole or not at all, and remove all but the last two."""
+    """Write a state beside those that are there, whole or not at all, and remove all but the last two.
 
+    All processes that train together must ask; what the first one gives as `progress` counts.
+    """
+    shards = folder / SHARDS
+    if Ranks().count > 1:
+        by_the_first(lambda: shutil.rmtree(shards, ignore_errors=True))
+        dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(shards), save_distributed=True))
+    by_the_first(lambda: _save(folder, tensors, progress))
+
+
+def _save(folder: Path, tensors: dict[str, Tensor], progress: dict) -> None:
     def write(state: Path) -> None:
-        write_tensors(state / TENSORS, tensors)
+        if (folder / SHARDS).is_dir():
+            for path in (folder / SHARDS).iterdir():
+                os.replace(path, state / path.name)
+        else:
+            write_tensors(state / TENSORS, tensors)
         write_json(state / PROGRESS, progress)
         seal(state)
 
@@ -61,16 +105,20 @@ def save_state(folder: Path, tensors: dict[str, Tensor], progress: dict) -> None
 
 
 def read_state(folder: Path, note: Callable[[str], object]) -> State | None:
-    """Return the last state that is whole; None where there is none at all.
+    """Return the last state that is whole; None where there is none at all. All processes must ask.
 
     Raises:
         InputError: there are states, and every one is damaged.
     """
+    return by_the_first(lambda: _last_whole(folder, note))
+
+
+def _last_whole(folder: Path, note: Callable[[str], object]) -> State | None:
     there = _states(folder)
     for path in reversed(there):
         try:
             check_sealed(path)
-            return State(read_tensors(path / TENSORS), read_json(path / PROGRESS), path)
+            return State(read_json(path / PROGRESS), path)
         except InputError as error:
             if path == there[0]:
                 raise InputError(f"{error}; without {folder} the run begins anew") from None
@@ -83,35 +131,40 @@ def _states(folder: Path) -> list[Path]:
 
 
 def trainer_state(trainer: Trainer, stage: str) -> tuple[dict[str, Tensor], dict]:
-    """Return all that going on needs, whole: weights, best weights and optimizer; and how far it came in the data.
+    """Return all that going on needs: weights, best weights and optimizer; and how far it came in the data.
 
-    All ranks must ask, for where tensors are sharded they put them together. Any number of them can go on from it.
+    Of what is sharded, each process returns its part. Any number of them can go on from it.
     """
     tensors = {f"model.{name}": tensor for name, tensor in trainer.model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in trainer.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(trainer.optimizer).items()}
-    tensors = {name: whole(tensor) for name, tensor in tensors.items()}
     progress = {"stage": stage, **dataclasses.asdict(trainer.progress)}
     return tensors, progress | {"best_loss": progress["best_loss"] if trainer.best_weights else None}
 
 
 def restore_trainer(trainer: Trainer, state: State) -> None:
-    """Bring a fresh trainer to where `trainer_state` left one.
+    """Bring a fresh trainer to where `trainer_state` left one; all processes must ask.
 
     Raises:
         InputError: the state does not fit the trainer.
     """
-    path, progress, best = state.path / TENSORS, _progress(state, trainer), state.under("best.")
-    learned = trained_weights(trainer.model)
-    if best:
-        check_tensors(best, {name: weight.data for name, weight in learned.items()}, path)
-    check_moments(state.under("optimizer."), trainer.optimizer, path)
-    own, weights = trainer.model.state_dict(), state.under("model.")
-    check_tensors(weights, own, path, any_precision=True)
-    trainer.model.load_state_dict({name: sharded_like(tensor, own[name]) for name, tensor in weights.items()})
-    trainer.progress = progress
-    trainer.best_weights = {name: sharded_like(tensor, learned[name].data) for name, tensor in best.items()}
-    restore_optimizer(trainer.optimizer, state.under("optimizer."))
+    progress, saved = _progress(state, trainer), state.shapes()
+    weights = trainer.model.state_dict()
+    learned = {name: torch.empty_like(weight.data) for name, weight in trained_weights(trainer.model).items()}
+    best = learned if any(name.startswith("best.") for name in saved) else {}
+    numbers = [name.removeprefix("optimizer.") for name in saved if name.startswith("optimizer.")]
+    moments = moments_like(trainer.optimizer, numbers)
+    wanted = {f"model.{name}": tensor for name, tensor in weights.items()}
+    of_any_precision = {name: tensor for name, tensor in saved.items() if name.startswith("model.")}
+    check_fit(of_any_precision, wanted, state.path, any_precision=True)
+    rest = {f"best.{name}": tensor for name, tensor in best.items()}
+    rest |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
+    check_fit({name: tensor for name, tensor in saved.items() if name not in of_any_precision}, rest, state.path)
+    state.read_into(wanted | rest)
+    together(lambda: check_finite({n: own_part(t) for n, t in (wanted | rest).items()}, state.path))
+    check_counts(moments, state.path)
+    trainer.progress, trainer.best_weights = progress, best
+    restore_optimizer(trainer.optimizer, moments)
 
 
 def _progress(state: State, trainer: Trainer) -> Progress:
@@ -125,19 +178,29 @@ def _progress(state: State, trainer: Trainer) -> Progress:
     return progress
 
 
+def moments_like(optimizer: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return tensors such as an optimizer remembers of the weights that these names, "number.what", speak of."""
+    known, spoken_of = REMEMBERED[type(optimizer).__name__], {name.partition(".")[0] for name in names}
+    weights = [weight.data for group in optimizer.param_groups for weight in group["params"]]
+    return {
+        f"{n}.{what}": torch.zeros(()) if what == "step" else torch.zeros_like(weight)
+        for n, weight in enumerate(weights)
+        if str(n) in spoken_of
+        for what in known
+    }
+
+
 def check_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Refuse what an optimizer can't have remembered of its weights.
 
     Raises:
         InputError: a tensor is missing or belongs to nothing, is of another shape or type, or is not finite.
     """
-    weights = [weight.data for group in optimizer.param_groups for weight in group["params"]]
-    known = {f"{n}": weight for n, weight in enumerate(weights)}
-    wanted = {
-        f"{n}.{what}": torch.zeros(()) if what == "step" else known[n]
-        for n in {name.partition(".")[0] for name in tensors} & known.keys()
-        for what in REMEMBERED[type(optimizer).__name__]
-    }
-    check_tensors(tensors, wanted, path)
-    counts = (tensor for name, tensor in tensors.items() if name.endswith(".step"))
+    check_tensors(tensors, moments_like(optimizer, tensors), path)
+    check_counts(tensors, path)
+
+
+def check_counts(moments: dict[str, Tensor], path: Path) -> None:
+    """Refuse an optimizer that says that it took less than no step."""
+    counts = (tensor for name, tensor in moments.items() if name.endswith(".step"))
     require(all(count >= 0 for count in counts), f"{path}: an optimizer's step is below 0")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import TrainConfig
-from minirm.training.parallel import sharded_like, whole
+from minirm.training.parallel import whole
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -62,13 +62,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Let an optimizer remember what `optimizer_tensors` returned; its rates stay as they are."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, what = name.split(".", 1)
-        like = weights[int(number)]
-        same = tensor.shape == like.shape and what != "step"
-        states.setdefault(int(number), {})[what] = sharded_like(tensor, like.data) if same else tensor
+        states.setdefault(int(number), {})[what] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
 

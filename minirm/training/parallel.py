@@ -5,17 +5,22 @@ gradients are averaged: by `DistributedDataParallel`, or, where each is to keep 
 moments, by FSDP2's `fully_shard`.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from minirm.config_rules import require
+from minirm.errors import InputError
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -55,6 +60,25 @@ class Ranks:
         return [total > 0 for total in self.sum(torch.tensor(wishes, dtype=torch.float64))]
 
 
+def by_the_first(work: Callable[[], T]) -> T:
+    """Return in every rank what the first one does, while the others wait; what it refuses, all of them refuse."""
+    return together(work if Ranks().rank == 0 else lambda: None)[0]
+
+
+def together(work: Callable[[], T]) -> list[T]:
+    """Return what each rank's work returns; what one of them refuses, all of them refuse."""
+    try:
+        done = [(work(), None)]
+    except (InputError, OSError) as error:
+        done = [(None, error)]
+    if Ranks().count > 1:
+        mine, done = done[0], [None] * Ranks().count
+        dist.all_gather_object(done, mine)
+    for error in (error for _, error in done if error is not None):
+        raise error
+    return [found for found, _ in done]
+
+
 def _sharded(model: nn.Module, ranks: int) -> nn.Module:
     is_transformer = model.config.backbone == "transformer"
     require(is_transformer, f"shard=True must go with backbone=transformer, not {model.config.backbone}")
@@ -75,6 +99,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def sharded_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return this rank's part of a whole tensor, cut as another one is; the tensor itself where that is whole."""
-    return distribute_tensor(tensor, other.device_mesh, other.placements) if isinstance(other, DTensor) else tensor
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
