@@ -12,6 +12,8 @@ NAMES = {
     "overoptimisation": "how far a reward model can be followed before the truth turns away",
     "policy_kills": "policies that are killed while they learn and gone on with: to the same bits?",
     "checkpoints": "time and memory of importing a GPT-2 of 124 million parameters",
+    "files": "memory and seconds of the commands against the size of the file they read",
+    "plan": "memory, traffic and time of a training on many GPUs, from formulae held against a CPU",
     "gpu": "the checks and the comparison that need a GPU",
     "losses": "time and memory of the losses, their atlas, and how often intervals hold the truth",
     "lora": "memory and time of low-rank adapters, against full training",

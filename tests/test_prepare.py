@@ -113,7 +113,7 @@ def test_a_changed_file_is_said_and_prepared_anew(pairs, tmp_path):
     prepare(cached(pairs, cache), tmp_path / "first")
     write_lines(pairs, kind_and_rude(61))
     notes = []
-    assert prepare(cached(pairs, cache), tmp_path / "second", note=notes.append).data["summary"]["rows"] == 61
+    assert prepare(cached(pairs, cache), tmp_path / "second", note=notes.append).data["summary"]["comparisons"] == 61
     assert len(notes) == 1 and notes[0].startswith(f"{pairs}: changed since {cache}/")
     assert len(list(cache.iterdir())) == 2
 

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
+from minirm.runs import alike
 from minirm.runs import job as run
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import LANGUAGE_MODEL
@@ -25,7 +28,7 @@ from minirm.runs.state import read_state, restore_trainer, save_state, trainer_s
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import Ranks, whole, whole_weights
+from minirm.training.parallel import Ranks, say_where, whole, whole_weights
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import a_config
@@ -37,16 +40,16 @@ Work = Callable[[int, Path], None]
 multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is what the first optimizer imports
 
 
-def in_processes(work: Work, folder: Path, count: int = 2) -> None:
+def in_processes(work: Work, folder: Path, count: int = 2, patience: float = 60) -> None:
     """Call work(rank, folder) in processes that know of each other; what fails in one of them fails here.
 
     They are forked from one that has imported everything and computed nothing: importing torch takes seconds.
     """
-    mp.start_processes(_join, (str(folder), work, count), nprocs=count, start_method="forkserver")
+    mp.start_processes(_join, (str(folder), work, count, patience), nprocs=count, start_method="forkserver")
 
 
-def _join(rank: int, folder: str, work: Work, count: int) -> None:
-    meeting, patience = f"file://{folder}/meeting {count}", timedelta(seconds=60)
+def _join(rank: int, folder: str, work: Work, count: int, seconds: float) -> None:
+    meeting, patience = f"file://{folder}/meeting {count}", timedelta(seconds=seconds)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=patience)
     torch.set_num_threads(1)
     work(rank, Path(folder))
@@ -265,6 +268,47 @@ def test_two_processes_resume_bit_for_bit_and_each_drops_something_else(tmp_path
     in_processes(_resume, tmp_path)
 
 
+def _differ(rank: int, folder: Path) -> None:
+    config = a_config(folder / "pairs.jsonl", epochs=2.0 + rank)
+    with pytest.raises(InputError, match=r"^process 1 on \S+: reward.epochs: 3.0: must be 2.0, as process 0 has it$"):
+        run.train_run(config, folder / "run", Observer())
+    alike.minirm_version = lambda: f"0.{rank}"
+    with pytest.raises(InputError, match=r"^process 1 on \S+: minirm: 0.1: must be 0.0, as process 0 has it$"):
+        run.train_run(a_config(folder / "pairs.jsonl"), folder / "run", Observer())
+    (folder / str(rank)).mkdir()
+    (folder / "0" / "checksums.txt").touch()
+    with pytest.raises(InputError, match=r"^process 1 on \S+: prepared data: none in .*/1, which all must share: must"):
+        alike.check_same_folder(folder / str(rank))
+
+
+def test_a_process_of_another_configuration_version_or_folder_is_named_before_the_first_step(tmp_path):
+    write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
+    in_processes(_differ, tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def _hang(rank: int, folder: Path) -> None:
+    say_where("reward, step 3")
+    dist.barrier()
+    if rank == 1:
+        time.sleep(4)
+        os._exit(0)
+    time.sleep(1.5)
+    say_where("reward, step 4")
+    os.environ["RANK"] = "0"
+    with (
+        pytest.raises(InputError, match=r"process 1 since reward, step 3: .*(imed|closed)"),
+        patch.multiple(dist, init_process_group=lambda *_, **__: None, destroy_process_group=lambda: None),
+        joined_processes(),
+    ):
+        dist.all_reduce(torch.zeros(1))
+    os._exit(0)
+
+
+def test_a_process_that_hangs_is_named_with_its_last_step(tmp_path):
+    in_processes(_hang, tmp_path, patience=2.0)
+
+
 def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
     done = []
     monkeypatch.setenv("RANK", "5")
@@ -272,7 +316,7 @@ def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(f"GPU {device}"))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: done.append(backend))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout: done.append(backend))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("left"))
     with joined_processes():
         assert run.pick_device() == torch.device("cuda", 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,9 +24,12 @@ from minirm.files import disk
 from minirm.hub.reading import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
+from minirm.training.parallel import PATIENCE, who_is_late
 
 FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)
 SECOND_STAGE = TrainConfig(epochs=2.0)
+LOST = re.compile("[Tt]imed? ?out|[Cc]onnection (closed|reset)")
+"""What PyTorch's engine says of a process that it waited for."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +114,24 @@ def _train(config: RunConfig, folder: Path) -> int:
 
 @contextlib.contextmanager
 def joined_processes() -> Iterator[None]:
-    """Join the other processes when torchrun has started several."""
+    """Join the other processes when torchrun has started several.
+
+    Raises:
+        InputError: one of them was not heard of for `PATIENCE`, or is gone; it is named.
+    """
     if "RANK" not in os.environ:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # gloo adds up what lies on the host, and so waits for no GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        late = who_is_late() if LOST.search(str(error)) else None
+        if late is None:
+            raise
+        raise InputError(f"{late}: {str(error).splitlines()[0]}") from None
     finally:
         dist.destroy_process_group()

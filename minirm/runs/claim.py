@@ -98,19 +98,19 @@ def _is_begun(folder: Path, asked: dict) -> bool:
         if UNFINISHED.fullmatch(path.name):
             path.unlink()
     check_sealed(begun)
-    then, now = _flat(disk.read_json(begun / ASKED)), _flat(asked)
+    then, now = flat(disk.read_json(begun / ASKED)), flat(asked)
     for name in now | then:
         if then.get(name) != now.get(name):
             raise InputError(f"{begun / ASKED}: {_change(name, then.get(name), now)}")
     return True
 
 
-def _flat(values: dict, above: str = "") -> dict:
+def flat(values: dict, above: str = "") -> dict:
     """Return nested objects as one, its names dotted."""
-    flat = {}
+    named = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
-    return flat
+        named |= flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return named
 
 
 def _change(name: str, before: object, now: dict) -> str:

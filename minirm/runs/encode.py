@@ -38,10 +38,10 @@ class Encoder:
     config: RunConfig
     tokenizer: AnyTokenizer
 
-    def __call__(self, part: str, rows: Kept, folder: Path) -> None:
+    def __call__(self, part: str, comparisons: Kept, folder: Path) -> None:
         """Write a store for each stage into a folder, and into a file what was cut, merged or dropped."""
         counts = {stage: Counter() for stage in self.config.stages}
-        encoded = self._encode(list(rows), counts)
+        encoded = self._encode(list(comparisons), counts)
         for stage, items in encoded.items():
             if stage == LANGUAGE_MODEL:  # before anything is cut: a response that is not learned needs no room
                 items = self._as_texts(items)
@@ -50,17 +50,17 @@ class Encoder:
         found = {f"{part}, {stage}: {name}": n for stage, its in counts.items() for name, n in its.items() if n}
         write_json(folder / COUNTS, found)
 
-    def _encode(self, rows: list[Comparison], counts: dict[str, Counter[str]]) -> dict[str, list[Encoded]]:
+    def _encode(self, comparisons: list[Comparison], counts: dict[str, Counter[str]]) -> dict[str, list[Encoded]]:
         """Return what each stage can learn from, in tokens; what is the same for both is encoded once."""
         by_assistant = LANGUAGE_MODEL in self.config.stages and self.config.only_assistant
-        encoded = list(tokenize(rows, self.tokenizer, by_assistant=by_assistant))
+        encoded = list(tokenize(comparisons, self.tokenizer, by_assistant=by_assistant))
         found = {LANGUAGE_MODEL: encoded} if LANGUAGE_MODEL in self.config.stages else {}
         if REWARD in self.config.stages:
-            known = {id(row): item for row, item in zip(rows, encoded, strict=True)}
-            learned = list(usable_by(self.config, rows, counts[REWARD]))
-            anew = [row for row in learned if id(row) not in known]
-            known |= {id(row): item for row, item in zip(anew, tokenize(anew, self.tokenizer), strict=True)}
-            found[REWARD] = [known[id(row)] for row in learned]
+            known = {id(one): item for one, item in zip(comparisons, encoded, strict=True)}
+            learned = list(usable_by(self.config, comparisons, counts[REWARD]))
+            anew = [one for one in learned if id(one) not in known]
+            known |= {id(one): item for one, item in zip(anew, tokenize(anew, self.tokenizer), strict=True)}
+            found[REWARD] = [known[id(one)] for one in learned]
         return found
 
     def _as_texts(self, encoded: Iterable[Encoded]) -> Iterator[Encoded]:
@@ -73,10 +73,10 @@ class Encoder:
             yield replace(chosen, learned=learned, steps=None)
 
 
-def usable_by(config: RunConfig, rows: Iterable[Comparison], counts: Counter[str]) -> Iterator[Comparison]:
+def usable_by(config: RunConfig, comparisons: Iterable[Comparison], counts: Counter[str]) -> Iterator[Comparison]:
     """Yield what the reward stage can learn from, and count what it can't."""
     loss = config.reward.loss
-    return usable(rows, counts, keep_ties=loss in OF_TIES, keep_singles=loss in OF_SINGLES)
+    return usable(comparisons, counts, keep_ties=loss in OF_TIES, keep_singles=loss in OF_SINGLES)
 
 
 def encode(
@@ -93,11 +93,11 @@ def encode(
     words = WordTokenizer(tokenizer) if cuts_at_spaces(tokenizer) else tokenizer
     shards = folder / "shards"
     work = [
-        (part, rows, shards / f"{part} {number:06}")
+        (part, comparisons, shards / f"{part} {number:06}")
         for part, kept in parts.items()
-        for number, rows in enumerate(cut_by_bytes(kept, SHARD))
+        for number, comparisons in enumerate(cut_by_bytes(kept, SHARD))
     ]
-    todo = [one for one in work if not one[2].is_dir()]
+    todo = [shard for shard in work if not shard[2].is_dir()]
     shards.mkdir(parents=True, exist_ok=True)
     for done, _ in enumerate(_in_processes(Encoder(config, words), todo), len(work) - len(todo) + 1):
         progress("encoding", done, len(work))
@@ -140,7 +140,7 @@ def _in_processes(encoder: Encoder, todo: list[tuple[str, Kept, Path]]) -> Itera
     """Encode shards, and yield whenever one is done."""
     count = min(len(todo), processors())
     if count < 2 or not hasattr(os, "fork"):
-        yield from (_encode_shard(encoder, *one) for one in todo)
+        yield from (_encode_shard(encoder, *shard) for shard in todo)
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it warns of every child that begins later
     context = multiprocessing.get_context("fork")  # what they need is there already, and they compute nothing in torch
@@ -170,5 +170,5 @@ def _work(number: int) -> None:
     _encode_shard(encoder, *todo[number])
 
 
-def _encode_shard(encoder: Encoder, part: str, rows: Kept, folder: Path) -> None:
-    write_folder_whole(folder, lambda path: encoder(part, rows, path))
+def _encode_shard(encoder: Encoder, part: str, comparisons: Kept, folder: Path) -> None:
+    write_folder_whole(folder, lambda path: encoder(part, comparisons, path))

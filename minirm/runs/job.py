@@ -26,6 +26,7 @@ from minirm.models.language_model import LanguageModel
 from minirm.models.lora import add_adapters, merge
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
+from minirm.runs.alike import check_alike, check_same_folder
 from minirm.runs.claim import ASKED, BEGUN, Job, claim, is_finished
 from minirm.runs.journal import Journal, Observer, read_log
 from minirm.runs.prepare import Prepared, check_unchanged, config_in, prepare, read_prepared
@@ -34,7 +35,7 @@ from minirm.runs.state import State, restore_trainer, trainer_state
 from minirm.tokens.stream import Stream
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import by_the_first, whole_weights
+from minirm.training.parallel import by_the_first, say_where, whole_weights
 
 SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
@@ -59,6 +60,7 @@ def train_run(
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
+    check_alike(config)
     start = None if config.start is None else open_start(config.start)
     for note in () if start is None else start.notes:
         observer.note(note)
@@ -79,6 +81,7 @@ def train_run(
             job.begin(lambda path: prepare(config, path, start, observer.prepare, observer.note))
 
         by_the_first(begin)
+        check_same_folder(job.begun)
         prepared = read_prepared(job.begun)
         _note_what_was_left_out(prepared, observer)
         state = job.restore(observer.note)
@@ -172,6 +175,7 @@ class _Stages:
     def _follow(self, trainer: Trainer, stage: str) -> bool:
         saved, stop = time.monotonic(), False
         for event in trainer.run():
+            say_where(f"{stage}, step {event.step}")
             self.journal.write(event)
             self.observer.event(stage, event)
             if isinstance(event, Evaluated) and stage == REWARD:

@@ -5,8 +5,11 @@ gradients are averaged: by `DistributedDataParallel`, or, where each is to keep 
 moments, by FSDP2's `fully_shard`.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -21,6 +24,9 @@ from minirm.config_rules import require
 from minirm.errors import InputError
 
 T = TypeVar("T")
+PATIENCE = timedelta(minutes=10)
+"""How long a step, or an evaluation, may wait for another rank before that is named, and training ends."""
+PLACE = "minirm/place/"
 
 
 class Ranks:
@@ -73,10 +79,37 @@ def together(work: Callable[[], T]) -> list[T]:
         done = [(None, error)]
     if Ranks().count > 1:
         mine, done = done[0], [None] * Ranks().count
-        dist.all_gather_object(done, mine)
+        dist.all_gather_object(done, mine, group=_patient_group())
     for error in (error for _, error in done if error is not None):
         raise error
     return [found for found, _ in done]
+
+
+@cache
+def _patient_group() -> dist.ProcessGroup:
+    """Return all ranks, as they wait for one that reads files: for a day, where a step may take `PATIENCE` alone."""
+    return dist.new_group(backend="gloo", timeout=timedelta(days=1))
+
+
+def say_where(place: str) -> None:
+    """Let the other ranks know how far this one has come, should it come no further."""
+    if Ranks().count > 1:
+        _store().set(f"{PLACE}{Ranks().rank}", f"{time.time():.0f} {place}")
+
+
+def who_is_late() -> str | None:
+    """Return which ranks have come less far than the others, and how far; None where nobody can know."""
+    keys = [f"{PLACE}{rank}" for rank in range(Ranks().count)]
+    if not _store().check(keys):
+        return None
+    told = [_store().get(key).decode().split(" ", 1) for key in keys]
+    latest = max(float(when) for when, _ in told)
+    late = [f"process {rank} since {place}" for rank, (when, place) in enumerate(told) if float(when) < latest - 1]
+    return f"no word for {PATIENCE.seconds} s from {', '.join(late) or 'some process'}"
+
+
+def _store() -> dist.Store:
+    return dist.distributed_c10d._get_default_store()
 
 
 def _sharded(model: nn.Module, ranks: int) -> nn.Module:

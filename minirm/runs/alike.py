@@ -1,0 +1,55 @@
+"""Processes that train together must be of one version, one configuration and one folder; who is not is named."""
+
+import hashlib
+import socket
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import minirm
+from minirm.config_rules import to_json
+from minirm.errors import InputError
+from minirm.runs.checksums import CHECKSUMS, digest_of
+from minirm.runs.claim import flat
+from minirm.runs.prepare import minirm_version
+from minirm.runs.run_config import RunConfig
+from minirm.training.parallel import together
+
+
+def check_alike(config: RunConfig) -> None:
+    """Refuse processes of another version or configuration than the first; all of them must ask.
+
+    Raises:
+        InputError: names the process, its machine and what it has.
+    """
+    versions = {"minirm": minirm_version(), "code of minirm": _code(), "torch": torch.__version__}
+    _compare(versions | flat(to_json(config)))
+
+
+def check_same_folder(folder: Path) -> None:
+    """Refuse processes that find other prepared data in a folder than the first; all of them must ask.
+
+    Raises:
+        InputError: names the process, its machine and what it finds.
+    """
+    path = folder / CHECKSUMS
+    _compare({"prepared data": digest_of(path) if path.is_file() else f"none in {folder}, which all must share"})
+
+
+def _compare(mine: dict) -> None:
+    told = together(lambda: (socket.gethostname(), mine))
+    _, first = told[0]
+    for rank, (host, theirs) in enumerate(told):
+        for name in first | theirs:
+            if theirs.get(name) != first.get(name):
+                who, rule = f"process {rank} on {host}", f"must be {first.get(name)}, as process 0 has it"
+                raise InputError(f"{who}: {name}: {theirs.get(name)}: {rule}")
+
+
+@cache
+def _code() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(minirm.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
