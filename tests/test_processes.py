@@ -26,6 +26,7 @@ from minirm.runs.journal import Observer
 from minirm.runs.run_config import LANGUAGE_MODEL
 from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
 from minirm.tokens.stream import Stream, TokenStore
+from minirm.training import parallel
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
 from minirm.training.parallel import Ranks, say_where, whole, whole_weights
@@ -40,16 +41,16 @@ Work = Callable[[int, Path], None]
 multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is what the first optimizer imports
 
 
-def in_processes(work: Work, folder: Path, count: int = 2, patience: float = 60) -> None:
+def in_processes(work: Work, folder: Path, count: int = 2) -> None:
     """Call work(rank, folder) in processes that know of each other; what fails in one of them fails here.
 
     They are forked from one that has imported everything and computed nothing: importing torch takes seconds.
     """
-    mp.start_processes(_join, (str(folder), work, count, patience), nprocs=count, start_method="forkserver")
+    mp.start_processes(_join, (str(folder), work, count), nprocs=count, start_method="forkserver")
 
 
-def _join(rank: int, folder: str, work: Work, count: int, seconds: float) -> None:
-    meeting, patience = f"file://{folder}/meeting {count}", timedelta(seconds=seconds)
+def _join(rank: int, folder: str, work: Work, count: int) -> None:
+    meeting, patience = f"file://{folder}/meeting {count}", timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=patience)
     torch.set_num_threads(1)
     work(rank, Path(folder))
@@ -288,25 +289,28 @@ def test_a_process_of_another_configuration_version_or_folder_is_named_before_th
 
 
 def _hang(rank: int, folder: Path) -> None:
-    say_where("reward, step 3")
+    impatient = dist.new_group(timeout=timedelta(seconds=1))
+    say_where(f"reward, step {3 + rank}")
     dist.barrier()
     if rank == 1:
-        time.sleep(4)
-        os._exit(0)
-    time.sleep(1.5)
-    say_where("reward, step 4")
+        while not (folder / "named").exists():
+            time.sleep(0.1)
+        return
     os.environ["RANK"] = "0"
+    engine = {"init_process_group": lambda *_, **__: None, "destroy_process_group": lambda: None}
+    said = r"^no answer from process 1, last heard of at reward, step 4: .*[Tt]imed out"
     with (
-        pytest.raises(InputError, match=r"process 1 since reward, step 3: .*(imed|closed)"),
-        patch.multiple(dist, init_process_group=lambda *_, **__: None, destroy_process_group=lambda: None),
+        patch.multiple(dist, **engine),
+        patch.object(parallel, "GRACE", 0.1),
+        pytest.raises(InputError, match=said),
         joined_processes(),
     ):
-        dist.all_reduce(torch.zeros(1))
-    os._exit(0)
+        dist.all_reduce(torch.zeros(1), group=impatient)
+    (folder / "named").touch()
 
 
 def test_a_process_that_hangs_is_named_with_its_last_step(tmp_path):
-    in_processes(_hang, tmp_path, patience=2.0)
+    in_processes(_hang, tmp_path)
 
 
 def test_each_process_takes_its_own_gpu_before_it_meets_the_others(monkeypatch):

@@ -129,9 +129,8 @@ def joined_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        late = who_is_late() if LOST.search(str(error)) else None
-        if late is None:
+        if not dist.is_initialized() or not LOST.search(str(error)):
             raise
-        raise InputError(f"{late}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{who_is_late()}: {str(error).splitlines()[0]}") from None
     finally:
         dist.destroy_process_group()

@@ -26,7 +26,10 @@ from minirm.errors import InputError
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=10)
 """How long a step, or an evaluation, may wait for another rank before that is named, and training ends."""
-PLACE = "minirm/place/"
+PLACE, WAITED = "minirm/place/", "minirm/waited/"
+"""Where ranks say how far they have come, and that they have waited in vain."""
+GRACE = 5.0
+"""Seconds after which a rank that waited in vain asks which others did."""
 
 
 class Ranks:
@@ -94,18 +97,17 @@ def _patient_group() -> dist.ProcessGroup:
 def say_where(place: str) -> None:
     """Let the other ranks know how far this one has come, should it come no further."""
     if Ranks().count > 1:
-        _store().set(f"{PLACE}{Ranks().rank}", f"{time.time():.0f} {place}")
+        _store().set(f"{PLACE}{Ranks().rank}", place)
 
 
-def who_is_late() -> str | None:
-    """Return which ranks have come less far than the others, and how far; None where nobody can know."""
-    keys = [f"{PLACE}{rank}" for rank in range(Ranks().count)]
-    if not _store().check(keys):
-        return None
-    told = [_store().get(key).decode().split(" ", 1) for key in keys]
-    latest = max(float(when) for when, _ in told)
-    late = [f"process {rank} since {place}" for rank, (when, place) in enumerate(told) if float(when) < latest - 1]
-    return f"no word for {PATIENCE.seconds} s from {', '.join(late) or 'some process'}"
+def who_is_late() -> str:
+    """Return, once this rank has waited in vain, which others do not wait: where each of them was heard of last."""
+    _store().set(f"{WAITED}{Ranks().rank}", "")
+    time.sleep(GRACE)
+    late = [rank for rank in range(Ranks().count) if not _store().check([f"{WAITED}{rank}"])]
+    heard = {rank: _store().check([f"{PLACE}{rank}"]) and _store().get(f"{PLACE}{rank}").decode() for rank in late}
+    named = [f"process {rank}, last heard of at {place or 'the beginning'}" for rank, place in heard.items()]
+    return f"no answer from {'; '.join(named) or 'some process, which waits now as well'}"
 
 
 def _store() -> dist.Store:
