@@ -34,7 +34,7 @@ class Kept(Sequence[Comparison]):
     @classmethod
     def writing(cls, comparisons: Iterable[Comparison], folder: Path) -> Iterator[tuple[Comparison, int]]:
         """Yield each comparison, written, and the bytes that it took."""
-        encoder, end = msgspec.msgpack.Encoder(), 0
+        encoder, end = msgspec.msgpack.Encoder(enc_hook=str), 0  # a table's Cell is a text
         with (folder / RECORDS).open("wb") as records, (folder / ENDS).open("wb") as ends:
             for one in comparisons:
                 # a record's own id may hold what MessagePack has no place for

@@ -51,7 +51,7 @@ def key_of(config: RunConfig, files: dict[str, str], start: Start | None) -> str
     """Return what is the same for runs that would prepare the same, and only for them."""
     values = to_json(config)
     data = {name: value for name, value in values["data"].items() if name != "cache"}
-    reward = {name: values["reward"][name] for name in ("loss", "levels")} if REWARD in config.stages else None
+    reward = {name: values["reward"][name] for name in ("loss", "grades")} if REWARD in config.stages else None
     model = config.model
     inputs = {
         "format": FORMAT,

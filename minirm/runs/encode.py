@@ -27,7 +27,7 @@ from minirm.tokens.stream import TokenStore, preferred
 SHARD = 1 << 22
 """Bytes of the comparisons that are encoded together: what one process holds in memory."""
 COUNTS = "counts.json"
-ADDED_UP = {"piece_ends": "tokens", "comparison_ends": "piece_ends", "steps_until": "step_ends"}
+ADDED_UP = {"segment_ends": "tokens", "comparison_ends": "segment_ends", "steps_until": "step_ends"}
 """Columns that count on from shard to shard, and what they count."""
 
 
