@@ -272,7 +272,7 @@ def test_best_of_n_prints_what_every_n_earns_and_writes_what_was_drawn(tmp_path,
     assert [line["prompt"][0]["content"] for line in lines] == ["q0?", "q1?", "q2?"]
     earned = expected_best([line["rewards"] for line in lines]).mean(0)
     for n in (1, 2, 4, 6):
-        assert re.search(rf"│ {n} +│ {earned[n - 1]:.3f} +│ +│ {kl_bound(n):.3f} nats", said)  # too few for an interval
+        assert re.search(rf"│ {n} +│ {earned[n - 1]:.3f} +│ none below 10 prompts +│ {kl_bound(n):.3f} nats", said)
     scorer = minirm.load(trained)
     for line in lines:
         assert line["rewards"] == pytest.approx(scorer.score(line["prompt"], line["responses"]), abs=1e-4)
