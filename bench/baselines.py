@@ -74,14 +74,18 @@ class TfidfReward:
     Args:
         features: the most frequent words and word pairs that are kept.
         use_log_length: adds log(1 + characters) as one more feature.
+        words: the pattern of a word; scikit-learn's leaves out what is one letter long, and marks.
         seed: for the choice of pairs where a comparison has more than `PAIRS_PER_COMPARISON`.
     """
 
-    def __init__(self, *, features: int = 50_000, use_log_length: bool = False, seed: int = 0):
+    def __init__(
+        self, *, features: int = 50_000, use_log_length: bool = False, words: str = r"(?u)\b\w\w+\b", seed: int = 0
+    ):
         _require_scikit_learn()
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        self._vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=features, sublinear_tf=True)
+        how = {"ngram_range": (1, 2), "max_features": features, "sublinear_tf": True, "token_pattern": words}
+        self._vectorizer = TfidfVectorizer(**how)
         self._use_log_length = use_log_length
         self._seed = seed
 

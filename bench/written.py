@@ -17,7 +17,13 @@ summary h2 { display: inline; margin: 0; }
 details p, details .scroll, details .pictures { margin-top: .5rem; }
 td:first-child, th { white-space: normal; }
 td.long { min-width: 0; }
-@media (max-width: 40rem) { td { white-space: normal; } table { font-size: .75rem; } th, td { padding-right: .4rem; } }
+@media (max-width: 40rem) {
+  h1 { font-size: 1.3rem; }
+  .verdict { font-size: .8rem; line-height: 1.4; }
+  td { white-space: normal; }
+  table { font-size: .75rem; }
+  th, td { padding-right: .4rem; }
+}
 """
 
 

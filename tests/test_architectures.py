@@ -39,6 +39,7 @@ from bench.architectures.subjects import (
     disjoint_pairs,
     is_skill,
 )
+from bench.baselines import TfidfReward
 from minirm.config import ModelConfig, TrainConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
@@ -49,7 +50,7 @@ from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.objectives import RewardObjective
 from minirm.training.optimizers import build_optimizer
 from minirm.worlds.grammar import World, WorldConfig
-from minirm.worlds.skills import SKILLS, find_skill
+from minirm.worlds.skills import SKILLS, find_skill, sample
 
 EXAMPLE = Path(conformance.__file__).with_name("example_backbone.py")
 SMALL = Sources(Path("nowhere"), validation=8, test=12)
@@ -589,6 +590,13 @@ def test_reports_of_other_choices_have_other_names():
     names = [command._report_name(command._parser().parse_args(one)) for one in arguments]
     assert names == ["architectures", "architectures-quick", "architectures-flops",
                      "architectures-recall-14", "architectures-b"]  # fmt: skip
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_what_needs_no_network_learns_from_the_words_and_marks_of_every_skill(skill):
+    rows = [judged.comparison for judged in sample(skill, SKILLS[skill].dials[1], 40, "train")]
+    rewards = TfidfReward(use_log_length=True, words=cells.WORDS_AND_MARKS).fit(rows).rewards(rows)
+    assert all(len(set(row)) > 1 for row in rewards[:5])
 
 
 def test_a_training_that_diverges_is_kept_as_a_failure(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.architectures import statistics
+from bench.architectures.scaling import amount, exponent
 from bench.architectures.statistics import (
     Resampled,
     area_under_risk_coverage,
@@ -152,3 +153,10 @@ def test_groups_are_the_longest_runs_of_which_no_two_are_told_apart():
     assert groups == [["a", "b"], ["b", "c"], ["c", "d", "e"]]
     assert groups_not_told_apart(["a"], lambda one, other: True) == [["a"]]
     assert groups_not_told_apart("ab", lambda one, other: True) == [["a"], ["b"]]
+
+
+def test_the_exponent_is_that_of_the_law_which_made_the_gaps_and_a_closed_gap_has_one_too():
+    amounts = [500, 1000, 2000, 4000]
+    assert exponent(amounts, [0.3 * n**-0.4 for n in amounts]) == pytest.approx(0.4)
+    assert exponent(amounts, [0.3, 0.1, 0.0, -0.01]) > 0
+    assert amount((2, 64)) == 12 * 2 * 64**2 and amount(500) == 500

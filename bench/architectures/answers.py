@@ -10,6 +10,14 @@ from bench.architectures.study import ALL_SKILLS, Study, figure_of
 from bench.architectures.subjects import is_known_truth
 from minirm.metrics import Interval
 
+FEW = 3
+"""So many names still read well in a sentence."""
+
+
+def shortened(name: str) -> str:
+    """Return a contestant's name without what its place in a picture or sentence makes clear."""
+    return name.replace(" (Hugging Face)", "").replace(" + logistic regression", "")
+
 
 def with_interval(value: Interval | None, sign: str = "") -> str:
     """Return ".812 [.797, .827]"."""
@@ -48,17 +56,29 @@ def _file_name(subject: str) -> str:
 def leader(study: Study, subject: str) -> str:
     """Return in a sentence or two who leads on a subject, who is not told apart from it, and what needs no network."""
     best, *others = study.networks(subject)
-    figure, alike = figure_of(subject), groups(study, subject, [best, *others])[0][1:]
+    figure = figure_of(subject)
     value = with_interval(study.interval(subject, best, figure))
-    what = (
-        "of the way from chance to the best possible" if subject == ALL_SKILLS or is_known_truth(subject) else "right"
-    )
+    known = subject == ALL_SKILLS or is_known_truth(subject)
+    what = "of the way from chance to the best possible" if known else "right"
     where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else Path(subject).name
-    said = f"On {where}, {best} leads the networks: {value} {what}"
-    if others:
-        told = "it is told apart from every other network"
-        said += f"; not told apart from it: {', '.join(alike)}" if alike else f"; {told}"
-    return f"{said}. {_baseline(study, subject, best)}{_plain(study, subject)}".strip()
+    said = f"On {where}, {shortened(best)} leads the networks: {value} {what}"
+    if best != study.baseline:
+        against = difference(study, subject, best, study.baseline)
+        said += f", {difference_words(against)} against {shortened(study.baseline)}"
+    return f"{said}{_alike(groups(study, subject, [best, *others])[0][1:], others)}. {_plain(study, subject)}".strip()
+
+
+def _alike(alike: list[str], others: list[str]) -> str:
+    """Return who of the others is not told apart from the best."""
+    if not others:
+        return ""
+    if not alike:
+        return "; it is told apart from every other"
+    if len(alike) == len(others):
+        return "; it is told apart from no other"
+    if len(alike) > FEW:
+        return f"; {len(alike)} of {len(others)} others are not told apart from it"
+    return f"; not told apart from it: {', '.join(map(shortened, alike))}"
 
 
 def _plain(study: Study, subject: str) -> str:
@@ -67,19 +87,11 @@ def _plain(study: Study, subject: str) -> str:
     plain = [name for name in ranked if name not in networks]
     if not plain:
         return ""
-    value = study.figure(subject, plain[0], figure_of(subject)).whole.mean()
-    above = [name for name in ranked[: ranked.index(plain[0])] if name in networks]
-    share = "above every network" if not above else f"above {len(networks) - len(above)} of {len(networks)} networks"
-    return f"Without a network, “{plain[0]}” gets {_short(f'{value:.3f}')}, {share}.".replace(
-        "above 0 of", "below all of"
-    )
-
-
-def _baseline(study: Study, subject: str, best: str) -> str:
-    if best == study.baseline:
-        return "It is the baseline itself. "
-    found = difference(study, subject, best, study.baseline)
-    return "" if found is None else f"{best} minus {study.baseline}: {difference_words(found)}. "
+    value = _short(f"{study.figure(subject, plain[0], figure_of(subject)).whole.mean():.3f}")
+    above = sum(name in networks for name in ranked[: ranked.index(plain[0])])
+    share = {0: "above every network", len(networks): "below all"}
+    beside = share.get(above, f"above {len(networks) - above} of {len(networks)} networks")
+    return f"Without a network, {shortened(plain[0])} gets {value}, {beside}."
 
 
 def _price(study: Study) -> str:
@@ -89,8 +101,11 @@ def _price(study: Study) -> str:
     fastest, best = min(taken, key=taken.__getitem__), study.networks(study.main)[0]
     where, price = Path(study.main).name, f"{taken[best]:.3g} s"
     if fastest == best:
-        return f"On {where}, {best} is also the fastest to train: {price}."
-    return f"A training on {where} takes {best} {price}, and the fastest, {fastest}, {taken[fastest]:.3g} s."
+        return f"On {where}, {shortened(best)} is also the fastest to train: {price}."
+    return (
+        f"A training on {where} takes {shortened(best)} {price}, and the fastest, {shortened(fastest)}, "
+        f"{taken[fastest]:.3g} s."
+    )
 
 
 STATEMENTS = [

@@ -40,6 +40,8 @@ LANGUAGE_MODEL_RATE = 3e-3
 SCORED_AT_ONCE = 4096
 """Tokens of a batch when nothing is learned."""
 UNLIMITED = 10**9
+WORDS_AND_MARKS = r"\w+|[^\w\s]"
+"""A skill's responses may be brackets alone."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def commit() -> str:
 def _without_network(contestant: Contestant, cell: Cell, subject: Subject) -> dict:
     if contestant.name == LONGER:
         return {"rewards": {name: length_rewards(rows) for name, rows in subject.sets.items()}}
-    model = TfidfReward(use_log_length=True).fit(subject.training)
+    model = TfidfReward(use_log_length=True, words=WORDS_AND_MARKS).fit(subject.training)
     return {"rewards": {name: model.rewards(rows) for name, rows in subject.sets.items()}}
 
 

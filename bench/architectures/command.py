@@ -175,15 +175,18 @@ def _available(plan: Plan, sources: Sources, subject: str, most: int | None) -> 
 
 def _matched_widths(setup: Setup) -> dict[tuple[str, str, Shape], int]:
     """Return by contestant, subject and shape of the baseline the width that matches."""
-    widths = {}
+    widths, known = {}, {}
     reference = find_contestants([GPT2])[0]
     for subject in setup.subjects:
         shapes = setup.plan.shapes if subject == setup.main else setup.plan.shapes[:1]
+        where = setup.main if setup.match == "parameters" else subject  # which are the same wherever they are
         for contestant in [c for c in setup.on(subject) if c.is_network and c.pretrained is None]:
             for shape in shapes:
-                config, sample = a_sample(setup, contestant, subject, shape)
-                found = costs.matched_width(contestant, config, reference, setup.match, sample)
-                widths[contestant.name, subject, shape] = found
+                if (contestant.name, where, shape) not in known:
+                    config, sample = a_sample(setup, contestant, where, shape)
+                    found = costs.matched_width(contestant, config, reference, setup.match, sample)
+                    known[contestant.name, where, shape] = found
+                widths[contestant.name, subject, shape] = known[contestant.name, where, shape]
     return widths
 
 

@@ -206,7 +206,7 @@ CONTESTANTS = [
         about=f"{OWN_GPT2} with five heads, each trained on its own resample; its reward is their mean",
     ),
     Contestant(LONGER, "plain", about="the longer response wins"),
-    Contestant("TF-IDF + logistic regression", "plain", about="on words and pairs of words, and log length"),
+    Contestant("TF-IDF + logistic regression", "plain", about="on words and marks, pairs of them, and log length"),
 ]
 # fmt: on
 

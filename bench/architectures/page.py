@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.architectures import pictures, words
-from bench.architectures.answers import difference_words, statements, with_interval
+from bench.architectures.answers import difference_words, shortened, statements, with_interval
 from bench.architectures.differences import against_baseline, groups, usual_detectable
 from bench.architectures.figures import (
     ACCURACY,
@@ -22,6 +22,7 @@ from bench.architectures.prices import (
     shortest_training,
 )
 from bench.architectures.profile import profile, until_most
+from bench.architectures.scaling import exponents
 from bench.architectures.study import Study, figure_in, figure_of
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED, is_known_truth, is_skill
 from minirm.evaluation.pairs import pair_table
@@ -57,8 +58,8 @@ def _glance(study: Study) -> Blocks:
     return [
         Picture(
             pictures.profile_map(study),
-            "What each has learned of each subject: part of the way from chance to the best possible accuracy, mean "
-            "over seeds; where no truth is known, the accuracy.",
+            "What each has learned of each subject: how many hundredths of the way from chance to the best possible "
+            "accuracy, mean over seeds; where no truth is known, the accuracy in hundredths.",
         ),
         Picture(
             pictures.forest(study),
@@ -75,7 +76,7 @@ def _groups(study: Study) -> Table:
     for subject in study.subjects:
         found = groups(study, subject, pictures.compared(study))
         if found:
-            together = " | ".join(", ".join(map(pictures.shortened, group)) for group in found)
+            together = " | ".join(", ".join(map(shortened, group)) for group in found)
             rows.append((Path(subject).name, together, f"{usual_detectable(against_baseline(study, subject)):.3f}"))
     caption = (
         "The architectures on each subject, the best first. A bar ends a group of which no two are told apart; one may "
@@ -174,10 +175,19 @@ def _curves(study: Study) -> Blocks:
         points = study.points(cells)
         places = list(dict.fromkeys(place for line in points.values() for place in line))
         if len(places) > 1:
-            rows = [(name, *(with_interval(line.get(place)) for place in places)) for name, line in points.items()]
+            laws = exponents(study, cells)
+            rows = [
+                (
+                    name,
+                    *(with_interval(line.get(place)) for place in places),
+                    *([with_interval(laws.get(name))] if laws else []),
+                )
+                for name, line in points.items()
+            ]
+            columns = ("contestant", *map(pictures.named_point, places), *(["α"] if laws else []))
             blocks += [
                 Picture(pictures.curves(points, names, what), caption),
-                Table(("contestant", *map(pictures.named_point, places)), rows, f"By {what}."),
+                Table(columns, rows, f"By {what}." + words.LAW * bool(laws)),
             ]
     if study.converged:
         blocks += [words.CONVERGED, _converged(study)]

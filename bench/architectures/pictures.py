@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from bench.architectures.answers import shortened
 from bench.architectures.differences import Difference, against_baseline
 from bench.architectures.figures import ACCURACY, DOUBTS, WAY, Scored
 from bench.architectures.plan import COMPARED
@@ -18,8 +19,9 @@ from bench.architectures.subjects import AS_TRAINED, is_skill
 from minirm import metrics
 from minirm.metrics import Interval
 
-COLOURS = ("#1f2430", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8c564b")
-MARKERS = "osD^vPX*"
+COLOURS = ("#1f2430", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8c564b", "#6a3d9a", "#7f7f00")
+MARKERS = "osD^vPX*<>h"
+"""As many as no colour repeats with."""
 GREY, PALE = "#697080", "#e3e6eb"
 WIDTH_INCHES = 4.6
 
@@ -46,7 +48,7 @@ def profile_map(study: Study) -> Figure:
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             colour = "white" if ways[row] and value > 0.6 else COLOURS[0]
-            text = f"{value:z.2f}".replace("0.", ".").replace("-", "−")
+            text = f"{100 * value:z.0f}".replace("-", "−")
             axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     labels = [
         subject if way else f"{Path(subject).stem}, accuracy" for subject, way in zip(subjects, ways, strict=True)
@@ -80,7 +82,7 @@ def forest(study: Study) -> Figure:
         axes.set_yticks(range(len(found)), [shortened(one.first) for one in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
         what = "part of the way" if figure_of(subject) == WAY else "accuracy"
-        axes.set_title(f"{Path(subject).stem}: {what}, minus {study.baseline}", fontsize=9.5, loc="left")
+        axes.set_title(f"{Path(subject).stem}: {what}, minus {shortened(study.baseline)}", fontsize=9.5, loc="left")
         _plain(axes)
         axes.tick_params(labelsize=9)
     return figure
@@ -89,11 +91,6 @@ def forest(study: Study) -> Figure:
 def _compared_differences(study: Study, subject: str) -> list[Difference]:
     known = {*compared(study), *(c.name for c in study.setup.contestants if not c.is_network)}
     return [one for one in against_baseline(study, subject) if one.first in known]
-
-
-def shortened(name: str) -> str:
-    """Return a contestant's name without what its place in a picture makes clear."""
-    return name.replace(" (Hugging Face)", "").replace(" + logistic regression", "")
 
 
 def accuracy_against_cost(study: Study) -> Figure:

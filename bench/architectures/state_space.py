@@ -3,19 +3,16 @@
 Every response takes over the memory that its prompt left, so that a prompt is computed once.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from minirm.config import ModelConfig
 from minirm.models.protocol import State
-from minirm.tokens.layout import Layout, Level
+from minirm.tokens.layout import Layout
 
-STATES, REACH = 8, 4
+STATES, REACH = 4, 4
 """Numbers that a channel remembers; and how many tokens, itself included, the convolution before it mixes."""
 
 
@@ -80,7 +77,7 @@ class Selective(nn.Module):
         step = F.softplus(self.step(step))  # (M, E)
         fade = torch.exp(-step[..., None] * self.log_rates.exp())  # (M, E, N)
         written = (step * u)[..., None] * write[:, None]  # (M, E, N)
-        y = (scan(fade, written, layout) * read[:, None]).sum(-1) + self.past_by * u
+        y = torch.bmm(scan(fade, written, layout), read[..., None])[..., 0] + self.past_by * u
         return self.leave(y * F.silu(gate))
 
 
@@ -100,25 +97,13 @@ def tokens_before(layout: Layout) -> list[Tensor]:
 def scan(fade: Tensor, written: Tensor, layout: Layout) -> Tensor:
     """Return h (M, E, N), where h ← fade ⊙ h + written along each path, from 0."""
     ends, found = written.new_zeros(len(layout.paths) + 1, *written.shape[1:]), []  # the last: of no segment
-    for level in layout.levels:  # segments whose parents are done
-        memory, states = ends[level.parents], []
-        fades, writes = (_by_step(x, level) for x in (fade, written))
-        for now_fade, now_written in zip(fades.rectangle.unbind(), writes.rectangle.unbind(), strict=True):
-            memory = torch.addcmul(now_written, now_fade, memory)
-            states.append(memory)
-        states = torch.stack(states)  # (R, n, E, N)
-        last = states[fades.lengths - 1, torch.arange(states.shape[1])]
-        ends = ends.index_copy(0, level.segments, last)
-        found.append(pack_padded_sequence(states, fades.lengths).data)
-    return torch.cat(found)[layout.slots_in_levels]
-
-
-class Steps(NamedTuple):
-    """Segments side by side."""
-
-    rectangle: Tensor  # (R, n, E, N) zeros behind each
-    lengths: Tensor  # (n,)
-
-
-def _by_step(x: Tensor, level: Level) -> Steps:
-    return Steps(*pad_packed_sequence(PackedSequence(x[level.tokens], level.steps)))
+    for level in layout.levels:  # segments whose parents are done, longest first
+        memory, left = ends[level.parents], []
+        steps = level.steps.tolist()  # how many segments have a next token
+        fades, writes = (x.index_select(0, level.tokens).split(steps) for x in (fade, written))
+        for now_fade, now_written in zip(fades, writes, strict=True):
+            left.append(memory[len(now_fade) :])
+            memory = torch.addcmul(now_written, now_fade, memory[: len(now_fade)])
+            found.append(memory)
+        ends = ends.index_copy(0, level.segments, torch.cat([memory, *reversed(left)]))
+    return torch.cat(found).index_select(0, layout.slots_in_levels)

@@ -103,6 +103,10 @@ def subject(name: str) -> str:
     )
 
 
+LAW = (
+    " α is that of the law which fits best, gap to the best possible accuracy = c·n^−α, n being comparisons, or about "
+    "the weights; its interval is over seeds. It says how fast the gap closed here, and predicts nothing beyond."
+)
 CONVERGED = (
     f"Beside the fixed budget: at a constant rate, until {PATIENCE} evaluations brought no lower validation loss, "
     f"within {LONGEST} times the steps. The rate is the one tuned for the fixed budget."

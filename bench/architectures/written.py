@@ -9,6 +9,7 @@ from bench.architectures.differences import against_baseline, groups
 from bench.architectures.page import computed_when, sections
 from bench.architectures.prices import histories, seconds
 from bench.architectures.profile import profile
+from bench.architectures.scaling import exponents
 from bench.architectures.study import Study
 from bench.written import write_pages
 
@@ -51,6 +52,7 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
         "seconds": {name: taken._asdict() for name in study.costs if (taken := seconds(study, name)) is not None},
         "by comparisons": points(study.curve),
         "by size": points(study.sizes),
+        "exponents": {"comparisons": exponents(study, study.curve), "size": exponents(study, study.sizes)},
         "converged": points(study.converged),
         "histories": {name: histories(study, name) for name in study.costs},
         "by attribute": study.attributes(),

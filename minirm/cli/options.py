@@ -17,8 +17,9 @@ class ModelOptions:
     backbone: BackboneName | None = None
     """A transformer, PyTorch's nn.TransformerDecoder, or a recurrent network; by default transformer."""
     style: Style | None = None
-    """gpt2: LayerNorm, learned positions, GELU. llama: RMSNorm, rotary positions, SwiGLU. bert: an encoder, one row per
-    response, without a first stage: --no-share-prompt --stage reward. By default gpt2."""
+    """gpt2: LayerNorm, learned positions, GELU. llama: RMSNorm, rotary positions, SwiGLU. prefix: an encoder that
+    shares prompts, without a first stage: --stage reward. bert: one sequence per response, likewise: --no-share-prompt
+    --stage reward. By default gpt2."""
     layers: int | None = None
     """Instead of the size's."""
     width: int | None = None

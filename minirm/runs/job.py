@@ -40,6 +40,8 @@ from minirm.training.parallel import by_the_first, say_where, whole_weights
 SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
 SECONDS_BETWEEN_SAVES = 300.0
+FEW_STEPS = 20
+"""Fewer are said to be too few."""
 M = TypeVar("M", RewardModel, LanguageModel)
 OpenStart = Callable[[Path], run_folder.Start]
 
@@ -162,6 +164,9 @@ class _Stages:
             for part in ("training", "validation")
         ]
         trainer = Trainer(model, objective, *streams, config)
+        if trainer.steps < FEW_STEPS:
+            more = "smaller batches (--comparisons-per-batch) or more passes (epochs) give more"
+            self.observer.note(f"{stage}: {trainer.steps:,} steps are few to learn from: {more}")
         if self.resume_at == stage:
             restore_trainer(trainer, self.state)
         self.observer.begin(stage, trainer.progress.step, trainer.steps)

@@ -20,6 +20,7 @@ Long Range Arena, arXiv:2011.04006. The last two skills: RewardBench, arXiv:2403
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from random import Random
 from typing import NamedTuple
@@ -139,19 +140,31 @@ class Names:
         if split not in CLASSES:
             raise InputError(f"split={split!r} must be one of {', '.join(CLASSES)}")
         self.rng, self.classes = rng, CLASSES[split]
-        known = [(a, b) for a in range(16) for b in range(16) if (a + b) % 8 in self.classes]
-        self.known = [f"{FIRST[a]} {LAST[b]}" for a, b in known]
 
     def several(self, n: int) -> list[str]:
         """Return n different names."""
-        return self.rng.sample(self.known, n)
+        return self.rng.sample(_names_of(self.classes), n)
 
     def wrong_for(self, name: str) -> list[str]:
         """Return three others: one of the same first word, one of the same last word, one that shares neither."""
-        first, last = name.split()
-        shares = lambda other: (other.split()[0] == first, other.split()[1] == last)  # noqa: E731
-        kinds = ((True, False), (False, True), (False, False))
-        return [self.rng.choice([other for other in self.known if shares(other) == kind]) for kind in kinds]
+        return [self.rng.choice(others) for others in _others(self.classes, name)]
+
+
+@lru_cache
+def _names_of(classes: tuple[int, ...]) -> list[str]:
+    places = [(a, b) for a in range(16) for b in range(16) if (a + b) % 8 in classes]
+    return [f"{FIRST[a]} {LAST[b]}" for a, b in places]
+
+
+@lru_cache(maxsize=512)
+def _others(classes: tuple[int, ...], name: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the names that share the first word of one alone, those that share the last, and those that share none."""
+    first, last = name.split()
+    found = {(True, False): [], (False, True): [], (False, False): [], (True, True): []}
+    for other in _names_of(classes):
+        words = other.split()
+        found[words[0] == first, words[1] == last].append(other)
+    return tuple(found.values())[:3]
 
 
 def _answers(rng: Random, right: str, wrong: Sequence[str]) -> list[Written]:
