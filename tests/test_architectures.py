@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -392,6 +393,19 @@ def test_a_finished_cell_is_not_run_again_and_a_repeated_one_gives_the_same(tmp_
     assert again["rewards"] == first["rewards"]
     assert [entry["loss"] for entry in again["history"]] == [entry["loss"] for entry in first["history"]]
     assert len(again["rewards"][AS_TRAINED]) == 12
+
+
+def test_a_cell_learns_by_the_loss_that_is_named_and_refuses_one_that_its_labels_do_not_fit(tmp_path):
+    losses = {}
+    for name in ("all_pairs", "hinge", "plackett_luce"):
+        cell = small_cell("GPT-2 style", loss=name)
+        run_cell(cell, tmp_path, SMALL)
+        losses[name] = json.loads(cell.path(tmp_path, SMALL).read_text())["history"][0]["loss"]
+    # After one step rewards are still near 0: log 2 for a pair, 1 for its hinge, log 8! for a ranking of eight.
+    near = {"all_pairs": math.log(2), "hinge": 1.0, "plackett_luce": math.lgamma(9)}
+    assert losses == pytest.approx(near, rel=0.15)
+    with pytest.raises(InputError, match="loss=step"):
+        run_cell(small_cell("GPT-2 style", loss="step"), tmp_path, SMALL)
 
 
 def test_a_bench_that_is_stopped_ends_its_workers_and_keeps_what_is_finished(tmp_path):

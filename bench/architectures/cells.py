@@ -66,6 +66,8 @@ class Cell:
     comparisons_per_batch: int
     """The same for all, so that all take as many steps; one who cuts comparisons into pairs takes more of those."""
     max_tokens: int
+    loss: str = "all_pairs"
+    """Of the reward stage, by its name in `minirm.training.objectives.LOSSES`."""
     file: str = ""
     """What files held that do not belong to the bench: the subject's, a user's backbone, a checkpoint."""
 
@@ -233,6 +235,7 @@ def _reward_stage(
     batches = len(streams["training"].plan(0))
     every = max(1, cell.steps // (EVALUATIONS * LONGEST if cell.patience else EVALUATIONS))
     config = TrainConfig(
+        loss=cell.loss,
         epochs=cell.steps / batches,
         learning_rate=cell.learning_rate,
         schedule="constant" if cell.patience else "cosine",

@@ -24,6 +24,7 @@ from bench.places import out_folder
 from bench.timing import machine
 from minirm.errors import InputError
 from minirm.files.disk import write_whole
+from minirm.training.objectives import LOSSES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--comparisons", type=int, help="most training comparisons of a subject")
     parser.add_argument("--epochs", type=float, help="passes over them; default: by the rule of the plan")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates to try")
+    parser.add_argument("--loss", choices=list(LOSSES), help="of the reward stage; default: all_pairs")
     parser.add_argument("--layers", type=int, help="depth of all")
     parser.add_argument("--width", type=int, help="width of the GPT-2 that others are matched to")
     parser.add_argument("--workers", type=int, default=2, help="trainings that run side by side")
@@ -91,7 +93,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
     if options.layers or options.width:
         layers, width = plan.shapes[0]
         plan = replace(plan, shapes=((options.layers or layers, options.width or width),))
-    return replace(plan, rates=tuple(sorted(options.rates or plan.rates)), epochs=options.epochs)
+    rates = tuple(sorted(options.rates or plan.rates))
+    return replace(plan, rates=rates, epochs=options.epochs, loss=options.loss or plan.loss)
 
 
 def _run(options: argparse.Namespace, command: list[str]) -> int:
@@ -117,7 +120,8 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
 
 def _is_as_planned(options: argparse.Namespace) -> bool:
     """Return whether nothing was asked for but a plan, a match and subjects, which the report's name tells."""
-    others = ("contestants", "backbone", "pretrained", "seeds", "comparisons", "epochs", "rates", "layers", "width")
+    others = ["contestants", "backbone", "pretrained", "seeds", "comparisons", "epochs", "rates", "loss"]
+    others += ["layers", "width"]
     return not any(getattr(options, name) for name in others)
 
 

@@ -64,6 +64,8 @@ class Plan:
     """Names; none: all."""
     rounds: int = 7
     """Of the timing."""
+    loss: str = "all_pairs"
+    """Of every reward stage."""
     converges: bool = True
     """Whether a main subject of known truth is also learned until validation no longer gains."""
 
@@ -199,6 +201,7 @@ class Setup:
             vocab_size=None if known else 2048,
             comparisons_per_batch=plan.per_batch(subject),
             max_tokens=192 if known else 256,
+            loss=plan.loss,
             file=self.sources.digest(subject),
         )
         return cell_for(contestant, template)
