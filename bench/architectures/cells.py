@@ -26,11 +26,11 @@ from minirm.evaluation.scoring import score_comparisons
 from minirm.files.disk import write_whole
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
-from minirm.tokens.packing import fit, tokenize
+from minirm.tokens.packing import fit, labels_of, tokenize
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.loop import Step, Trainer
-from minirm.training.objectives import LanguageModelObjective
+from minirm.training.objectives import LanguageModelObjective, broken_rule
 
 EVALUATIONS = 12
 """On validation, over the reward stage of the fixed budget."""
@@ -113,9 +113,15 @@ def read_result(cell: Cell, cache: Path, sources: Sources) -> dict:
 
 
 def run_cell(cell: Cell, cache: Path, sources: Sources) -> None:
-    """Train, score every set, and write the result."""
+    """Train, score every set, and write the result.
+
+    Raises:
+        InputError: the loss can't use the subject's labels.
+    """
     contestant = find_contestant(cell.contestant)
     subject, tokenizer = prepared(sources, cell.subject, cell.fold, cell.seed, cell.comparisons, cell.vocab_size)
+    if rule := broken_rule(labels_of(subject.training), TrainConfig(loss=cell.loss)):
+        raise InputError(f"{cell.subject}: {rule}")
     began = time.process_time()
     try:
         if not contestant.is_network:
