@@ -94,8 +94,7 @@ def all_pairs_loss(
         raise ValueError(f"margin {tuple(margin.shape)} must be a number, ({B}, 1, 1) or ({B}, {K}, {K})")
     if block is not None and block < 1:
         raise ValueError(f"block={block} must be at least 1")
-    rewards = widen(rewards).masked_fill(~mask, 0.0)
-    scores = fill_masked(scores, mask, torch.nan)  # NaN > x is False: no pair
+    rewards, scores = widen(rewards), fill_masked(scores, mask, torch.nan)  # NaN > x is False: no pair
     if block is None:
         total, pairs = _sum_over_pairs(rewards, scores, margin, 0, K)
         return total / pairs.clamp(min=1)

@@ -142,6 +142,8 @@ def test_the_logit_never_falls_near_0_and_1():
 
 def test_equal_values_whiten_to_0_also_where_their_mean_is_rounded():
     assert (whiten(torch.full((7,), 10000.1)) == 0).all()
+    for n in range(2, 40):  # some of these means are rounded in float64 too
+        assert (whiten(torch.full((n,), 1e10 / 3, dtype=torch.float64)) == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
