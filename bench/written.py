@@ -1,6 +1,7 @@
 """A report as a page in which details are folded, as Markdown with its pictures, and as JSON."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,16 @@ def write_pages(place: Path, title: str, said: str, parts: Sequence[Section], re
     texts = {
         "html": folded(render_page(title, said, parts)),
         "md": as_markdown(title, said, parts, folder, name),
-        "json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
+        "json": json.dumps(_without_nan(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     }
     for ending, text in texts.items():
         write_whole(folder / f"{name}.{ending}", lambda path, text=text: path.write_text(text, encoding="utf-8"))
+
+
+def _without_nan(value: object) -> object:
+    """Return what JSON can say: null where a number is not finite."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

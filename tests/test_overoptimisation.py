@@ -127,4 +127,4 @@ def test_a_study_tells_every_curve_and_is_not_computed_again(tmp_path, monkeypat
         method.cache_clear()
     monkeypatch.setattr(Setting, "result", lambda self, name, identity, _: result(self, name, identity, refuse))
     monkeypatch.setattr("bench.recipes.common.train_run", refuse)
-    assert record(Study(again), {})["curves"] == found["curves"]
+    assert json.dumps(record(Study(again), {})["curves"]) == json.dumps(found["curves"])  # NaN where responses are few
