@@ -132,7 +132,9 @@ def test_log_probabilities_at_which_tokens_were_drawn_are_those_of_a_forward_pas
         assert values == pytest.approx(log_p_alone(model, one).tolist(), abs=1e-6)
 
 
-@pytest.mark.parametrize("fields", [{}, {"style": "llama", "kv_heads": 1}, {"style": "prefix"}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{}, {"style": "llama", "kv_heads": 1}, {"style": "prefix"}, {"token_types": True}], ids=str
+)
 def test_going_on_behind_shared_prompts_is_going_on_by_segments(fields):
     """Step by step, while continuations end and whole prompts run out of them, on prompts of very uneven length."""
     model = randomised(a_model(layers=2, **fields)).double().eval()

@@ -1,5 +1,6 @@
 """Prepared data: the same by any number of processes and shards, once for many runs, and gone on with."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,22 @@ def test_a_changed_file_is_said_and_prepared_anew(pairs, tmp_path):
     assert prepare(cached(pairs, cache), tmp_path / "second", note=notes.append).data["summary"]["comparisons"] == 61
     assert len(notes) == 1 and notes[0].startswith(f"{pairs}: changed since {cache}/")
     assert len(list(cache.iterdir())) == 2
+
+
+def test_what_other_code_prepared_is_not_taken_for_this_ones(pairs, tmp_path, monkeypatch):
+    """A run that other code began goes on with what it began with, and is refused once that is gone."""
+    cache = tmp_path / "cache"
+    assert train_run(cached(pairs, cache), tmp_path / "run", StopAt(REWARD, 2)) is None
+    shutil.copytree(tmp_path / "run", tmp_path / "other run")
+    (before,) = cache.iterdir()
+    monkeypatch.setattr("minirm.runs.cache.digest_of_code", lambda: "other")
+    assert train_run(cached(pairs, cache), tmp_path / "run", Observer()) is not None
+    assert list(cache.iterdir()) == [before]
+    prepare(cached(pairs, cache), tmp_path / "anew")
+    assert len(list(cache.iterdir())) == 2
+    shutil.rmtree(before)
+    with pytest.raises(InputError, match=f"{before}: the prepared data is gone, and other code had prepared it"):
+        train_run(cached(pairs, cache), tmp_path / "other run", Observer())
 
 
 def test_what_was_stopped_while_it_was_prepared_goes_on(pairs, tmp_path, monkeypatch):

@@ -9,11 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from minirm.config import ModelConfig
 from minirm.config_rules import require
-from minirm.models.kernels.continuing import Continuing
 from minirm.models.kernels.rows import take_rows
 from minirm.models.protocol import Backbone, State
 from minirm.models.reward_model import build_backbone
-from minirm.models.transformer import Transformer
 from minirm.tokens.layout import Layout, lay_out
 from minirm.tokens.packing import PackedBatch
 
@@ -93,7 +91,7 @@ class LanguageModel(nn.Module):
         layout = lay_out([len(prompt) for prompt in numbers], [-1] * len(numbers), range(len(numbers)))
         tokens = torch.tensor([t for prompt in numbers for t in prompt], device=device)
         hidden, state = self.backbone(tokens, layout.to(device), only_reads=True, keep_state=True)
-        kind = Continuing if isinstance(self.backbone, Transformer) else Segments
+        kind = getattr(self.backbone, "continuing", Segments)  # a backbone may have a faster way
         go_on, logits = kind(self.backbone, state, layout, prompt_of, max_new_tokens), self.logits(hidden)[prompt_of]
         for left in reversed(range(max_new_tokens)):
             chosen = _draw(logits.float(), temperature, generator).tolist()

@@ -1,16 +1,13 @@
 """Processes that train together must be of one version, one configuration and one folder; who is not is named."""
 
-import hashlib
 import socket
-from functools import cache
 from pathlib import Path
 
 import torch
 
-import minirm
 from minirm.config_rules import to_json
 from minirm.errors import InputError
-from minirm.runs.checksums import CHECKSUMS, digest_of
+from minirm.runs.checksums import CHECKSUMS, digest_of, digest_of_code
 from minirm.runs.claim import flat
 from minirm.runs.prepare import minirm_version
 from minirm.runs.run_config import RunConfig
@@ -23,7 +20,7 @@ def check_alike(config: RunConfig) -> None:
     Raises:
         InputError: names the process, its machine and what it has.
     """
-    versions = {"minirm": minirm_version(), "code of minirm": _code(), "torch": torch.__version__}
+    versions = {"minirm": minirm_version(), "code of minirm": digest_of_code(), "torch": torch.__version__}
     _compare(versions | flat(to_json(config)))
 
 
@@ -45,11 +42,3 @@ def _compare(mine: dict) -> None:
             if theirs.get(name) != first.get(name):
                 who, rule = f"process {rank} on {host}", f"must be {first.get(name)}, as process 0 has it"
                 raise InputError(f"{who}: {name}: {theirs.get(name)}: {rule}")
-
-
-@cache
-def _code() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(minirm.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

@@ -11,14 +11,12 @@ from pathlib import Path
 from minirm.config_rules import to_json
 from minirm.errors import InputError
 from minirm.files.disk import LOCK, alone_in, read_json
-from minirm.runs.checksums import check_sealed, seal
+from minirm.runs.checksums import check_sealed, digest_of_code, seal
 from minirm.runs.run_config import REWARD, RunConfig
 from minirm.runs.run_folder import DATA, Start, model_digest
 
 UNFINISHED = ".part"
 """How the name of a folder ends while it is being made, or where that was stopped: it goes on from there."""
-FORMAT = 1
-"""Of what is prepared: goes up where the same choice would be prepared otherwise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def key_of(config: RunConfig, files: dict[str, str], start: Start | None) -> str
     reward = {name: values["reward"][name] for name in ("loss", "grades")} if REWARD in config.stages else None
     model = config.model
     inputs = {
-        "format": FORMAT,
+        "code": digest_of_code(),
         "files": files,
         "data": data,
         "packing": [config.packing.max_tokens, config.packing.when_longer],

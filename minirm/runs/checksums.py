@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import minirm
 from minirm.errors import InputError
 from minirm.files.disk import write_text
 
@@ -16,6 +18,15 @@ def digest_of(path: Path, length: int | None = None) -> str:
         if length is None:
             return hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.sha256(file.read(length)).hexdigest()
+
+
+@cache
+def digest_of_code() -> str:
+    """Return a digest of minirm's own files: what other code prepared, or computes, is not taken for this one's."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(minirm.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def seal(folder: Path) -> None:

@@ -41,7 +41,7 @@ SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""
 SECONDS_BETWEEN_SAVES = 300.0
 FEW_STEPS = 20
-"""Fewer are said to be too few."""
+"""Of a stage; fewer are said to be few."""
 M = TypeVar("M", RewardModel, LanguageModel)
 OpenStart = Callable[[Path], run_folder.Start]
 
@@ -57,8 +57,7 @@ def train_run(
         open_start: reads the folder that `config.start` names; `hub.read_start` knows pretrained folders too.
     Returns:
         What a reward model's evaluation says, or its loss alone where no two responses differ in score; what a language
-        model's says; None if the observer stopped the run, whose state
-        is saved, and in all processes but the first.
+        model's says; None if the observer stopped the run, whose state is saved, and in all processes but the first.
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """

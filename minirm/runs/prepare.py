@@ -49,9 +49,7 @@ from minirm.tokens.tokenizer import FILE, Tokenizer
 from minirm.training.objectives import broken_rule
 
 KEPT = ("cut", "merged", MERGED)
-"""How counts of what happened to a row that stayed begin."""
-
-
+"""How counts of what happened to a comparison that stayed begin."""
 VALIDATION, STORES = "validation", "tokens"
 """What training alone reads: the comparisons of the validation split, and a store for each split and stage."""
 READ, KEYS = "read", "keys.bin"
@@ -119,8 +117,12 @@ def check_unchanged(
     changed = [name or str(config.start) for name in now | before if now.get(name) != before.get(name)]
     if changed:
         raise InputError(f"{folder.parent}: the data changed since this run began ({', '.join(changed)}): train anew")
-    if config.data.cache is not None:
-        _prepared_once(config, start, files, progress, note)
+    if config.data.cache is None:
+        return
+    key, made = key_of(config, files, start), config.data.cache / then["key"]
+    if key != then["key"] and not made.is_dir():
+        raise InputError(f"{made}: the prepared data is gone, and other code had prepared it: train anew")
+    _prepared_once(config, then["key"], start, files, progress, note)
 
 
 def _digests(config: RunConfig) -> dict[str, str]:
@@ -150,7 +152,7 @@ def prepare(
     if config.data.cache is None:
         _make(config, folder, start, files, progress)
     else:
-        made = _prepared_once(config, start, files, progress, note)
+        made = _prepared_once(config, key_of(config, files, start), start, files, progress, note)
         for name in (PROMPTS, DATA):
             write_whole(folder / name, lambda path, name=name: shutil.copyfile(made / name, path))
         write_tokenizer(folder, open_tokenizer(made, bidirectional=config.model.bidirectional))
@@ -163,10 +165,9 @@ def prepare(
 
 
 def _prepared_once(
-    config: RunConfig, start: Start | None, files: dict, progress: Progress, note: Callable[[str], object]
+    config: RunConfig, key: str, start: Start | None, files: dict, progress: Progress, note: Callable[[str], object]
 ) -> Path:
     """Return the folder in the cache that holds what a run needs."""
-    key = key_of(config, files, start)
     return prepared_once(
         config.data.cache, key, files, lambda path: _make(config, path, start, files, progress, key), note
     )
@@ -199,12 +200,12 @@ def _make(
     shutil.rmtree(folder / READ)
 
 
-def _learn_tokenizer(config: RunConfig, rows: Kept, folder: Path, progress: Progress) -> Tokenizer:
+def _learn_tokenizer(config: RunConfig, comparisons: Kept, folder: Path, progress: Progress) -> Tokenizer:
     """Return a tokenizer learned from a part, or the one that an earlier process left in the folder."""
     if (folder / FILE).is_file():
         return Tokenizer.load(folder / FILE)
     progress("learning a vocabulary", 0, None)
-    return Tokenizer.train(_texts(_sample(rows)), config.data.vocab_size)
+    return Tokenizer.train(_texts(_sample(comparisons)), config.data.vocab_size)
 
 
 def _read(config: RunConfig, folder: Path, progress: Progress) -> tuple[dict, str | None]:
@@ -220,12 +221,12 @@ def _read(config: RunConfig, folder: Path, progress: Progress) -> tuple[dict, st
             nonlocal size
             (folder / name).mkdir(parents=True)
             with (folder / name / KEYS).open("wb") as keys:
-                for row, bytes_ in Kept.writing(_checked(read_comparisons(paths, **how), config), folder / name):
-                    keys.write(prompt_key(row))
+                for one, bytes_ in Kept.writing(_checked(read_comparisons(paths, **how), config), folder / name):
+                    keys.write(prompt_key(one))
                     size += bytes_
                     if size % 4096 < bytes_:
                         progress("reading", size, max(size, sum(sizes)))
-                    yield row
+                    yield one
 
         summary = describe(keep(data.data, "data"), keep(data.validation, "validation") if data.validation else None)
         _check_learnable(config, summary)
@@ -238,7 +239,7 @@ def _split(config: RunConfig, folder: Path) -> tuple[dict[str, Kept], np.ndarray
     """Return the comparisons of each part, and the keys of the training prompts, (prompts, 16) uint8, in order."""
     everything = Kept(folder / "data")
     keys = np.fromfile(folder / "data" / KEYS, "S16")
-    prompts, of_row = np.unique(keys, return_inverse=True)
+    prompts, of_comparison = np.unique(keys, return_inverse=True)
     if config.data.validation:
         parts, held_out = (
             {"training": everything, "validation": Kept(folder / "validation")},
@@ -249,7 +250,7 @@ def _split(config: RunConfig, folder: Path) -> tuple[dict[str, Kept], np.ndarray
             names = name_paths(config.data.data)
             raise InputError(f"{names}: one distinct prompt only: two are needed to keep one for validation")
         held_out = draws_validation(as_rows(prompts), config.data.validation_share / 100, config.seed)
-        sides = {"training": ~held_out[of_row], "validation": held_out[of_row]}
+        sides = {"training": ~held_out[of_comparison], "validation": held_out[of_comparison]}
         parts = {part: Kept(folder / "data", np.flatnonzero(mask)) for part, mask in sides.items()}
     return parts, as_rows(prompts)[~held_out]
 
@@ -259,11 +260,11 @@ def as_rows(keys: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 16)
 
 
-def _sample(rows: Kept) -> Kept:
+def _sample(comparisons: Kept) -> Kept:
     """Return so many comparisons, from everywhere, as are enough to learn a vocabulary from."""
-    numbers = np.asarray(rows.numbers)
-    size = int(rows.ends[-1]) * len(numbers) / len(rows.ends)
-    return rows[:: max(1, math.ceil(size / VOCABULARY_FROM))]
+    numbers = np.asarray(comparisons.numbers)
+    size = int(comparisons.ends[-1]) * len(numbers) / len(comparisons.ends)
+    return comparisons[:: max(1, math.ceil(size / VOCABULARY_FROM))]
 
 
 def minirm_version() -> str:
@@ -279,20 +280,20 @@ def _check_learnable(config: RunConfig, summary: DataSummary) -> None:
     require(not compares or summary.pairs > 0, f"{names}: no two responses differ in score: nothing to learn from")
 
 
-def _checked(rows: Iterable[Comparison], config: RunConfig) -> Iterator[Comparison]:
+def _checked(comparisons: Iterable[Comparison], config: RunConfig) -> Iterator[Comparison]:
     """Yield the comparisons, refusing one whose labels the loss of the reward stage can't use."""
-    for row in rows:
-        judged = row.is_judged or row.steps is not None
-        rule = broken_rule(labels_of([row]), config.reward) if REWARD in config.stages and judged else None
+    for one in comparisons:
+        judged = one.is_judged or one.steps is not None
+        rule = broken_rule(labels_of([one]), config.reward) if REWARD in config.stages and judged else None
         if rule:
-            raise InputError(f"{row.source}: {rule}")
-        yield row
+            raise InputError(f"{one.source}: {rule}")
+        yield one
 
 
-def _check_validation(config: RunConfig, rows: Kept) -> None:
+def _check_validation(config: RunConfig, comparisons: Kept) -> None:
     """Refuse a validation part on which no reward model could be right or wrong."""
     compares = REWARD in config.stages and config.reward.loss not in OF_SINGLES
-    if compares and not any(len(set(row.scores)) > 1 and row.probability != 0.5 for row in rows):
+    if compares and not any(len(set(one.scores)) > 1 and one.probability != 0.5 for one in comparisons):
         raise InputError(f"{_names(config, 'validation')}: no pair of the validation part has a better response")
 
 
@@ -312,7 +313,7 @@ def _check_something_is_left(config: RunConfig, part: str, stage: str, store: To
         raise InputError(f"{_names(config, part)}: nothing of the {part} part is left for the {stage}{why}")
 
 
-def _texts(rows: Iterable[Comparison]) -> Iterator[str]:
-    for row in rows:
-        yield from (turn.text for turn in row.prompt)
-        yield from row.responses
+def _texts(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    for one in comparisons:
+        yield from (turn.text for turn in one.prompt)
+        yield from one.responses

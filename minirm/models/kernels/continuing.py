@@ -91,7 +91,7 @@ class Continuing:
             self._arrange()
         backbone = self.backbone
         positions = (self.lengths[self.prompt_of] + self.written).to(tokens.device)
-        x = backbone.embed(tokens, positions)
+        x = backbone.embed(tokens, positions, torch.ones_like(tokens))  # all that is written is of a response
         rotation = None if backbone.rotary is None else backbone.rotary(positions)
         for block, layer in zip(backbone.blocks, self.layers, strict=True):
             kernel = partial(layer.attend, self)
