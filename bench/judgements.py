@@ -9,8 +9,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from bench.baselines import first_user_turn, group_folds
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
@@ -125,9 +123,3 @@ def merged_by_wins(pairs: Sequence[Comparison], *, most: int = 32) -> list[Compa
             if len(set(scores)) > 1:
                 merged.append(replace(rows[0], responses=tuple(part), scores=scores))
     return merged
-
-
-def cut_close(judged: Judged, least: float) -> list[np.ndarray]:
-    """Return for each comparison (K, K) bool: whether the first response's score is higher by at least so much."""
-    scores = [np.array(comparison.scores) for comparison in judged.comparisons]
-    return [row[:, None] - row[None, :] >= least for row in scores]

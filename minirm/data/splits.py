@@ -25,13 +25,13 @@ def prompt_key(comparison: Comparison) -> bytes:
 
 
 def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
-    """Return the keys of the prompts to keep for validation; see `draws_validation`."""
+    """Return the keys of the prompts to keep for validation; see `validation_mask`."""
     keys = sorted(keys)
-    return frozenset(compress(keys, draws_validation(keys, share, seed)))
+    return frozenset(compress(keys, validation_mask(keys, share, seed)))
 
 
-def draws_validation(keys: Sequence, share: float, seed: int) -> np.ndarray:
-    """Return of each prompt whether to keep it for validation: the share of them, rounded, but neither none nor all.
+def validation_mask(keys: Sequence, share: float, seed: int) -> np.ndarray:
+    """Return (prompts,) True for those to keep for validation: the share of them, rounded, but neither none nor all.
 
     Args:
         keys: `prompt_key` of at least two prompts, each once; 16 bytes, or as many numbers.

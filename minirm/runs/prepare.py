@@ -20,7 +20,7 @@ import torch
 from minirm.config import OF_SINGLES
 from minirm.config_rules import config_from_json, require, to_json
 from minirm.data.comparison import Comparison
-from minirm.data.splits import draws_validation, prompt_key
+from minirm.data.splits import validation_mask, prompt_key
 from minirm.errors import InputError, name_paths
 from minirm.files.disk import read_json, write_json, write_whole
 from minirm.files.fields import Usage, tell_unread
@@ -249,7 +249,7 @@ def _split(config: RunConfig, folder: Path) -> tuple[dict[str, Kept], np.ndarray
         if len(prompts) < 2:
             names = name_paths(config.data.data)
             raise InputError(f"{names}: one distinct prompt only: two are needed to keep one for validation")
-        held_out = draws_validation(as_rows(prompts), config.data.validation_share / 100, config.seed)
+        held_out = validation_mask(as_rows(prompts), config.data.validation_share / 100, config.seed)
         sides = {"training": ~held_out[of_comparison], "validation": held_out[of_comparison]}
         parts = {part: Kept(folder / "data", np.flatnonzero(mask)) for part, mask in sides.items()}
     return parts, as_rows(prompts)[~held_out]
