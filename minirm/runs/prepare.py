@@ -20,7 +20,7 @@ import torch
 from minirm.config import OF_SINGLES
 from minirm.config_rules import config_from_json, require, to_json
 from minirm.data.comparison import Comparison
-from minirm.data.splits import validation_mask, prompt_key
+from minirm.data.splits import prompt_key, validation_mask
 from minirm.errors import InputError, name_paths
 from minirm.files.disk import read_json, write_json, write_whole
 from minirm.files.fields import Usage, tell_unread
