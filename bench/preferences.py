@@ -36,7 +36,7 @@ from minirm.evaluation.pairs import Rewards, pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.reading import read_file
 from minirm.files.records import to_json
-from minirm.hub.reading import is_checkpoint, read_start
+from minirm.hub.reading import is_pretrained, read_start
 from minirm.runs.run_config import DataConfig, RunConfig
 
 LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"
@@ -83,7 +83,7 @@ class Recipe:
         begun = replace(
             self, start=folder, model=model, packing=packing, language_model=replace(self.language_model, epochs=0.0)
         )
-        if not is_checkpoint(folder):
+        if not is_pretrained(folder):
             return begun
         reward = replace(self.reward, epochs=epochs, learning_rate=rate, average_read=None)
         return replace(begun, reward=reward, lora=LORA, seeds=1)

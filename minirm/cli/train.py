@@ -47,8 +47,8 @@ class Train:
     stage: Stage | None = None
     """lm: the first stage alone. reward: the second alone. both: the default, unless there is a --from, then reward."""
     start: Annotated[Path | None, arg(name="from")] = None
-    """Run to go on from, a language model or a reward model, or a checkpoint in Hugging Face's layout: its weights,
-    tokenizer and model are taken over."""
+    """Run to go on from, a language model or a reward model, or a pretrained folder, in Hugging Face's layout: its
+    weights, tokenizer and model are taken over."""
     language_model: TrainConfig = field(default_factory=lambda: FIRST_STAGE)
     """First stage; epochs 0 leaves it out."""
     reward: TrainConfig = field(default_factory=lambda: SECOND_STAGE)

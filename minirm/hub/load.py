@@ -5,7 +5,7 @@ from pathlib import Path
 from minirm.config import PackingConfig
 from minirm.errors import InputError
 from minirm.evaluation.scoring import LoadedRun, RewardScorer, usual_device
-from minirm.hub.reading import build_language_model, build_reward_model, is_checkpoint, read_model
+from minirm.hub.reading import build_language_model, build_reward_model, is_pretrained, read_model
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
 from minirm.runs.run_folder import load_language_model, load_run
 
@@ -20,7 +20,7 @@ def load(run_folder: str | Path, device: str | None = None) -> RewardScorer:
         InputError: the folder lacks a file, or a file does not fit the others.
     """
     device = device or usual_device()
-    is_foreign = is_checkpoint(Path(run_folder))
+    is_foreign = is_pretrained(Path(run_folder))
     return RewardScorer(_load_checkpoint(Path(run_folder), device) if is_foreign else load_run(run_folder, device))
 
 
@@ -49,7 +49,7 @@ def load_zero_shot(
         InputError: the folder holds no language model, or the question no place for the response.
     """
     folder, device = Path(folder), device or usual_device()
-    if is_checkpoint(folder):
+    if is_pretrained(folder):
         imported = read_model(folder)
         if imported.has_head:
             raise InputError(f"{folder}: a reward model: must be a language model, which can answer a question")

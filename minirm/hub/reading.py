@@ -26,7 +26,7 @@ DRAWN = ("head.", "offset", "pooler.")
 
 @dataclass(frozen=True)
 class Imported:
-    """What a checkpoint gives."""
+    """What a pretrained folder gives."""
 
     config: ModelConfig
     weights: dict[str, Tensor]
@@ -42,16 +42,16 @@ class Imported:
         return "head.weight" in self.weights
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint or an adapter in Hugging Face's layout, and not a run of minirm."""
+def is_pretrained(folder: Path) -> bool:
+    """Return whether a folder is a pretrained one or an adapter, in Hugging Face's layout, and not a run of minirm."""
     if (folder / adapters.SETTINGS).is_file():
         return True
     return (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG)
 
 
 @dataclass(frozen=True)
-class Checkpoint(Start):
-    """A checkpoint from which a run goes on; of its training prompts, none is known."""
+class Pretrained(Start):
+    """A pretrained folder from which a run goes on; of its training prompts, none is known."""
 
     def digest(self) -> str:
         """Return what tells its weights from any other."""
@@ -70,18 +70,18 @@ class Checkpoint(Start):
 
 
 def read_start(folder: Path) -> Start:
-    """Return what `minirm train --from` goes on from: a finished run, or a checkpoint in Hugging Face's layout.
+    """Return what `minirm train --from` goes on from: a finished run, or a pretrained folder.
 
     Raises:
         InputError: it is neither, lacks a file, or a file does not fit the others.
     """
-    if not is_checkpoint(folder):
+    if not is_pretrained(folder):
         return run_folder.read_start(folder)
     with adapters.merged(folder) as whole:
         files = TensorFiles(whole)
         config, _, architecture = _read_description(whole)
         config, notes = _with_head(config, files, architecture), tuple(heads_beside(files))
-        return Checkpoint(folder, config, _read_tokenizer(whole, config), frozenset(), notes)
+        return Pretrained(folder, config, _read_tokenizer(whole, config), frozenset(), notes)
 
 
 def read_model(folder: str | Path) -> Imported:
@@ -121,7 +121,7 @@ def _read_description(folder: Path) -> tuple[ModelConfig, Family, str]:
     """Return what config.json describes, and the class of transformers that wrote it, "" if it does not say."""
     path = folder / CONFIG
     if not path.is_file():
-        raise InputError(f"{path}: missing: a checkpoint in Hugging Face's layout has one")
+        raise InputError(f"{path}: missing: a folder in Hugging Face's layout has one")
     values = read_json(path)
     try:
         if values.get("model_type") not in list(FAMILIES):  # a list, since JSON has values that no dict can look up
@@ -175,7 +175,7 @@ def _part_shapes(
 
 
 def build_reward_model(imported: Imported) -> RewardModel:
-    """Return the reward model of a checkpoint, on its very tensors; the head is drawn anew if it has none."""
+    """Return the reward model of a pretrained folder, on its very tensors; the head is drawn anew if it has none."""
     model = build_empty(RewardModel, imported.config)
     if not imported.has_head:
         model.draw_head()
@@ -185,7 +185,7 @@ def build_reward_model(imported: Imported) -> RewardModel:
 
 
 def build_language_model(imported: Imported) -> LanguageModel:
-    """Return the language model of a checkpoint, on its very tensors."""
+    """Return the language model of a pretrained folder, on its very tensors."""
     model = build_empty(LanguageModel, imported.config)
     weights = {name: tensor for name, tensor in imported.weights.items() if not name.startswith(DRAWN)}
     model.load_state_dict(weights, assign=True)

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's safetensors files, read one at a time."""
+"""The tensors of a pretrained folder's safetensors files, read one at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Entry:
 
 
 class TensorFiles:
-    """What a checkpoint's files hold, known from their headers alone."""
+    """What a pretrained folder's files hold, known from their headers alone."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else INDEX)
@@ -67,7 +67,7 @@ def _modern(name: str) -> str:
 
 
 def _read_index(folder: Path) -> dict[str, str]:
-    """Return the file of each tensor of a checkpoint in several files."""
+    """Return the file of each tensor of a pretrained folder in several files."""
     path = folder / INDEX
     if not path.is_file():
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
@@ -97,7 +97,7 @@ def _read_header(path: Path) -> list[Entry]:
 
 
 def check_parts(files: TensorFiles, parts: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a checkpoint in which a tensor is missing or is not of the shape and type that it must have.
+    """Refuse a pretrained folder in which a tensor is missing or is not of the shape and type that it must have.
 
     Args:
         parts: tensor → its shape by config.json.
@@ -115,7 +115,7 @@ def check_parts(files: TensorFiles, parts: dict[str, tuple[int, ...]]) -> None:
 
 
 def check_rest(files: TensorFiles, rest: set[str]) -> None:
-    """Refuse a checkpoint with tensors that the model does not have: its rewards would be others without them."""
+    """Refuse tensors that the model does not have: the folder's rewards would be others without them."""
     if rest:
         number = f"{len(rest)} tensors belong" if len(rest) > 1 else "tensor belongs"
         raise InputError(
