@@ -302,6 +302,7 @@ def check_probability(probability: Tensor | float, shape: torch.Size) -> None:
 
 
 def check_rows(mask: Tensor, **tensors: Tensor) -> None:
+    """Refuse tensors that are not all (B, K), and a mask that is not bool."""
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
             raise ValueError(f"{name} {tuple(tensor.shape)} must be (B, K)")

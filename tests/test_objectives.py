@@ -176,6 +176,17 @@ def test_the_size_of_scores_is_what_ratings_grades_and_listnet_learn():
         torch.testing.assert_close(preference_losses(rewards, batch, TrainConfig(loss=loss)), value)
 
 
+def test_a_label_that_cannot_be_wrong_costs_nothing_for_it_beside_one_that_can():
+    """Of two comparisons of three responses, the first is certain, and its best reward infinite: 0·∞ = 0."""
+    batch = batch_of((2, 1, 0), (2, 1, 0))
+    batch = replace(batch, probability=torch.tensor([1.0, 0.8]), labels=batch.labels._replace(uncertain=True))
+    rewards = torch.tensor([[torch.inf, 1.0, 0.0], [2.0, 1.0, 0.0]], requires_grad=True)
+    losses = preference_losses(rewards, batch, TrainConfig())
+    assert losses[0].item() == pytest.approx(-log_sigmoid(1.0) / 3)  # the pair of 1 and 0, of three pairs
+    (gradient,) = torch.autograd.grad(losses.sum(), rewards)
+    assert gradient.isfinite().all() and gradient[0].tolist() == pytest.approx([0, -0.26894 / 3, 0.26894 / 3], abs=1e-5)
+
+
 def test_scores_that_float32_takes_for_one_stay_apart_for_losses_of_order():
     batch = batch_of((2**24 + 1, 2**24))
     assert batch.order.tolist() == [[1, 0]] and (batch.scores[0, 0] - batch.scores[0, 1]).item() == 1

@@ -121,6 +121,7 @@ def _all_pairs(rewards: Tensor, batch: PackedBatch, config: TrainConfig) -> Tens
         return loss
     probability = _smoothed(batch.probability, config)
     reverse = all_pairs_loss(rewards, -batch.order, batch.mask, margin=-margin, block=block)
+    loss, reverse = loss.masked_fill(probability == 0, 0.0), reverse.masked_fill(probability == 1, 0.0)  # 0·∞ = 0
     return probability * loss + (1 - probability) * reverse
 
 
