@@ -9,9 +9,11 @@ import ast
 import inspect
 import json
 import math
+import re
 import sys
 import threading
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
 
@@ -189,3 +191,10 @@ def test_the_walk_is_at_most_1750_lines_in_16_files(tmp_path, capsys):
             print(f"  {Path(file).relative_to(home)}: {number}")
     assert 800 < sum(lines.values()) <= 1750
     assert len(lines) <= 16
+    told = {str(Path(file).relative_to(home)): number for file, number in lines.items()}
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"{len(told)} files, {sum(told.values()):,} lines" in readme and f"{sum(all_lines.values()):,}" in readme
+    rooms = re.findall(r"^\| \d \| (.*?) \| (\d+) \|", readme, re.MULTILINE)
+    files = [re.findall(r"`([\w/]+\.py)`", names) for names, _ in rooms]
+    assert sorted(chain.from_iterable(files)) == sorted(told)
+    assert [sum(told[file] for file in some) for some in files] == [int(number) for _, number in rooms]
