@@ -79,10 +79,10 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     train_run(replace(little_config(folder), model=sized("tiny", max_positions=64)), run, Listener())
     lines, record = folder / "lines.jsonl", {"prompt": "Question 3?", "responses": [f"Gladly: {n}." for n in range(8)]}
     lines.write_text((json.dumps(record) + "\n") * 2000, encoding="utf-8")
-    tests = REPOSITORY / "tests" / "test_train.py"
+    tests = REPOSITORY / "tests" / "test_one_pair.py"
     return {
         "minirm score": [sys.executable, "-m", "minirm", "score", str(run), "--file", str(lines)],
-        "tests/test_train.py": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
+        "tests/test_one_pair.py": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
     }
 
 
@@ -111,5 +111,7 @@ def _busy(is_there: bool) -> Iterator[None]:
 
 
 def _spin() -> None:
-    while True:
+    """Keep a core busy as long as the bench is there, however that ends."""
+    bench = os.getppid()
+    while os.getppid() == bench:
         pass
