@@ -35,6 +35,7 @@ from minirm.models.attention import Stacked
 from minirm.models.kernels.recurrence import by_pytorch
 from minirm.models.kernels.rows import take_rows
 from minirm.models.reward_model import RewardModel
+from minirm.runs.encode import end_with_parent
 from minirm.tokens.layout import Layout, Tiles
 from minirm.tokens.packing import Encoded, PackedBatch
 from minirm.tokens.stream import Stream, TokenStore
@@ -255,7 +256,9 @@ class InItsOwnProcess:
     """
 
     def __init__(self, name: str, work: Work, *, keeps_memory: bool, threads: int = 0) -> None:
-        self.process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self.process = ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+        )
         self.process.submit(_make_ready, name, work, threads or torch.get_num_threads(), keeps_memory).result()
 
     def __call__(self) -> float:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from minirm.runs.encode import end_with_parent
+
 
 def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """Return the most that a call has allocated at once, beyond its inputs, as PyTorch's own allocator sees it."""
@@ -40,5 +42,5 @@ def _resident_bytes(field: str) -> int:
 
 def in_fresh_process(function: Callable[..., object], *arguments: object) -> object:
     """Return what a function returns in a process of its own, which nothing that ran before has touched."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()

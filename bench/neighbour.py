@@ -23,6 +23,7 @@ from bench.speed_report import Row
 from bench.speed_setup import HH, Settings
 from bench.timing import interleaved, ratio, spread
 from minirm.config import sized
+from minirm.runs.encode import end_with_parent
 from minirm.runs.job import train_run
 
 REPOSITORY = Path(__file__).parents[1]
@@ -111,7 +112,6 @@ def _busy(is_there: bool) -> Iterator[None]:
 
 
 def _spin() -> None:
-    """Keep a core busy as long as the bench is there, however that ends."""
-    bench = os.getppid()
-    while os.getppid() == bench:
+    end_with_parent()
+    while True:
         pass

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from minirm.runs.encode import end_with_parent
+
 T = TypeVar("T")
 
 
@@ -43,5 +45,6 @@ def side_by_side(work: Callable[[T], object], todo: Sequence[T], workers: int, t
 
 def _begin_worker(threads: int, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this one …
+    end_with_parent()
     tempfile.tempdir = folder  # … and clears away what it leaves
     torch.set_num_threads(threads)

@@ -1,6 +1,8 @@
 """Prepared data: the same by any number of processes and shards, once for many runs, and gone on with."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,24 @@ def test_shards_and_processes_change_nothing(pairs, tmp_path, monkeypatch, proce
     assert seen[-1][0] == "encoding" and seen[-1][1] == seen[-1][2] > 5
     assert cut.data == whole.data and list(cut.validation) == list(whole.validation)
     assert columns(tmp_path / "cut") == columns(tmp_path / "whole")
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from minirm.runs import encode
+encode.processors = lambda: 2
+say_and_wait = lambda *_: (print(os.getpid(), flush=True), time.sleep(60))
+list(encode._in_processes(say_and_wait, [("training", None, Path(sys.argv[1]) / str(n)) for n in range(2)]))
+"""
+
+
+def test_processes_end_with_the_one_that_was_killed(tmp_path):
+    """They would wait for work for ever, or write and clear away beside a run that goes on."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW, tmp_path], stdout=subprocess.PIPE, text=True)
+    at_work = [process.stdout.readline() for _ in range(2)]
+    process.kill()
+    assert len(set(at_work)) == 2 and process.communicate(timeout=30) == ("", None)  # their end of the pipe is closed
 
 
 def test_the_keys_of_the_training_part_are_kept_in_order(tmp_path):
