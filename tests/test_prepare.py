@@ -1,8 +1,12 @@
 """Prepared data: the same by any number of processes and shards, once for many runs, and gone on with."""
 
+import itertools
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 from minirm.cli.main import main
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
+from minirm.files.disk import remove_folder
 from minirm.files.kept import Kept
 from minirm.files.records import read_comparisons
 from minirm.runs import encode as encoding
@@ -71,6 +76,23 @@ def test_shards_and_processes_change_nothing(pairs, tmp_path, monkeypatch, proce
     assert seen[-1][0] == "encoding" and seen[-1][1] == seen[-1][2] > 5
     assert cut.data == whole.data and list(cut.validation) == list(whole.validation)
     assert columns(tmp_path / "cut") == columns(tmp_path / "whole")
+
+
+def test_a_folder_is_removed_though_somebody_still_writes_into_it(tmp_path):
+    folder, until = tmp_path / "folder", time.monotonic() + 0.3
+
+    def write() -> None:
+        for n in itertools.takewhile(lambda _: time.monotonic() < until, itertools.count()):
+            with suppress(OSError):
+                (folder / f"{n}").mkdir(parents=True)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while time.monotonic() < until:
+        remove_folder(folder)
+    writer.join()
+    remove_folder(folder)
+    assert not folder.exists()
 
 
 SLOW = """

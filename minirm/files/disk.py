@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def write_folder_whole(folder: Path, write: Callable[[Path], object]) -> None:
             _sync(place.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, though a process whose parent was killed may write into it until it has noticed."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
+    shutil.rmtree(folder)  # says what hinders it
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def _is_begun(folder: Path, asked: dict) -> bool:
         left = list(folder.glob(f".{BEGUN}.*"))  # by a process that was killed before the job had begun
         disk.check_free(folder, besides=(disk.LOCK, *(path.name for path in left)))
         for path in left:
-            shutil.rmtree(path)
+            disk.remove_folder(path)
         return False
     for path in folder.iterdir():
         if UNFINISHED.fullmatch(path.name):

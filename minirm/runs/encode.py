@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -16,7 +15,7 @@ import numpy as np
 
 from minirm.config import OF_SINGLES, OF_TIES
 from minirm.data.comparison import Comparison
-from minirm.files.disk import read_json, write_folder_whole, write_json
+from minirm.files.disk import read_json, remove_folder, write_folder_whole, write_json
 from minirm.files.kept import Kept
 from minirm.files.pretrained import AnyTokenizer
 from minirm.files.survey import usable
@@ -109,7 +108,7 @@ def encode(
             counts.update(read_json(path / COUNTS))
         for stage in config.stages:
             join([path / stage for path in those], folder / f"{part} {stage}")
-    shutil.rmtree(shards)
+    remove_folder(shards)
     return counts
 
 
