@@ -191,18 +191,22 @@ def _heads_rewards(
 def prepared(
     sources: Sources, name: str, fold: int, seed: int, comparisons: int, vocab_size: int | None
 ) -> tuple[Subject, Tokenizer]:
-    """Return a subject and the tokenizer that all contestants share on it, the last two of a process kept.
+    """Return a subject and the tokenizer that all contestants share on it, the last two of a process kept."""
+    return sources.load(name, fold, seed, comparisons), shared_tokenizer(sources, name, fold, vocab_size)
 
-    The tokenizer saw training comparisons of seed 0, as many as there are up to 2,000, whatever a cell learns from.
+
+@lru_cache(maxsize=2)
+def shared_tokenizer(sources: Sources, name: str, fold: int, vocab_size: int | None) -> Tokenizer:
+    """Return what learned its vocabulary from training comparisons of seed 0, whatever a cell learns from: up to 2,000.
+
     Where their texts are too few for the vocabulary, it is as large as they allow.
     """
-    subject = sources.load(name, fold, seed, comparisons)
     rows = sources.load(name, fold, 0, 2000).training
     texts = [text for row in rows for text in (*(turn.text for turn in row.prompt), *row.responses)]
     try:
-        return subject, Tokenizer.train(texts, vocab_size)
+        return Tokenizer.train(texts, vocab_size)
     except InputError:
-        return subject, Tokenizer.train(texts, None)
+        return Tokenizer.train(texts, None)
 
 
 def model_config(cell: Cell, tokenizer: Tokenizer) -> ModelConfig:
