@@ -295,7 +295,7 @@ def test_a_line_and_a_cell_and_a_document_have_limits(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"x\.jsonl:2: a line of more than 16,777,216 bytes: must be shorter"):
         fields_of(written(tmp_path, "x.jsonl", f'{{}}\n{{"a": "{long}"}}'))
     with pytest.raises(InputError, match=r"x\.csv:2: not valid CSV: field larger than field limit"):
-        fields_of(written(tmp_path, "x.csv", "a,b\n" + '1,"' + "x\n" * (LARGEST_RECORD // 2 + 9) + '"'))
+        fields_of(written(tmp_path, "x.csv", "a,b\n" + '1,"' + f"{'x' * 63}\n" * (LARGEST_RECORD // 64 + 9) + '"'))
     monkeypatch.setattr("minirm.files.reading.LARGEST_DOCUMENT", 100)
     with pytest.raises(InputError, match=r"x\.json:1: a JSON document of more than 100 bytes: must be smaller; JSON L"):
         fields_of(written(tmp_path, "x.json", "[" + '{"a": 1},' * 50 + "{}]"))

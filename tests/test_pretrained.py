@@ -398,7 +398,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_template_that_takes_too_much_or_fails_ends_in_one_line(tmp_path, name):
+def test_a_template_that_takes_too_much_or_fails_ends_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("minirm.files.pretrained.SECONDS_TO_RENDER", 1.5)
     source, said = HOSTILE[name]
     folder = made.save(tmp_path / "f", made.byte_level(), source)
     with pytest.raises(InputError) as caught:
@@ -437,7 +438,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_tokenizer_that_takes_too_much_or_panics_ends_in_one_line(tmp_path, name, capfd):
+def test_a_tokenizer_that_takes_too_much_or_panics_ends_in_one_line(tmp_path, monkeypatch, name, capfd):
+    monkeypatch.setattr("minirm.files.opening.SECONDS", 1.0)
     fields, said = BROKEN[name]
     for one in fields.get("normalizer", {}).get("normalizers", []):
         one["content"] = "aa"
