@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from minirm.cli.main import main
+from minirm.evaluation.report import Picture
 from minirm.runs.checksums import seal
 from minirm.runs.claim import STATES
 from minirm.runs.state import TENSORS
@@ -20,6 +21,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 QUICK = ["--size", "tiny", "--max-tokens", "64", "--comparisons-per-batch", "8"]
 STAGES = ["--language-model.epochs", "1", "--reward.epochs", "2"]
+
+
+LOOK_AT_PICTURES = ("test_architectures", "test_cli", "test_overoptimisation", "test_report")
+"""How the names of the files begin whose tests look at pages, or go the whole way that a user goes."""
+
+
+@pytest.fixture(autouse=True)
+def _pictures(request, monkeypatch) -> None:
+    """Draw a run's pictures only where they are looked at: they take two thirds of a little run's time."""
+    if not request.path.name.startswith(LOOK_AT_PICTURES):
+        monkeypatch.setattr(Picture, "base64", property(lambda _: ""))
 
 
 def write_lines(path: Path, records: list) -> Path:
