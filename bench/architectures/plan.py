@@ -41,7 +41,7 @@ class Plan:
     """… but that of the world …"""
     file_seeds: int = 3
     """… and those of files; with two, Student's t is so wide that nothing is resolved."""
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-3, 2e-3)
     """Learning rates that each contestant may try once in each condition, on validation …"""
     extensions: int = 1
     """… and how often one more is tried, where the best is the lowest or the highest so far."""
@@ -54,7 +54,7 @@ class Plan:
     """… and the steps that so many get; fewer get fewer, see `steps_for`."""
     epochs: float | None = None
     """Passes over the comparisons of whatever subject; None: as `steps_for` has it."""
-    skill: int = 3000
+    skill: int = 6000
     """Training comparisons of a single skill, each of which is seen once."""
     halvings: int = 1
     """How often the comparisons of known truth are halved in the learning curve; those of a file are once, if many."""
