@@ -232,31 +232,18 @@ def trl_epoch(
     better, worse = zip(*each_pair(encoded), strict=True)
     columns = {"chosen_ids": [row.tolist() for row in better], "rejected_ids": [row.tolist() for row in worse]}
     dataset, calls = Dataset.from_dict(columns), iter(range(1_000_000))
+    chosen = {
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": -(-per_step // at_once),
+        "gradient_checkpointing": checkpointing,
+        **_trl_settings(config),
+    }
 
     def train() -> float:
         model, watch = build(), Stopwatch()
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
-            options = RewardConfig(
-                output_dir=folder,
-                per_device_train_batch_size=at_once,
-                gradient_accumulation_steps=-(-per_step // at_once),
-                num_train_epochs=1,
-                gradient_checkpointing=checkpointing,
-                bf16=config.precision == "bfloat16",
-                use_cpu=model.device.type == "cpu",
-                learning_rate=config.learning_rate,
-                adam_beta1=config.betas[0],
-                adam_beta2=config.betas[1],
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.clip,
-                optim="adamw_torch_fused",
-                lr_scheduler_type="constant",
-                data_seed=next(calls),
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-            )
+            use_cpu = model.device.type == "cpu"
+            options = RewardConfig(output_dir=folder, use_cpu=use_cpu, data_seed=next(calls), **chosen)
             trainer = RewardTrainer(model, options, train_dataset=dataset, processing_class=tokenizer)
             trainer.add_callback(watch)
             trainer.remove_callback(PrinterCallback)
@@ -264,6 +251,25 @@ def trl_epoch(
         return watch.seconds
 
     return train
+
+
+def _trl_settings(config: TrainConfig) -> dict:
+    """Return what TRL calls the settings that everyone has; nothing is logged or saved."""
+    return {
+        "num_train_epochs": 1,
+        "bf16": config.precision == "bfloat16",
+        "learning_rate": config.learning_rate,
+        "adam_beta1": config.betas[0],
+        "adam_beta2": config.betas[1],
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.clip,
+        "optim": "adamw_torch_fused",
+        "lr_scheduler_type": "constant",
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 # ── Scoring ───────────────────────────────────────────────────────────────────────────────────────────────────────────

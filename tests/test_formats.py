@@ -559,7 +559,11 @@ def test_a_plain_pair_is_read_as_the_long_way_reads_it(prompt, chosen, rejected,
     row = RawRecord("x.jsonl:1", {"prompt": prompt, "chosen": chosen, "rejected": rejected})
     plain = plain_pair(row)
     if plain is not None:
-        assert [plain] == parse_record(Record(row.fields, Names()), "pairs", row.place).comparisons
+        record, counted, long = Record(row.fields, Names()), Usage(), Usage()
+        assert [plain] == parse_record(record, "pairs", row.place).comparisons
+        assert [one.comparisons for one in parse_records(iter([row]), usage=counted)] == [[plain]]
+        long.add(record)
+        assert counted == long
 
 
 def test_most_plain_pairs_take_the_short_way():

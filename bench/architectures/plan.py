@@ -46,7 +46,7 @@ class Plan:
     extensions: int = 1
     """… and how often one more is tried, where the best is the lowest or the highest so far."""
     subjects: tuple[str, ...] = (*SUITE, WORLD, "hh-harmless")
-    questions: tuple[str, ...] = ("match:1", "order:1")
+    questions: tuple[str, ...] = ("match:1",)
     """Subjects on which the single changes are run too."""
     comparisons: int = 2000
     """Most training comparisons of a subject that is no single skill; a file may have fewer …"""

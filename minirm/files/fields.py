@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from minirm.data.comparison import RawRecord
@@ -265,6 +265,11 @@ class Usage:
         for name, value in unread.items():
             if name not in self.telling and name.lower() not in record.names.names["unread"] and tells(name, value):
                 self.telling[name] = None
+
+    def add_plain(self, names: Iterable[str]) -> None:
+        """Count one record whose fields all mean what they are called."""
+        self.records += 1
+        self.read.update((name, name) for name in names)
 
 
 def tell_unread(usage: dict[str, Usage]) -> str | None:

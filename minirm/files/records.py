@@ -98,9 +98,11 @@ def parse_records(
     """Yield what each record of one file says, all in the format of the first."""
     had_prompt = False
     for raw in records:
-        plain = plain_pair(raw) if usage is None and names is None and format in (None, "pairs") else None
+        plain = plain_pair(raw) if names is None and format in (None, "pairs") else None
         if plain:
             format, had_prompt = "pairs", True
+            if usage is not None:
+                usage.add_plain(raw.fields)
             yield Parsed([plain])
             continue
         for place, fields in unfold(raw):

@@ -14,10 +14,10 @@ from minirm.files.pretrained import PretrainedTokenizer
 from minirm.hub import adapters
 from minirm.hub.families import FAMILIES, Family, part_rows, read_config
 from minirm.hub.tensors import TensorFiles, assemble, check_parts, check_rest, heads_beside
-from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
+from minirm.runs.empty import build_empty
 from minirm.runs.run_folder import CONFIG, Start, check_tokenizer
 
 DRAWN = ("head.", "offset", "pooler.")

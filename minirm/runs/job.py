@@ -65,12 +65,7 @@ def train_run(
     start = None if config.start is None else open_start(config.start)
     for note in () if start is None else start.notes:
         observer.note(note)
-    if config.lora is not None:
-        with torch.device("meta"):  # shapes alone: a matrix that is not there is refused before any work
-            add_adapters(RewardModel(config.model).backbone, config.lora)
-    for path in config.data.data + config.data.validation:
-        inside = path.is_dir() and folder.absolute().is_relative_to(path.absolute())
-        require(not inside, f"{folder}: lies in {path}, whose files are read as data; name a folder outside")
+    _check_before_any_work(config, folder)
     job = Job(folder, to_json(config))
     with contextlib.ExitStack() as held:
 
@@ -90,6 +85,16 @@ def train_run(
         with Journal(folder if is_writer() else None, written, observer.note) as journal:
             trained = _Stages(prepared, start, job, observer, journal, state).train()
         return _finish(prepared, *trained, job, observer) if trained is not None and is_writer() else None
+
+
+def _check_before_any_work(config: RunConfig, folder: Path) -> None:
+    """Refuse adapters of matrices that are not there, and a folder that lies among the data."""
+    if config.lora is not None:
+        with torch.device("meta"):  # shapes alone
+            add_adapters(RewardModel(config.model).backbone, config.lora)
+    for path in config.data.data + config.data.validation:
+        inside = path.is_dir() and folder.absolute().is_relative_to(path.absolute())
+        require(not inside, f"{folder}: lies in {path}, whose files are read as data; name a folder outside")
 
 
 def _note_what_was_left_out(prepared: Prepared, observer: Observer) -> None:

@@ -38,11 +38,11 @@ from minirm.evaluation.report import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
 from minirm.files.disk import check_tensors, load_weights, read_json, read_tensors, write_whole
 from minirm.files.pretrained import FOLDER, AnyTokenizer, open_tokenizer
-from minirm.models.empty import build_empty
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs.checksums import check_sealed, digest_of
 from minirm.runs.claim import BEGUN, is_finished
+from minirm.runs.empty import build_empty
 from minirm.tokens.tokenizer import FILE
 
 FORMAT = 2
