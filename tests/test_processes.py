@@ -1,5 +1,6 @@
 """Several processes: they take the steps that one would, act after the same step, and never disagree."""
 
+import json
 import multiprocessing
 import os
 import time
@@ -15,9 +16,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from minirm.cli.train import joined_processes
+from minirm.cli.main import main
+from minirm.cli.processes import joined_processes
 from minirm.config import LoraConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
+from minirm.evaluation import scoring
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs import alike
@@ -25,6 +28,7 @@ from minirm.runs import job as run
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import LANGUAGE_MODEL
 from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
+from minirm.tokens.packing import pack
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.training import parallel
 from minirm.training.loop import Step, Trainer
@@ -170,22 +174,53 @@ def test_what_is_drawn_after_the_first_stage_is_the_same_in_every_process(tmp_pa
 
 
 def _train_together(rank: int, folder: Path) -> None:
-    prepared = run.prepare
+    prepared, config = run.prepare, a_config(folder / "pairs.jsonl")
     run.prepare = lambda *arguments: (folder / f"prepared by {rank}").touch() or prepared(*arguments)
-    evaluation = run.train_run(a_config(folder / "pairs.jsonl"), folder / "run", Observer())
-    assert (evaluation is not None) == (rank == 0)
+    for name, shard in (("whole", False), ("sharded", True)):
+        stages = (replace(stage, shard=shard) for stage in (config.language_model, config.reward))
+        both = replace(config, **dict(zip(("language_model", "reward"), stages, strict=True)))
+        assert run.train_run(both, folder / name, Observer()) is not None
 
 
 def test_the_first_of_two_processes_prepares_the_data_and_both_train_on_them(tmp_path):
     write_lines(tmp_path / "pairs.jsonl", kind_and_rude(40))
     in_processes(_train_together, tmp_path)
-    assert (tmp_path / "run" / "metrics.json").is_file()
     assert [path.name for path in tmp_path.glob("prepared by *")] == ["prepared by 0"]
+    found = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "sharded")]
+    accuracies = [one["validation"]["accuracy"]["value"] for one in found]
+    assert accuracies == pytest.approx([accuracies[0]] * 2)
 
 
 def _be_refused(rank: int, folder: Path) -> None:
     with pytest.raises(InputError, match=r"gone.jsonl: no such file or folder$"):
         run.train_run(a_config(folder / "gone.jsonl"), folder / "run", Observer())
+
+
+def _evaluate_and_score(rank: int, folder: Path) -> None:
+    pairs, batches = str(folder / "pairs.jsonl"), []
+    with (
+        patch.object(scoring, "TOKENS_AT_ONCE", 60),
+        patch.object(scoring, "pack", lambda *a, **k: batches.append(1) or pack(*a, **k)),
+    ):
+        assert main(["eval", str(folder / "run"), "--data", pairs, "--out", str(folder / "eval")]) == 0
+        computed = len(batches)
+        assert main(["score", str(folder / "run"), "--file", pairs, "--out", str(folder / "scored.jsonl")]) == 0
+    (folder / f"computed {rank}").write_text(str(computed))
+
+
+def test_processes_score_each_response_once_and_say_what_one_would(trained, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        folder.mkdir()
+        (folder / "run").symlink_to(trained)
+        write_lines(folder / "pairs.jsonl", kind_and_rude(17))
+    _evaluate_and_score(0, alone)
+    in_processes(_evaluate_and_score, shared, 3)
+    assert (shared / "scored.jsonl").read_text() == (alone / "scored.jsonl").read_text()
+    one, three = (json.loads((folder / "eval" / "metrics.json").read_text()) for folder in (alone, shared))
+    assert three == one and (shared / "eval" / "report.html").is_file()
+    batches = [int((shared / f"computed {rank}").read_text()) for rank in range(3)]
+    assert sum(batches) == int((alone / "computed 0").read_text()) and max(batches) - min(batches) <= 2
 
 
 def test_what_the_first_of_two_processes_refuses_both_refuse(tmp_path):

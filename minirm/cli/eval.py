@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from minirm.cli.console import new_console, print_evaluation
+from minirm.cli.processes import joined_processes
 from minirm.cli.watcher import counting, tell
 from minirm.errors import InputError, name_paths
 from minirm.evaluation.report import check_evaluation_folder, write_evaluation
@@ -20,6 +21,7 @@ from minirm.files.kept import Kept
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 from minirm.hub.load import load
+from minirm.training.parallel import by_the_first
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,8 @@ class Eval:
         if self.out is not None:
             disk.check_folder(self.out)
             check_evaluation_folder(self.out)
-        scorer = load(self.run_folder)
-        with tempfile.TemporaryDirectory() as folder:
-            self._evaluate(scorer, Path(folder))
+        with joined_processes(), tempfile.TemporaryDirectory() as folder:
+            self._evaluate(load(self.run_folder), Path(folder))
         return 0
 
     def _evaluate(self, scorer: RewardScorer, folder: Path) -> None:
@@ -63,11 +64,15 @@ class Eval:
         responses = sum(len(comparison.responses) for comparison in comparisons)
         with counting("scoring", 2 * responses) as scorer.advance:  # twice: also behind other prompts
             rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
-        if self.out is not None:
+
+        def write() -> None:
             title = f"{self.run_folder} on {name_paths(self.data)}"
             write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
             if self.format == "rewardbench":
                 write_results(self.out, comparisons, rewards, model=str(self.run_folder))
+
+        if self.out is not None:
+            by_the_first(write)
         console = new_console()
         print_evaluation(console, evaluation, name_paths(self.data))
         if self.format == "rewardbench":

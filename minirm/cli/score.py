@@ -1,5 +1,6 @@
 """minirm score: texts in, rewards out, line by line."""
 
+import collections
 import json
 import math
 import sys
@@ -11,7 +12,9 @@ from typing import Annotated, TextIO
 from tyro.conf import Positional, UseAppendAction, arg
 
 from minirm.cli.console import UNPAIRED, check_open
+from minirm.cli.processes import joined_processes
 from minirm.cli.watcher import counting, tell
+from minirm.config_rules import require
 from minirm.data.comparison import RawRecord
 from minirm.errors import InputError, printable
 from minirm.evaluation.scoring import RewardScorer
@@ -20,6 +23,7 @@ from minirm.files.disk import write_whole
 from minirm.files.reading import read_file, read_pipe
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer
+from minirm.training.parallel import Ranks
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ class Score:
             check_open("stdout")
         else:
             disk.check_file(self.out)
+        with joined_processes():
+            require(self.file != "-" or Ranks().count == 1, "--file -: one process alone can read standard input")
+            self._score()
+        return 0
+
+    def _score(self) -> None:
         scorer = self._load()
         if self.file is None:
             rewards = scorer.score([self.prompt] * len(self.response), self.response, normalise=self.normalise)
@@ -75,13 +85,14 @@ class Score:
             lines = map(_as_json, records)
         in_sight = self.out is None and sys.stdout.isatty()  # the lines themselves show how far it is
         with counting("scoring", shown=not in_sight) as scorer.advance:
-            if self.out is None:
+            if Ranks().rank > 0:  # the first one writes
+                collections.deque(lines, maxlen=0)
+            elif self.out is None:
                 _write_lines(lines, sys.stdout)
             else:
                 write_whole(self.out, lambda path: _write_file(lines, path))
         if isinstance(scorer, RewardScorer):
             _tell_cut(scorer)
-        return 0
 
     def _load(self) -> RewardScorer | ZeroShotScorer:
         if self.question is None:

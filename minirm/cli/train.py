@@ -1,21 +1,16 @@
 """minirm train, and minirm resume, which goes on with it."""
 
-import contextlib
-import os
-import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
-import torch.distributed as dist
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from minirm.cli import STOPPED
 from minirm.cli.console import new_console, print_evaluation
 from minirm.cli.options import LoraOptions, ModelOptions
+from minirm.cli.processes import joined_processes
 from minirm.cli.watcher import Watcher
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
@@ -24,12 +19,9 @@ from minirm.files import disk
 from minirm.hub.reading import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
-from minirm.training.parallel import PATIENCE, who_is_late
 
 FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)
 SECOND_STAGE = TrainConfig(epochs=2.0)
-LOST = re.compile("[Tt]imed? ?out|[Cc]onnection (closed|reset)")
-"""What PyTorch's engine says of a process that it waited for."""
 
 
 @dataclass(frozen=True)
@@ -110,27 +102,3 @@ def _train(config: RunConfig, folder: Path) -> int:
         console.print(f"stopped and saved; go on with: minirm resume {shlex.quote(str(folder))}", soft_wrap=True)
         return STOPPED
     return 0
-
-
-@contextlib.contextmanager
-def joined_processes() -> Iterator[None]:
-    """Join the other processes when torchrun has started several.
-
-    Raises:
-        InputError: one of them was not heard of for `PATIENCE`, or is gone; it is named.
-    """
-    if "RANK" not in os.environ:
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # gloo adds up what lies on the host, and so waits for no GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    except RuntimeError as error:
-        if not dist.is_initialized() or not LOST.search(str(error)):
-            raise
-        raise InputError(f"{who_is_late()}: {str(error).splitlines()[0]}") from None
-    finally:
-        dist.destroy_process_group()

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minirm.errors import printable
+from minirm.runs.job import is_writer
 from minirm.runs.journal import Observer
 from minirm.training.loop import Evaluated, Step
 
@@ -44,7 +45,9 @@ class _Bars(Progress):
 
 
 def tell(message: str) -> None:
-    """Say something on standard error; where nobody can read it, nothing happens."""
+    """Say something on standard error, once for all processes; where nobody can read it, nothing happens."""
+    if not is_writer():
+        return
     try:
         print(printable(message), file=sys.stderr, flush=True)
     except OSError:
@@ -69,7 +72,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def counting(what: str, total: int | None = None, *, shown: bool = True) -> Iterator[Callable[[int], object]]:
     """Draw a bar, where standard error is a terminal, that grows by what is told to the function that this yields."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_writer())
     with Progress(*COLUMNS, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda more: progress.advance(task, more)

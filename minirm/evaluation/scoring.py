@@ -4,10 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from minirm.config import PackingConfig
 from minirm.data.comparison import Comparison, RawRecord, Turn
@@ -30,6 +31,7 @@ from minirm.files.shapes import recognise
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded, pack, tokenize, truncate
 from minirm.tokens.stream import cut_into_batches
+from minirm.training.parallel import Ranks
 
 Prompt = str | Sequence[dict] | None
 RECORDS_AT_ONCE = 256
@@ -290,23 +292,32 @@ def score_encoded(
     cut: Counter[str] | None = None,
     advance: Advance | None = None,
 ) -> list[list[float]]:
-    """Return the rewards of encoded comparisons; see `score_comparisons`. At most `tokens_per_batch` go together."""
+    """Return the rewards of encoded comparisons; see `score_comparisons`. At most `tokens_per_batch` go together.
+
+    Processes that score together all ask for the same; each computes its share of the batches, and all learn all
+    rewards. With a sharded model, all compute all: a forward pass is then made together.
+    """
     model.eval()
+    ranks, together = Ranks(), isinstance(model, FSDPModule)
     cut, both_ways = Counter() if cut is None else cut, model.config.bidirectional
     device, most = model.head.weight.device, packing.tokens_per_batch
-    rewards = [[0.0] * len(item.responses) for item in encoded]
+    first = np.cumsum([0, *(len(item.responses) for item in encoded)])  # of each comparison's rewards
+    rewards = np.zeros(first[-1])
     pieces = [(n, *piece) for n, item in enumerate(encoded) for piece in _pieces(item, packing, cut, both_ways)]
     lengths = [piece.tokens for _, _, piece in pieces]
-    for batch in cut_into_batches(lengths, min(most, TOKENS_AT_ONCE) if device.type == "cpu" else most):
+    batches = cut_into_batches(lengths, min(most, TOKENS_AT_ONCE) if device.type == "cpu" else most)
+    for number, batch in enumerate(batches):
         items = [pieces[i][2] for i in batch]
-        packed = pack(items, share_prompt=packing.share_prompt, bidirectional=both_ways)
-        for i, values in zip(batch, model(packed.to(device)).tolist(), strict=True):
-            n, numbers, _ = pieces[i]
-            for k, reward in zip(numbers, values, strict=False):  # behind the last response are pads
-                rewards[n][k] = reward
+        if together or number % ranks.count == ranks.rank:
+            packed = pack(items, share_prompt=packing.share_prompt, bidirectional=both_ways)
+            for i, values in zip(batch, model(packed.to(device)).tolist(), strict=True):
+                n, numbers, _ = pieces[i]
+                for k, reward in zip(numbers, values, strict=False):  # behind the last response are pads
+                    rewards[first[n] + k] = reward
         if advance is not None:
             advance(sum(len(item.responses) for item in items))
-    return rewards
+    everything = rewards.tolist() if together else ranks.sum(torch.from_numpy(rewards))
+    return [everything[start:end] for start, end in pairwise(first)]
 
 
 def _pieces(

@@ -57,7 +57,7 @@ def train_run(
         open_start: reads the folder that `config.start` names; `hub.read_start` knows pretrained folders too.
     Returns:
         What a reward model's evaluation says, or its loss alone where no two responses differ in score; what a language
-        model's says; None if the observer stopped the run, whose state is saved, and in all processes but the first.
+        model's says; None if the observer stopped the run, whose state is saved.
     Raises:
         InputError: the data, the folder or a loss is not as it must be.
     """
@@ -84,7 +84,7 @@ def train_run(
         written = {} if state is None else state.progress["written"]
         with Journal(folder if is_writer() else None, written, observer.note) as journal:
             trained = _Stages(prepared, start, job, observer, journal, state).train()
-        return _finish(prepared, *trained, job, observer) if trained is not None and is_writer() else None
+        return None if trained is None else _finish(prepared, *trained, job, observer)
 
 
 def _check_before_any_work(config: RunConfig, folder: Path) -> None:
@@ -229,23 +229,31 @@ def check_resumable(folder: Path) -> None:
 def _finish(
     prepared: Prepared, model: RewardModel | LanguageModel, loss: float, job: Job, observer: Observer
 ) -> Evaluation | Surprise | Fit:
-    """Write weights and description, evaluate on the validation split, and write page and figures."""
-    folder = job.folder
+    """Evaluate on the validation split, which all processes do together; the first writes model, page and figures."""
     if prepared.config.lora is not None:
         merge(model)
-    disk.write_tensors(folder / run_folder.WEIGHTS, model.state_dict())
-    for name in run_folder.DESCRIPTION:
-        disk.write_whole(folder / name, lambda path, name=name: shutil.copyfile(job.begun / name, path))
-    run_folder.write_tokenizer(folder, prepared.tokenizer)
+    by_the_first(lambda: _write_model(prepared, model, job))
     observer.end()
     if isinstance(model, LanguageModel):
         found = Surprise(loss, math.exp(loss))
         figures = {"validation": dataclasses.asdict(found)}
     else:
-        found, figures = _evaluate(prepared, model, loss, folder)
-    disk.write_json(folder / run_folder.METRICS, figures)
-    job.finish()
+        found, figures = _evaluate(prepared, model, loss, job.folder)
+
+    def end() -> None:
+        disk.write_json(job.folder / run_folder.METRICS, figures)
+        job.finish()
+
+    by_the_first(end)
     return found
+
+
+def _write_model(prepared: Prepared, model: RewardModel | LanguageModel, job: Job) -> None:
+    """Write weights and description."""
+    disk.write_tensors(job.folder / run_folder.WEIGHTS, model.state_dict())
+    for name in run_folder.DESCRIPTION:
+        disk.write_whole(job.folder / name, lambda path, name=name: shutil.copyfile(job.begun / name, path))
+    run_folder.write_tokenizer(job.folder, prepared.tokenizer)
 
 
 def _evaluate(prepared: Prepared, model: RewardModel, loss: float, folder: Path) -> tuple[Evaluation | Fit, dict]:
@@ -255,7 +263,8 @@ def _evaluate(prepared: Prepared, model: RewardModel, loss: float, folder: Path)
     if any(len(set(comparison.scores)) > 1 for comparison in prepared.validation):
         rewards, found = RewardScorer(run).evaluate(prepared.validation, seed=prepared.config.reward.seed)
         figures, title, history = found.to_json(), f"{folder.name}: validation", read_log(folder, REWARD)
-        write_evaluation(folder, prepared.validation, rewards, found, title=title, history=history)
+        page = {"title": title, "history": history}
+        by_the_first(lambda: write_evaluation(folder, prepared.validation, rewards, found, **page))
     else:
         rewards, found = RewardScorer(run).score_comparisons(prepared.validation), Fit(loss)
         figures = dataclasses.asdict(found)

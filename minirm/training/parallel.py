@@ -121,7 +121,7 @@ def _sharded(model: nn.Module, ranks: int) -> nn.Module:
     for block in model.backbone.blocks:
         fully_shard(block, mesh=mesh)
         register_fsdp_forward_method(block, "read")
-    return fully_shard(model, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)  # weights are read between two steps too
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
