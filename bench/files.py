@@ -1,7 +1,8 @@
 """python -m bench files: memory and time of the commands against the size of the file they read.
 
 Each command runs in a process of its own; what it holds at its peak, its children included one by one, is what the
-system says of it when it ends (ru_maxrss). The slope is a least-squares line over the sizes.
+system says of it when it ends (ru_maxrss). The slope is a least-squares line over the sizes. And what saving a state
+takes, beside a step and the time between two saves.
 """
 
 import argparse
@@ -15,6 +16,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from minirm.config import PackingConfig, TrainConfig, sized
+from minirm.models.reward_model import RewardModel
+from minirm.runs.job import SECONDS_BETWEEN_SAVES
+from minirm.runs.state import save_state, trainer_state
+from minirm.tokens.packing import Encoded
+from minirm.tokens.stream import Stream, TokenStore
+from minirm.training.loop import Trainer
+from minirm.training.objectives import RewardObjective
 
 WORDS = Path(__file__).parent.parent / "data"
 """Whose small samples give the texts their words."""
@@ -36,8 +46,11 @@ def main(arguments: list[str]) -> int:
                 print(name, found[name][-1], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     named = {"command": f"python -m bench files {' '.join(arguments)}", "processors": os.cpu_count(), **found}
+    named["saving"] = saved = saving()
     (options.out / "files.json").write_text(json.dumps(named, indent=1) + "\n")
     print(table(found))
+    print(f"saving a state of {saved['megabytes']:.0f} MB: {saved['seconds']:.2f} s; a step: {saved['step']:.2f} s")
+    print(f"of the time between two saves: {saved['seconds'] / SECONDS_BETWEEN_SAVES:.2%}")
     return 0
 
 
@@ -68,6 +81,26 @@ def run(command: list[str]) -> dict:
         raise SystemExit(f"minirm {' '.join(command)}: status {process.returncode}")
     seconds = {"seconds": time.perf_counter() - began, "processor_seconds": used.ru_utime + used.ru_stime}
     return {name: round(value, 1) for name, value in seconds.items()} | {"peak_megabytes": used.ru_maxrss // 1024}
+
+
+def saving(size: str = "small", times: int = 5) -> dict[str, float]:
+    """Return the megabytes of a model's state, and the median seconds to save it, and of a step of 2,048 tokens."""
+    tokens = np.arange(4, 1028, dtype=np.int32)
+    items = [Encoded(tokens[:512], (tokens[:768], tokens[256:]), (1.0, 0.0))] * (times + 1)
+    with tempfile.TemporaryDirectory(prefix="minirm-state-") as folder:
+        store = TokenStore.write(items, Path(folder) / "tokens")
+        stream = Stream(store, PackingConfig(max_tokens=4096, comparisons_per_batch=1))
+        config = TrainConfig(evaluate_every=1e9)
+        trainer = Trainer(RewardModel(sized(size, max_positions=4096)), RewardObjective(config), stream, stream, config)
+        steps, saves = [], []
+        for event, _ in zip(trainer.run(), range(times), strict=False):
+            steps.append(event.seconds)
+            began = time.perf_counter()
+            save_state(Path(folder) / "states", *trainer_state(trainer, "reward"))
+            saves.append(time.perf_counter() - began)
+        last = max((Path(folder) / "states").iterdir())
+        size = sum(path.stat().st_size for path in last.iterdir()) / 1e6
+    return {"megabytes": size, "seconds": float(np.median(saves)), "step": float(np.median(steps))}
 
 
 def write_pairs(path: Path, megabytes: int) -> int:

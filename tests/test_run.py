@@ -97,7 +97,7 @@ def test_a_run_says_where_steps_are_few_to_learn_from(file, tmp_path):
     observer = Noting()
     train_run(a_config(file, epochs=6.0), tmp_path / "run", observer)
     [said] = [note for note in observer.notes if "few to learn from" in note]
-    assert said.startswith("language model: 8 steps are few")  # the reward stage has 24
+    assert said.startswith("language model: 8 steps in all are few")  # the reward stage has 24
 
 
 def test_the_language_model_stage_learns(whole):

@@ -17,8 +17,6 @@ from minirm.runs.job import is_writer
 from minirm.runs.journal import Observer
 from minirm.training.loop import Evaluated, Step
 
-FEW_STEPS = 20
-"""Below so many steps in a stage, nothing much can be learned, and the user is told what to turn."""
 LINES = 10
 """Lines about steps that a stage writes where there is no bar."""
 
@@ -138,10 +136,6 @@ class Watcher(Stopper):
         super().begin(stage, done, steps)
         self.task = self.progress.add_task(stage, completed=done, total=steps)
         self.unit = "pairs" if stage == "reward" else "targets"
-        if 0 < steps < FEW_STEPS:
-            option = f"--{stage.replace(' ', '-')}.epochs"
-            how = f"a higher {option} or a small --comparisons-per-batch makes more"
-            self.note(f"{stage}: {steps} {'step' if steps == 1 else 'steps'} in all, which teach little; {how}")
 
     def event(self, stage: str, event: Step | Evaluated) -> None:
         if isinstance(event, Evaluated):

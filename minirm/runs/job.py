@@ -169,8 +169,8 @@ class _Stages:
         ]
         trainer = Trainer(model, objective, *streams, config)
         if trainer.steps < FEW_STEPS:
-            more = "smaller batches (--comparisons-per-batch) or more passes (epochs) give more"
-            self.observer.note(f"{stage}: {trainer.steps:,} steps are few to learn from: {more}")
+            more = f"smaller batches (--comparisons-per-batch) or more passes (--{stage.replace(' ', '-')}.epochs)"
+            self.observer.note(f"{stage}: {trainer.steps} steps in all are few to learn from: {more} give more")
         if self.resume_at == stage:
             restore_trainer(trainer, self.state)
         self.observer.begin(stage, trainer.progress.step, trainer.steps)
