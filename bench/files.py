@@ -28,7 +28,7 @@ from minirm.training.objectives import RewardObjective
 
 WORDS = Path(__file__).parent.parent / "data"
 """Whose small samples give the texts their words."""
-MODEL = ["--size", "tiny", "--max-tokens", "512", "--stage", "reward"]
+MODEL = ["--size", "tiny", "--stage", "reward"]
 
 
 def main(arguments: list[str]) -> int:
@@ -36,12 +36,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench files", description=__doc__)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[60, 300, 1500])
     parser.add_argument("--commands", nargs="+", default=["data", "train", "again", "score"])
+    parser.add_argument("--max-tokens", type=int, default=512, help="of a response and its prompt: few are soon scored")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args(arguments)
     found: dict[str, list[dict]] = {name: [] for name in options.commands}
     with tempfile.TemporaryDirectory(prefix="minirm-files-") as folder:
         for size in options.megabytes:
-            for name, measured in measure(Path(folder), size, options.commands).items():
+            for name, measured in measure(Path(folder), size, options.max_tokens, options.commands).items():
                 found[name].append({"megabytes": size, **measured})
                 print(name, found[name][-1], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -54,13 +55,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(folder: Path, megabytes: int, commands: list[str]) -> dict[str, dict]:
+def measure(folder: Path, megabytes: int, max_tokens: int, commands: list[str]) -> dict[str, dict]:
     """Return seconds, processor seconds and the peak of memory in MB of each command on a file of this size."""
     data, cache = folder / f"{megabytes}.jsonl", folder / f"cache{megabytes}"
     comparisons = write_pairs(data, megabytes)
     epochs = f"{64 / comparisons:.9f}"  # few steps: it is the data that is measured
     train = ["train", "--data", str(data), *MODEL, "--reward.epochs", epochs, "--cache", str(cache)]
-    train += ["--reward.evaluate-every", "1e9", "--validation", str(write_few(data))]
+    train += ["--max-tokens", str(max_tokens), "--reward.evaluate-every", "1e9", "--validation", str(write_few(data))]
     rows = {
         "data": ["data", str(data)],
         "train": [*train, "--out", str(folder / f"run{megabytes}")],
