@@ -133,18 +133,18 @@ CONTESTANTS = [
         about=f"{OWN_GPT2}, but a prompt's tokens see each other both ways, and a response's the prompt and each other",
     ),
     Contestant(
-        "PyTorch decoder", "own", {"backbone": "torch_decoder"},
-        about="nn.TransformerDecoder over the response, its memory being the prompt's embeddings, over which no layer "
-        "runs; queries start equal to keys",
-    ),
-    Contestant(
         "encoder–decoder", "own", {"backbone": "torch_decoder"}, build=EncoderDecoder,
-        about="PyTorch decoder, whose memory as many layers of nn.TransformerEncoder have gone over",
+        about="nn.TransformerDecoder over the response; its memory is the prompt, over which as many layers of "
+        "nn.TransformerEncoder have gone; queries start equal to keys",
     ),
     Contestant("GRU", "own", {"backbone": "gru"}, about="its memory of the prompt is forked for each response"),
     Contestant(
         "state space", "own", build=StateSpace,
         about="Mamba's selective state space with its short convolution; its memory of the prompt is forked likewise",
+    ),
+    Contestant(
+        "PyTorch decoder", "change", {"backbone": "torch_decoder"},
+        about="encoder–decoder, whose memory is the prompt's embeddings, over which no layer runs",
     ),
     Contestant("LSTM", "change", {"backbone": "lstm"}, about="GRU, but LSTM"),
     Contestant(
