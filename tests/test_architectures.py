@@ -631,6 +631,7 @@ def test_the_whole_bench_runs_and_goes_on(tmp_path, monkeypatch, capsys):
         comparisons=16,
         steps=4,
         skill=16,
+        halvings=1,
         shapes=((1, 8), (1, 16)),
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "BERT style", "pairs", "five heads", "read: mean",
                      "longer wins"),
