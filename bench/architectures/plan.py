@@ -89,7 +89,7 @@ PLANS = {
         "quick",
         sources={"test": 200, "validation": 100},
         extensions=0,
-        subjects=("words:5", "negation:2", "match:0", "recall:0", "counting:4", WORLD),
+        subjects=("words:5", "match:0", "recall:0", "counting:4", WORLD),
         questions=(),
         comparisons=800,
         steps=300,
