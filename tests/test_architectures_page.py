@@ -66,6 +66,18 @@ def test_the_verdict_names_who_leads_who_is_not_told_apart_and_what_needs_no_net
     assert answers.verdict(study()).startswith(first)
 
 
+def test_the_verdict_calls_resolved_what_the_forest_fills():
+    others, seen = {f"other {n}": 0.497 for n in range(9)}, set()
+    for lead in np.linspace(0.001, 0.02, 20):
+        made = MadeUp({ALL_SKILLS: {BASELINE: 0.5, "Llama style": 0.5 + lead, **others}})
+        if made.networks(ALL_SKILLS)[0] == "Llama style":
+            [one] = [d for d in differences.against_baseline(made, ALL_SKILLS) if d.first == "Llama style"]
+            assert ("* against" in answers.leader(made, ALL_SKILLS)) == one.is_resolved
+            alone = differences.difference(made, ALL_SKILLS, one.first, one.second)
+            seen.add((one.is_resolved, alone.is_resolved))
+    assert (False, True) in seen  # alone it would be resolved
+
+
 def test_differences_of_a_subject_are_one_family_and_groups_all_pairs():
     found = {one.first: one for one in differences.against_baseline(study(), ALL_SKILLS)}
     assert set(found) == {"Llama style", "GRU", "longer wins"}

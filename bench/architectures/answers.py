@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
-from bench.architectures.differences import Difference, difference, family, groups
+from bench.architectures.differences import Difference, against_baseline, difference, family, groups
 from bench.architectures.prices import seconds
 from bench.architectures.study import ALL_SKILLS, Study, figure_of
 from bench.architectures.subjects import is_known_truth
@@ -63,7 +63,7 @@ def leader(study: Study, subject: str) -> str:
     where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else Path(subject).name
     said = f"On {where}, {shortened(best)} leads the networks: {value} {what}"
     if best != study.baseline:
-        against = difference(study, subject, best, study.baseline)
+        against = next((one for one in against_baseline(study, subject) if one.first == best), None)
         said += f", {difference_words(against)} against {shortened(study.baseline)}"
     return f"{said}{_alike(groups(study, subject, [best, *others])[0][1:], others)}. {_plain(study, subject)}".strip()
 
