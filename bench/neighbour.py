@@ -38,7 +38,7 @@ DEFAULT = "OMP_WAIT_POLICY=PASSIVE"
 
 
 def neighbour(settings: Settings) -> list[Row]:
-    """Return tokens per second of training, and seconds of whole commands, alone and beside a busy process."""
+    """Return the tokens per second of training, and the seconds of whole commands, alone and beside a busy process."""
     corpus = settings.corpus(HH)
     work = settings.work(corpus)
     tokens = sum(item.tokens for item in work.encoded)
