@@ -71,6 +71,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+COMPARED = ("training", "ranking", "scoring")
+PICTURED = (*COMPARED, "growth")
+"""Sections of which the picture shows something."""
+
+
 def markdown(sections: dict[str, dict], titles: dict[str, str], *, pictured: bool = True) -> str:
     """Return all sections as Markdown, what was aimed at first.
 
@@ -81,17 +86,19 @@ def markdown(sections: dict[str, dict], titles: dict[str, str], *, pictured: boo
     """
     lines = ["# Speed", "", "Medians [quartiles] over rounds in which everyone runs once; × is the median ratio within"]
     lines += ["a round. What exactly is timed stands at the head of the bench's file.", ""]
-    lines += ["| aimed at | measured | aim | |", "|---|---|---|---|"]
+    aims = []
     for section in sections.values():
         for row in map(row_from_json, section["rows"]):
             if row.aim is not None:
                 judged = row.times or row.value
                 reached = "reached" if row.aim.is_reached(judged.median) else "**not reached**"
                 relation = f", {row.relation}" if row.times else ""
-                lines.append(
+                aims.append(
                     f"| {row.setting}: {row.name}{relation} | {with_quartiles(judged)} | {row.aim} | {reached} |"
                 )
-    if pictured:
+    if aims:
+        lines += ["| aimed at | measured | aim | |", "|---|---|---|---|", *aims]
+    if pictured and not sections.keys().isdisjoint(PICTURED):
         lines += ["", "![how many times as fast, and growth](speed.png)"]
     for name, section in sections.items():
         lines += ["", f"## {titles[name].rstrip('.')}", "", *_table(list(map(row_from_json, section["rows"])))]
@@ -113,7 +120,7 @@ def _table(rows: list[Row]) -> list[str]:
 def picture(sections: dict[str, dict]) -> Figure:
     """Return the ratios to the peers with what was aimed at, and below them how time and memory grow."""
     rows = {name: list(map(row_from_json, section["rows"])) for name, section in sections.items()}
-    compared = [row for name in ("training", "ranking", "scoring") for row in rows.get(name, []) if row.times]
+    compared = [row for name in COMPARED for row in rows.get(name, []) if row.times]
     heights = [0.8 + 0.26 * len(compared), 3.4 if "growth" in rows else 0.1]
     figure = Figure(figsize=(8.5, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
