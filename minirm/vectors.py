@@ -35,7 +35,14 @@ def as_vectors(*, at_least: int = 1, finite: bool = False, **values: ArrayLike) 
     return list(arrays.values())
 
 
-def ranks(values: NDArray) -> NDArray:
-    """Return ranks from 1, equal values sharing their mean rank."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+def ranks(values: NDArray, group: NDArray | None = None) -> NDArray:
+    """Return ranks from 1, equal values sharing their mean rank; of each next group they count on from the last."""
+    keys = (values,) if group is None else (values, group)
+    order = np.lexsort(keys)
+    is_first = np.ones(len(values), bool)  # of entries that are tied
+    is_first[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
+    starts = np.flatnonzero(is_first)
+    counts = np.diff(starts, append=len(values))
+    found = np.empty(len(values))
+    found[order] = np.repeat(starts + (counts + 1) / 2, counts)
+    return found

@@ -46,7 +46,7 @@ class MadeUp(Study):
     @staticmethod
     def drawn(name: str, mean: float) -> Resampled:
         rng = np.random.default_rng(len(name))
-        whole = mean + 0.004 * rng.normal(size=4)
+        whole = mean + (0.4 if name.startswith("noisy") else 0.004) * rng.normal(size=4)
         return Resampled(whole, whole + 0.001 * rng.normal(size=(20, 4)))
 
 
@@ -76,6 +76,12 @@ def test_the_verdict_calls_resolved_what_the_forest_fills():
             alone = differences.difference(made, ALL_SKILLS, one.first, one.second)
             seen.add((one.is_resolved, alone.is_resolved))
     assert (False, True) in seen  # alone it would be resolved
+
+
+def test_the_verdict_names_one_that_is_not_told_apart_though_one_between_is():
+    made = MadeUp({ALL_SKILLS: {BASELINE: 0.5, "Llama style": 0.8, "noisy GRU": 0.3}})
+    assert made.networks(ALL_SKILLS) == ["Llama style", BASELINE, "noisy GRU"]
+    assert "* against GPT-2; not told apart from it: noisy GRU." in answers.leader(made, ALL_SKILLS)
 
 
 def test_differences_of_a_subject_are_one_family_and_groups_all_pairs():

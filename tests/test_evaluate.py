@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import combinations
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluation.evaluate import evaluate
-from minirm.evaluation.pairs import pair_table
+from minirm.evaluation.evaluate import _spearman_within, evaluate
+from minirm.evaluation.pairs import RewardLists, flatten, pair_table
 from minirm.evaluation.report import as_table
 from minirm.metrics import pearson, spearman
 
@@ -246,6 +247,15 @@ def test_every_count_and_share_is_that_of_a_plain_loop(data):
     assert (measured.value if measured else None) == (pytest.approx(np.mean(within)) if within else None)
 
 
+@settings(deadline=None, max_examples=60)
+@given(rated(), st.integers(1, 3))
+def test_rewards_are_related_to_lengths_a_few_prompts_at_a_time_as_all_at_once(data, at_once):
+    rows, rewards = data
+    with patch("minirm.evaluation.evaluate.PROMPTS_AT_ONCE", at_once):
+        within = np.concatenate([*_spearman_within(flatten(rows, rewards))])
+    assert sorted(within) == pytest.approx(sorted(naive_correlation_within(rows, rewards)))
+
+
 @settings(deadline=None, max_examples=50)
 @given(rated(), st.integers(0, 100))
 def test_a_shift_of_the_rewards_of_a_prompt_changes_nothing_but_their_relation_to_length(data, shift):
@@ -253,6 +263,17 @@ def test_a_shift_of_the_rewards_of_a_prompt_changes_nothing_but_their_relation_t
     shifted = [[value + shift for value in row] for row in rewards]
     first, second = pair_table(rows, rewards), pair_table(rows, shifted)
     assert np.array_equal(first.reward_difference, second.reward_difference)
+
+
+@given(st.lists(st.lists(st.floats(-9, 9), max_size=4), max_size=6))
+def test_lists_of_rewards_are_read_as_they_were_added(rows):
+    kept = RewardLists()
+    kept.extend(rows[:2])
+    kept.extend(rows[2:])
+    assert list(kept) == rows and len(kept) == len(rows)
+    assert [kept[n - len(rows)] for n in range(len(rows))] == rows
+    with pytest.raises(IndexError):
+        kept[len(rows)]
 
 
 def test_the_pair_table_names_each_pair():

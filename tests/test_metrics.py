@@ -18,6 +18,7 @@ from minirm.metrics import (
     pearson,
     spearman,
 )
+from minirm.vectors import ranks
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -76,6 +77,15 @@ def test_correlations_agree_with_scipy(pairs: list[tuple[int, int]]):
     assert kendall_tau_b(first, second) == pytest.approx(stats.kendalltau(first, second).statistic, abs=1e-12)
     assert pearson(first, second) == pytest.approx(stats.pearsonr(first, second).statistic, abs=1e-12)
     assert spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-INF, -1.0, 0.0, 2.0, INF])), min_size=1, max_size=20))
+def test_ranks_agree_with_scipy_and_count_on_from_group_to_group(entries):
+    group, values = (np.array(column) for column in zip(*entries, strict=True))
+    assert ranks(values).tolist() == stats.rankdata(values).tolist()
+    for one in set(group.tolist()):
+        expected = stats.rankdata(values[group == one]) + (group < one).sum()
+        assert ranks(values, group)[group == one].tolist() == expected.tolist()
 
 
 def test_best_of_k_by_hand():

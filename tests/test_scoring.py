@@ -298,7 +298,8 @@ def test_an_evaluation_scores_everything_twice_and_counts_what_was_cut_once(scor
     ours.advance = told.append
     rewards, evaluation = ours.evaluate(rows, dropped={"comparisons with a single response": 2})
     assert sum(told) == 2 * 2 * 3
-    assert rewards == [pytest.approx(scorer.score([row.prompt[0].text] * 2, row.responses), **SAME) for row in rows]
+    alone = [pytest.approx(scorer.score([row.prompt[0].text] * 2, row.responses), **SAME) for row in rows]
+    assert list(rewards) == alone
     assert evaluation.cut["responses"] == 3 and evaluation.swapped.count == 3 and evaluation.leakage.prompts == 0
     assert evaluation.dropped == {"comparisons with a single response": 2}
     [left_out] = [row for row in as_table(evaluation) if row.name == "left out"]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
-from bench.architectures.differences import Difference, against_baseline, difference, family, groups
+from bench.architectures.differences import Difference, against_baseline, difference, family, told_apart
 from bench.architectures.prices import seconds
 from bench.architectures.study import ALL_SKILLS, Study, figure_of
 from bench.architectures.subjects import is_known_truth
@@ -65,7 +65,9 @@ def leader(study: Study, subject: str) -> str:
     if best != study.baseline:
         against = next((one for one in against_baseline(study, subject) if one.first == best), None)
         said += f", {difference_words(against)} against {shortened(study.baseline)}"
-    return f"{said}{_alike(groups(study, subject, [best, *others])[0][1:], others)}. {_plain(study, subject)}".strip()
+    apart = told_apart(study, subject, [best, *others])
+    alike = [name for name in others if not apart[best, name]]
+    return f"{said}{_alike(alike, others)}. {_plain(study, subject)}".strip()
 
 
 def _alike(alike: list[str], others: list[str]) -> str:

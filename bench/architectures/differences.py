@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -63,13 +64,18 @@ def against_baseline(study: Study, subject: str, figure: str | None = None) -> l
     return family([one for one in found if one is not None])
 
 
-def groups(study: Study, subject: str, names: Sequence[str]) -> list[list[str]]:
-    """Return those of the names that were measured on a subject, the best first, in groups that are not told apart, all
-    pairs of them being one family."""
-    ranked = [name for name in study.ranking(subject) if name in names]
-    pairs = [(one, other) for n, one in enumerate(ranked) for other in ranked[n + 1 :]]
+def told_apart(study: Study, subject: str, names: Sequence[str]) -> dict[tuple[str, str], bool]:
+    """Return of every two names that were measured on a subject, the better one first, whether the data tell them
+    apart; all of these pairs are one family."""
+    pairs = list(combinations([name for name in study.ranking(subject) if name in names], 2))
     members = family([difference(study, subject, *pair) for pair in pairs])
-    apart = {pair: member.is_resolved for pair, member in zip(pairs, members, strict=True)}
+    return {pair: member.is_resolved for pair, member in zip(pairs, members, strict=True)}
+
+
+def groups(study: Study, subject: str, names: Sequence[str]) -> list[list[str]]:
+    """Return those of the names that were measured on a subject, the best first, in groups that are not told apart."""
+    apart = told_apart(study, subject, names)
+    ranked = [name for name in study.ranking(subject) if name in names]
     return groups_not_told_apart(ranked, lambda one, other: apart[one, other])
 
 

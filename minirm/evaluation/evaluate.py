@@ -6,9 +6,10 @@ stands alone: beside it are what the length of the responses alone would reach, 
 is the shorter one, what remains under another prompt, and which prompts the model had seen in training.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,12 @@ from minirm import metrics
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key
 from minirm.errors import InputError
-from minirm.evaluation.pairs import PairTable, Responses, Rewards, flatten, ordered_pairs, pair_table
+from minirm.evaluation.pairs import PairTable, Responses, Rewards, flatten, flatten_rewards, ordered_pairs
 from minirm.intervals import FEWEST_PROMPTS
+from minirm.vectors import ranks
+
+PROMPTS_AT_ONCE = 65536
+"""Within which rewards are related to lengths together: what it takes in memory does not grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,21 +197,22 @@ def evaluate(
     """
     responses = flatten(comparisons, rewards)
     pairs, label_ties = ordered_pairs(responses)
-    if not len(pairs.better):
+    if not len(pairs):
         raise InputError(f"{len(comparisons)} comparisons, none with two different scores: nothing to evaluate")
+    swapped = None if swapped_rewards is None else flatten_rewards(comparisons, swapped_rewards)
     estimate = partial(_estimate, resamples=resamples, seed=seed)
     return Evaluation(
         comparisons=len(comparisons),
-        prompts=len(np.unique(responses.prompt)),
-        pairs=len(pairs.better),
+        prompts=int(responses.prompt.max()) + 1,
+        pairs=len(pairs),
         label_ties=label_ties,
         reward_ties=int((pairs.better_reward == pairs.worse_reward).sum()),
         length_ties=int((pairs.length_difference == 0).sum()),
         accuracy=estimate(_right(pairs.reward_difference), pairs.prompt),
         calibration=_calibration(pairs),
         length=_length_bias(responses, pairs, estimate),
-        ranking=_ranking(comparisons, responses, estimate),
-        swapped=None if swapped_rewards is None else _accuracy(comparisons, swapped_rewards, estimate),
+        ranking=_ranking(responses, estimate),
+        swapped=None if swapped is None else _accuracy(pairs, swapped, estimate),
         leakage=None if training_prompts is None else _leakage(comparisons, pairs, training_prompts, estimate),
         subsets=_subsets(comparisons, pairs, estimate),
         cut=None if cut is None else dict(cut),
@@ -235,9 +241,9 @@ def _estimate(
 Estimator = Callable[..., Estimate]  # _estimate with resamples and seed filled in
 
 
-def _accuracy(comparisons: Sequence[Comparison], rewards: Rewards, estimate: Estimator) -> Estimate:
-    pairs = pair_table(comparisons, rewards)
-    return estimate(_right(pairs.reward_difference), pairs.prompt)
+def _accuracy(pairs: PairTable, rewards: NDArray, estimate: Estimator) -> Estimate:
+    """Return the accuracy of other rewards of the same responses."""
+    return estimate(_right(rewards[pairs.better_at] - rewards[pairs.worse_at]), pairs.prompt)
 
 
 def _calibration(pairs: PairTable) -> Calibration:
@@ -263,10 +269,7 @@ def _calibration(pairs: PairTable) -> Calibration:
 def _length_bias(responses: Responses, pairs: PairTable, estimate: Estimator) -> LengthBias:
     right, longer = _right(pairs.reward_difference), _right(pairs.length_difference)
     shorter = pairs.length_difference < 0
-    order = np.argsort(responses.prompt, kind="stable")
-    of_each_prompt = np.split(order, np.flatnonzero(np.diff(responses.prompt[order])) + 1)
-    ours = (metrics.spearman(responses.reward[n], responses.length[n]) for n in of_each_prompt if len(n) > 1)
-    within = np.array([correlation for correlation in ours if not np.isnan(correlation)])
+    within = np.concatenate([*_spearman_within(responses)])
     return LengthBias(
         longer_wins=estimate(longer, pairs.prompt),
         gain=estimate(right - longer, pairs.prompt, chance=0.0, lowest=-1.0),
@@ -276,34 +279,58 @@ def _length_bias(responses: Responses, pairs: PairTable, estimate: Estimator) ->
     )
 
 
-def _ranking(comparisons: Sequence[Comparison], responses: Responses, estimate: Estimator) -> Ranking | None:
-    found, start = [], 0
-    for comparison in comparisons:
-        its = slice(start, start := start + len(comparison.responses))
-        score, reward = responses.score[its], responses.reward[its]
-        if len(score) > 2 and score.min() < score.max():
-            tau = metrics.kendall_tau_b(reward, score)
-            hit = metrics.best_of_k_hit_rate(reward[None], score[None])[0]
-            chance = (score == score.max()).mean()
-            found.append((0.0 if np.isnan(tau) else tau, hit, chance, responses.prompt[its.start]))  # NaN: all equal
-    if not found:
+def _spearman_within(responses: Responses) -> Iterator[NDArray]:
+    """Yield Spearman's correlation of reward and length within each prompt where neither is constant."""
+    prompt = responses.prompt[responses.comparison]
+    order = np.argsort(prompt, kind="stable")
+    edges = np.searchsorted(prompt, np.arange(PROMPTS_AT_ONCE, prompt.max() + 1, PROMPTS_AT_ONCE), sorter=order)
+    for some in np.split(order, edges):
+        group = prompt[some] - prompt[some[0]]
+        x, y = (_centred_ranks(values[some], group) for values in (responses.reward, responses.length))
+        xy, xx, yy = (np.bincount(group, product) for product in (x * y, x * x, y * y))
+        vary = (xx > 0) & (yy > 0)
+        yield np.clip(xy[vary] / np.sqrt(xx[vary] * yy[vary]), -1, 1)
+
+
+def _centred_ranks(values: NDArray, group: NDArray) -> NDArray:
+    """Return ranks less their mean in each group; groups count from 0."""
+    rank = ranks(values, group)
+    return rank - (np.bincount(group, rank) / np.bincount(group))[group]
+
+
+def _ranking(responses: Responses, estimate: Estimator) -> Ranking | None:
+    found = np.fromiter(_ranked(responses), (float, 4))
+    if not len(found):
         return None
-    taus, hits, chances, prompts = map(np.array, zip(*found, strict=True))
+    taus, hits, chances, prompts = found.T
     return Ranking(
         kendall_tau=estimate(taus, prompts, chance=0.0, lowest=-1.0),
         best_of_k=estimate(hits, prompts, chance=float(np.mean(chances))),
     )
 
 
+def _ranked(responses: Responses) -> Iterator[tuple[float, float, float, int]]:
+    """Yield Kendall's tau-b, best of K, its chance and the prompt of each comparison of more than two responses."""
+    ends = np.cumsum(np.bincount(responses.comparison))
+    for start, end in pairwise(chain([0], ends)):
+        score, reward = responses.score[start:end], responses.reward[start:end]
+        if len(score) > 2 and score.min() < score.max():
+            tau = metrics.kendall_tau_b(reward, score)
+            hit = metrics.best_of_k_hit_rate(reward[None], score[None])[0]
+            chance = (score == score.max()).mean()
+            prompt = responses.prompt[responses.comparison[start]]
+            yield 0.0 if np.isnan(tau) else tau, hit, chance, prompt  # NaN: all rewards equal
+
+
 def _leakage(
     comparisons: Sequence[Comparison], pairs: PairTable, training_prompts: Collection[bytes], estimate: Estimator
 ) -> Leakage:
     known = frozenset(training_prompts)
-    keys = list(map(prompt_key, comparisons))
-    is_leaked = np.array([key in known for key in keys])[pairs.comparison]
+    found = {key for key in map(prompt_key, comparisons) if key in known}
+    is_leaked = np.fromiter((prompt_key(comparison) in found for comparison in comparisons), bool)[pairs.comparison]
     right = _right(pairs.reward_difference)
     leaked, clean = (_part(right, pairs, chosen, estimate) for chosen in (is_leaked, ~is_leaked))
-    return Leakage(len(known.intersection(keys)), leaked, clean)
+    return Leakage(len(found), leaked, clean)
 
 
 def _subsets(comparisons: Sequence[Comparison], pairs: PairTable, estimate: Estimator) -> dict[str, Estimate]:

@@ -5,9 +5,9 @@ them; pairs of equal scores are left out and counted.
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,40 +20,101 @@ Rewards = Sequence[Sequence[float]]
 """One list of K rewards per comparison, in logits."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairTable:
-    """The strictly ordered pairs, one to an entry of each array, in the order of the comparisons."""
+class RewardLists(Sequence[list[float]]):
+    """Lists of rewards, to which more can be added; in memory they are two arrays, a tenth of what lists take."""
+
+    def __init__(self) -> None:
+        self._values, self._ends = array("d"), array("q", [0])
+
+    def extend(self, rewards: Rewards) -> None:
+        """Add one list per comparison."""
+        for its in rewards:
+            self._values.extend(its)
+            self._ends.append(len(self._values))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, n: int) -> list[float]:
+        n = range(len(self))[n]  # from the end, where it is negative
+        return self._values[self._ends[n] : self._ends[n + 1]].tolist()
+
+
+class Responses(NamedTuple):
+    """All N responses of all C comparisons, one behind another."""
 
     comparison: NDArray
-    """Index into the comparisons."""
+    """(N,) index into the comparisons."""
+    score: NDArray
+    """(N,)"""
+    reward: NDArray
+    """(N,) in logits."""
+    length: NDArray
+    """(N,) in characters."""
     prompt: NDArray
-    """Number of the prompt; comparisons with equal prompts share it."""
-    better: NDArray
-    """Which of the comparison's K responses has the higher score."""
-    worse: NDArray
-    certainty: NDArray
-    """How probable it is that better is better, above ½; 1 for a hard label."""
-    better_reward: NDArray
-    worse_reward: NDArray
-    length_difference: NDArray
-    """Characters of better minus characters of worse."""
+    """(C,) number of the prompt, from 0 as they come; comparisons with equal prompts share it."""
+    probability: NDArray
+    """(C,) how probable it is that the label is true."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairTable:
+    """The strictly ordered pairs, P of them, in the order of the comparisons; every array has one entry for each."""
+
+    responses: Responses
+    better_at: NDArray
+    """Where the response with the higher score stands among all responses …"""
+    worse_at: NDArray
+    """… and where the other does."""
+
+    @property
+    def comparison(self) -> NDArray:
+        """Index into the comparisons."""
+        return self.responses.comparison[self.better_at]
+
+    @property
+    def prompt(self) -> NDArray:
+        """Number of the prompt."""
+        return self.responses.prompt[self.comparison]
+
+    @property
+    def better(self) -> NDArray:
+        """Which of the comparison's K responses has the higher score."""
+        return self.better_at - np.searchsorted(self.responses.comparison, self.comparison)
+
+    @property
+    def worse(self) -> NDArray:
+        """Which has the lower one."""
+        return self.worse_at - np.searchsorted(self.responses.comparison, self.comparison)
+
+    @property
+    def certainty(self) -> NDArray:
+        """How probable it is that better is better, above ½; 1 for a hard label."""
+        probability = self.responses.probability[self.comparison]
+        return np.maximum(probability, 1 - probability)
+
+    @property
+    def better_reward(self) -> NDArray:
+        """Reward of the better response, in logits."""
+        return self.responses.reward[self.better_at]
+
+    @property
+    def worse_reward(self) -> NDArray:
+        """Reward of the worse response, in logits."""
+        return self.responses.reward[self.worse_at]
 
     @property
     def reward_difference(self) -> NDArray:
         """Reward of better minus reward of worse, in logits."""
         return self.better_reward - self.worse_reward
 
+    @property
+    def length_difference(self) -> NDArray:
+        """Characters of better minus characters of worse."""
+        return self.responses.length[self.better_at] - self.responses.length[self.worse_at]
 
-class Responses(NamedTuple):
-    """All N responses of all comparisons, one to an entry of each array."""
-
-    comparison: NDArray
-    prompt: NDArray
-    number: NDArray  # among the comparison's K
-    score: NDArray
-    certainty: NDArray  # the comparison's probability
-    reward: NDArray
-    length: NDArray
+    def __len__(self) -> int:
+        return len(self.better_at)
 
 
 def pair_table(comparisons: Sequence[Comparison], rewards: Rewards) -> PairTable:
@@ -71,22 +132,22 @@ def flatten(comparisons: Sequence[Comparison], rewards: Rewards) -> Responses:
     Raises:
         ValueError: the rewards do not match the comparisons, or one is not finite.
     """
-    _check(comparisons, rewards)
-    counts = np.array([len(comparison.responses) for comparison in comparisons], dtype=int)
-    index = np.repeat(np.arange(len(comparisons)), counts)
-    named = (prompt_key(c) if has_prompt(c) else i.to_bytes(16, "little") for i, c in enumerate(comparisons))
-    keys = np.fromiter(named, "S16", len(comparisons))
+    reward = flatten_rewards(comparisons, rewards)
+    counts, keys = np.empty(len(comparisons), np.int32), np.empty(len(comparisons), "S16")
+    probability, score, length = np.empty(len(comparisons)), array("d"), array("i")
+    for n, comparison in enumerate(comparisons):
+        counts[n], probability[n] = len(comparison.responses), comparison.probability
+        keys[n] = prompt_key(comparison) if has_prompt(comparison) else n.to_bytes(16, "little")
+        score.extend(comparison.scores)
+        length.extend(map(len, comparison.responses))
     _, first, of_key = np.unique(keys, return_index=True, return_inverse=True)
-    prompt = np.argsort(np.argsort(first))[of_key]  # numbered as they come
-    certainty = np.array([comparison.probability for comparison in comparisons], dtype=float)
     return Responses(
-        comparison=index,
-        prompt=prompt[index],
-        number=np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts),
-        score=np.array([score for comparison in comparisons for score in comparison.scores], dtype=float),
-        certainty=certainty[index],
-        reward=np.array([reward for its in rewards for reward in its], dtype=float),
-        length=np.array([len(text) for comparison in comparisons for text in comparison.responses], dtype=float),
+        comparison=np.repeat(np.arange(len(comparisons), dtype=np.int32), counts),
+        score=np.asarray(score),
+        reward=reward,
+        length=np.asarray(length),
+        prompt=np.argsort(np.argsort(first))[of_key].astype(np.int32),  # numbered as they come
+        probability=probability,
     )
 
 
@@ -95,40 +156,41 @@ def ordered_pairs(responses: Responses) -> tuple[PairTable, int]:
 
     A label that is more probably false than true is turned round; one that is true with probability ½ orders nothing.
     """
-    counts = np.bincount(responses.comparison)
-    pairs = [start + _pairs(k) for start, k in zip(np.cumsum(counts) - counts, counts.tolist(), strict=True)]
-    first, second = np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
-    certainty = responses.certainty[first]
-    order = np.sign(responses.score[first] - responses.score[second]) * np.sign(certainty - 0.5)
+    first, second = _all_pairs(np.bincount(responses.comparison))
+    order = np.sign(responses.score[first] - responses.score[second])
+    order *= np.sign(responses.probability[responses.comparison[first]] - 0.5)
     strict = order != 0
     better, worse = np.where(order > 0, (first, second), (second, first))[:, strict]
-    table = PairTable(
-        comparison=responses.comparison[better],
-        prompt=responses.prompt[better],
-        better=responses.number[better],
-        worse=responses.number[worse],
-        certainty=np.maximum(certainty, 1 - certainty)[strict],
-        better_reward=responses.reward[better],
-        worse_reward=responses.reward[worse],
-        length_difference=responses.length[better] - responses.length[worse],
-    )
-    return table, len(order) - len(better)
+    return PairTable(responses, better, worse), len(order) - len(better)
 
 
-@cache
-def _pairs(k: int) -> NDArray:
-    """Return every i < j below k, (2, k(k−1)/2)."""
-    return np.array(np.triu_indices(k, 1))
+def _all_pairs(counts: NDArray) -> NDArray:
+    """Return the two responses of every pair, (2, pairs), of comparisons with so many responses each."""
+    start, pairs = np.cumsum(counts) - counts, counts * (counts - 1) // 2
+    found = np.empty((2, pairs.sum()), np.int32)
+    for k in np.unique(counts):
+        its = counts == k
+        where = (np.cumsum(pairs) - pairs)[its, None] + np.arange(k * (k - 1) // 2)
+        found[:, where] = start[its, None] + np.array(np.triu_indices(k, 1))[:, None]
+    return found
 
 
-def _check(comparisons: Sequence[Comparison], rewards: Rewards) -> None:
+def flatten_rewards(comparisons: Sequence[Comparison], rewards: Rewards) -> NDArray:
+    """Return all N rewards.
+
+    Raises:
+        ValueError: they do not match the comparisons, or one is not finite.
+    """
     rule = "there must be one for each"
     if len(rewards) != len(comparisons):
         raise ValueError(f"{len(rewards)} lists of rewards for {len(comparisons)} comparisons: {rule}")
-    for index, (comparison, its) in enumerate(zip(comparisons, rewards, strict=True)):
-        name = comparison.source or f"comparison {index}"
+    found = array("d")
+    for n, (comparison, its) in enumerate(zip(comparisons, rewards, strict=True)):
+        name = comparison.source or f"comparison {n}"
         if len(its) != len(comparison.responses):
             raise ValueError(f"{name}: {len(its)} rewards for {len(comparison.responses)} responses: {rule}")
         for k, reward in enumerate(its):
             if not math.isfinite(reward):
                 raise ValueError(f"{name}: reward of response {k} is {reward}, it must be a finite number")
+        found.extend(its)
+    return np.asarray(found)

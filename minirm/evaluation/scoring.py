@@ -15,6 +15,7 @@ from minirm.data.comparison import Comparison, RawRecord, Turn
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
+from minirm.evaluation.pairs import RewardLists
 from minirm.files.dialogue import (
     LEAD_IN,
     check_text,
@@ -184,7 +185,7 @@ class RewardScorer(Scorer):
 
     def evaluate(
         self, comparisons: Sequence[Comparison], *, dropped: Mapping[str, int] | None = None, seed: int = 0
-    ) -> tuple[list[list[float]], Evaluation]:
+    ) -> tuple[RewardLists, Evaluation]:
         """Return the rewards of comparisons and how well they order them, also behind the prompts of others.
 
         Args:
@@ -192,12 +193,12 @@ class RewardScorer(Scorer):
             seed: of the intervals' resamples.
         """
         known, cut = self.run.training_prompts, Counter()
-        rewards, swapped = [], []
+        rewards, swapped = RewardLists(), RewardLists()
         for some in _at_once(comparisons):
             before = self.cut.copy()
-            rewards += self.score_comparisons(some)
+            rewards.extend(self.score_comparisons(some))
             cut.update({name: count - before[name] for name, count in self.cut.items()})
-            swapped += self.score_comparisons(swap_prompts(some))
+            swapped.extend(self.score_comparisons(swap_prompts(some)))
         evaluation = evaluate(
             comparisons,
             rewards,

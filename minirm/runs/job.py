@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -268,7 +269,7 @@ def _evaluate(prepared: Prepared, model: RewardModel, loss: float, folder: Path)
     else:
         rewards, found = RewardScorer(run).score_comparisons(prepared.validation), Fit(loss)
         figures = dataclasses.asdict(found)
-    everything = np.concatenate([np.array(row) for row in rewards])
+    everything = np.fromiter(chain.from_iterable(rewards), float)
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
     return found, {"validation": figures, "normalisation": spread}
 
