@@ -545,7 +545,7 @@ def test_columns_need_no_prompt_and_messages_in_a_cell_are_json(tmp_path):
                 list(read_comparisons(tmp_path / "x.csv"))
 
 
-TEXTS = st.text("ab \n\0HumanAssi:t.é", max_size=40) | st.sampled_from(
+TEXTS = st.text("ab \n\0HumanAssi:t.é\u3000\x85\ud800", max_size=40) | st.sampled_from(
     ["", " ", "a?", "a?\nb", "Human: a", "\n\nAssistant: x"]
 )
 
@@ -569,3 +569,5 @@ def test_a_plain_pair_is_read_as_the_long_way_reads_it(prompt, chosen, rejected,
 def test_most_plain_pairs_take_the_short_way():
     fields = {"prompt": "Is a tomato a fruit?", "chosen": "Yes.", "rejected": "No.\nIt is not."}
     assert plain_pair(RawRecord("x.jsonl:1", fields)).responses == ("Yes.", "No.\nIt is not.")
+    assert plain_pair(RawRecord("x.jsonl:1", fields | {"chosen": "Ja, größtenteils – “Obst”. 果"})) is not None
+    assert plain_pair(RawRecord("x.jsonl:1", fields | {"chosen": "Yes \ud800"})) is None

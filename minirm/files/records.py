@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from minirm.data.comparison import Comparison, RawRecord, Turn
 from minirm.errors import InputError, field_error, list_names
-from minirm.files.dialogue import check_text
+from minirm.files.dialogue import check_text, is_unicode
 from minirm.files.fields import LABEL, TEXT, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files.judgements import PAIR, number
 from minirm.files.reading import find_files, name_of, read_file
@@ -120,12 +120,12 @@ def parse_records(
 
 
 def plain_pair(raw: RawRecord) -> Comparison | None:
-    """Return what {"prompt", "chosen", "rejected"} in plain ASCII says, as most records are; None for any other.
+    """Return what {"prompt", "chosen", "rejected"} in plain text says, as most records are; None for any other.
 
     `parse_record` says the same of it; here nothing has to be found out.
     """
     texts = [raw.fields.get(name) for name in ("prompt", "chosen", "rejected")]
-    if len(raw.fields) != 3 or not all(isinstance(text, str) and text and text.isascii() for text in texts):
+    if len(raw.fields) != 3 or not all(isinstance(text, str) and text and is_unicode(text) for text in texts):
         return None
     prompt, *responses = texts
     # A dialogue in text, messages in JSON, and a response that repeats its prompt (below) have to be looked into.

@@ -32,7 +32,7 @@ class WordTokenizer(Tokenizer):
         known = self._known
         if len(known) > REMEMBERED:
             known.clear()
-        new = list({word for words in cut for word in words} - known.keys())
+        new = list(set().union(*cut) - known.keys())
         known.update(zip(new, super().encode(new), strict=True))
         encoded = [list(chain.from_iterable(map(known.__getitem__, words))) for words in cut]
         for word in new:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -20,6 +20,9 @@ from minirm.tokens.steps import Steps
 
 BUCKET = 1024
 """Comparisons within which like lengths are put together: large enough to sort, small beside what is shuffled."""
+
+WRITTEN_AT_ONCE = 1024
+"""Comparisons of a store that are written together."""
 
 
 class TokenStore:
@@ -70,25 +73,24 @@ class TokenStore:
             def put(name: str, values: Iterable) -> None:
                 files[name].write(np.asarray(values, dtype=cls.COLUMNS[name]).tobytes())  # tofile hides a full disk
 
-            tokens = segments = stepped = 0
-            for item in encoded:
-                ids = (item.prompt, *item.responses)
-                learned = np.ones(item.tokens, dtype=np.bool_)
-                learned[: len(item.prompt)] = True if item.learned is None else item.learned
-                ends = tokens + np.cumsum(list(map(len, ids)), dtype=np.int64)
-                steps_of = [len(steps.ends) for steps in item.steps] if item.steps else [0] * len(item.responses)
-                until = stepped + np.cumsum([0, *steps_of], dtype=np.int64)
-                tokens, segments, stepped = int(ends[-1]), segments + len(ids), int(until[-1])
+            encoded, tokens, segments, stepped = iter(encoded), 0, 0, 0
+            while some := list(islice(encoded, WRITTEN_AT_ONCE)):
+                ids = [segment for item in some for segment in (item.prompt, *item.responses)]
+                steps = [steps for item in some for steps in (None, *(item.steps or [None] * len(item.responses)))]
+                ends = tokens + np.cumsum(list(map(len, ids)))
+                until = stepped + np.cumsum([0 if one is None else len(one.ends) for one in steps])
+                comparison_ends = segments + np.cumsum([1 + len(item.responses) for item in some])
+                tokens, segments, stepped = ends[-1], comparison_ends[-1], until[-1]
                 put("tokens", np.concatenate(ids))
-                put("learned", learned)
+                put("learned", np.concatenate([part for item in some for part in _learned(item)]))
                 put("segment_ends", ends)
-                put("scores", [0.0, *item.scores])
+                put("scores", [score for item in some for score in (0.0, *item.scores)])
                 put("steps_until", until)
-                put("comparison_ends", [segments])
-                for steps in item.steps or ():
-                    put("step_ends", steps.ends)
-                    put("step_labels", steps.labels)
-                put("dials", [item.margin, item.weight, item.probability])
+                put("comparison_ends", comparison_ends)
+                put("dials", [(item.margin, item.weight, item.probability) for item in some])
+                for one in filter(None, steps):
+                    put("step_ends", one.ends)
+                    put("step_labels", one.labels)
 
     def __len__(self) -> int:
         return len(self.comparison_ends)
@@ -115,6 +117,12 @@ class TokenStore:
         prompts = np.append(0, self.comparison_ends[:-1])  # (comparisons,) which segments are prompts
         responses = self.comparison_ends - prompts - 1
         return together + (responses - 1) * np.diff(self.segment_ends, prepend=0)[prompts]
+
+
+def _learned(item: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a language model learns of a prompt's tokens, and of those of its responses: all."""
+    of_prompt = np.ones(len(item.prompt), dtype=bool) if item.learned is None else item.learned
+    return of_prompt, np.ones(item.tokens - len(item.prompt), dtype=bool)
 
 
 def _open_column(path: Path, dtype: type) -> np.ndarray:
