@@ -13,7 +13,7 @@ from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded
 from minirm.tokens.stream import Stream, TokenStore
-from minirm.training.loop import Trainer
+from minirm.training.loop import Evaluated, Step, Trainer
 from minirm.training.objectives import RewardObjective
 
 
@@ -24,9 +24,10 @@ def take_a_step(rank: int, ranks: int, folder: str, tokens: int, width: int, lay
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
     draw = np.random.default_rng(0)
     prompt, first, second = (draw.integers(4, 1000, tokens // 3).astype(np.int32) for _ in range(3))
-    items = [Encoded(prompt, (first, second), (1.0, 0.0))] * ranks
+    items = [Encoded(prompt, (first, second), (1.0, 0.0))] * ranks * 2
     store = TokenStore.write(items, Path(folder) / str(rank))
-    stream = Stream(store, PackingConfig(max_tokens=4096, comparisons_per_batch=ranks))
+    packing = PackingConfig(max_tokens=4096, tokens_per_batch=4096 * ranks, comparisons_per_batch=ranks)
+    stream = Stream(store, packing)
     config = TrainConfig(shard=True, epochs=3.0, gradient_checkpointing=True, micro_batch_tokens=tokens)
     counted: list[int] = []
 
@@ -36,8 +37,9 @@ def take_a_step(rank: int, ranks: int, folder: str, tokens: int, width: int, lay
         everything = sum(weight.numel() for weight in model.parameters())
         counted[:] = [block, everything - layers * block]
         trainer = Trainer(model, RewardObjective(config), stream, stream, config)
-        for _ in zip(range(2), trainer.run(), strict=False):  # moments are there from the second step on
-            pass
+        happened = [type(one) for one, _ in zip(trainer.run(), range(4), strict=False)]
+        if happened != [Step, Step, Evaluated, Step]:  # in the last one moments and the best weights are there
+            raise RuntimeError(f"not what is to be measured: {happened}")
 
     train(64, 1)  # what PyTorch loads and keeps at the first time
     peak = peak_resident_bytes(lambda: train(width, layers))

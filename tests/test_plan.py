@@ -2,21 +2,22 @@
 
 import pytest
 
-from bench.plan import Shape, bytes_sent, main, memory, seconds_of_step, shape_of
+from bench.plan import WORK, Shape, bytes_sent, main, memory, seconds_of_step, shape_of
 
 SMALL = Shape(layers=10, width=100, block=1000, outside=500)
 
 
 def test_memory_is_divided_but_for_what_computes_just_now():
     alone, four = memory(SMALL, 1, tokens=0), memory(SMALL, 4, tokens=0)
-    assert sum(alone.values()) == 16 * 10_500
-    assert sum(four.values()) == 4 * 10_500 + 4 * (2 * 500 + 3 * 1000)
+    assert sum(alone.values()) == 20 * 10_500
+    assert sum(four.values()) == 5 * 10_500 + 4 * (2 * 500 + 3 * 1000)
 
 
 def test_what_blocks_keep_counts_where_it_is_more_than_the_gradients():
-    tokens = 50
-    held = memory(SMALL, 4, tokens)["gradients, or activations"]
-    assert held == 4 * 50 * 100 * (10 + 12) > 4 * 10_500 / 4
+    gradients, inputs = (memory(SMALL, 4, tokens)["gradients, or the blocks' inputs"] for tokens in (1, 50))
+    assert gradients == 4 * 10_500 / 4
+    assert inputs == 4 * 50 * 100 * 10 > gradients
+    assert memory(SMALL, 4, tokens=50)["what one block computes"] == 4 * 50 * 100 * WORK
 
 
 @pytest.mark.parametrize(("shard", "whole"), [(True, 3), (False, 2)])
