@@ -4,6 +4,16 @@
     paired_interval       the difference of two models on the same pairs
     mcnemar               whether two models are equally often right
 
+A resample weighs each prompt by an exponential draw w_g and takes Σ w_g·T_g / Σ w_g·n_g over the prompts' sums T_g
+and numbers n_g of values: drawing pair by pair would make the interval too narrow. What is not among so few prompts
+counts as well. Where values are bounded, each end is a quantile with one more prompt, of mean size, at the bound on
+that side: without it 30 pairs of 30 right would leave no doubt. For one value of 0 or 1 to a prompt this is Clopper
+and Pearson's exact interval. Where they are not, each end lies as far as Student's with the jackknife's standard
+error, and the end to which the bootstrap leans farther: what is skewed errs towards its long tail.
+
+Source: Rubin 1981, the Bayesian bootstrap; with a bound: Gaffke 2005, Learned-Miller and Thomas, arXiv:1905.06208; the
+ratio for clusters: Cochran 1977, chapter 6; how far skew leans: Hall 1988, Annals of Statistics 16, 927.
+
 Letters: G prompts. NaN and ±∞ are refused: a mean says nothing of them. `python -m bench losses --coverage` simulates
 how often the intervals hold the truth.
 """
@@ -42,13 +52,6 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the mean of `values` with its bootstrap interval, resampling whole prompts.
 
-    A resample weighs each prompt by an exponential draw w_g and takes Σ w_g·T_g / Σ w_g·n_g over the prompts' sums T_g
-    and numbers n_g of values: drawing pair by pair would make the interval too narrow. What is not among so few prompts
-    counts as well. Where values are bounded, each end is a quantile with one more prompt, of mean size, at the bound on
-    that side: without it 30 pairs of 30 right would leave no doubt. For one value of 0 or 1 to a prompt this is Clopper
-    and Pearson's exact interval. Where they are not, each end lies as far as Student's with the jackknife's standard
-    error, and the end to which the bootstrap leans farther: what is skewed errs towards its long tail.
-
     Args:
         values: (N,) one per pair, as 1, ½ or 0 for an accuracy, or the difference of two models.
         prompt: (N,) which prompt each value belongs to, any label; None makes each value its own prompt.
@@ -62,8 +65,6 @@ def bootstrap_interval(
     Raises:
         ValueError: the shapes differ, there is no value, a value is not finite or outside the bounds, `level` is not
             inside (0, 1), or `resamples` is less than 1.
-    Source: Rubin 1981, the Bayesian bootstrap; with a bound: Gaffke 2005, Learned-Miller and Thomas, arXiv:1905.06208;
-        the ratio for clusters: Cochran 1977, chapter 6; how far skew leans: Hall 1988, Annals of Statistics 16, 927.
     """
     (values,) = as_vectors(values=values, finite=True)
     lowest, highest = _bounds_of(values) if bounds is None else bounds

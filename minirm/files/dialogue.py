@@ -290,16 +290,10 @@ def check_text(value: object, field: str) -> str:
     """Return the value, which must be text that can be written as UTF-8 and holds no NUL."""
     if not isinstance(value, str):
         raise field_error(field, value, "must be text")
-    if not is_unicode(value):
-        raise field_error(field, value, "must be Unicode text, without half a surrogate pair")
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        raise field_error(field, value, "must be Unicode text, without half a surrogate pair") from None
     if "\0" in value:
         raise field_error(field, value, "must be text without NUL")
     return value
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False

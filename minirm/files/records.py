@@ -1,5 +1,6 @@
 """A line of a file → a `Comparison`: `fields.py` says what its fields may be called, `shapes.py` what they mean."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from minirm.data.comparison import Comparison, RawRecord, Turn
 from minirm.errors import InputError, field_error, list_names
-from minirm.files.dialogue import check_text, is_unicode
+from minirm.files.dialogue import check_text
 from minirm.files.fields import LABEL, TEXT, Names, Record, Usage, holds_text, parse_fields, unfold
 from minirm.files.judgements import PAIR, number
 from minirm.files.reading import find_files, name_of, read_file
@@ -17,6 +18,7 @@ from minirm.files.shapes import SHAPES, read_shape, recognise
 
 LARGEST = 1e18  # of margins and weights: training multiplies them in float32, which ends at 3.4e38
 MAYBE_UNJUDGED = ("response", "conversation", "tree", "stepwise")  # a single response, and maybe no judgement
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # a surrogate, of which no UTF-8 can be made
 MOST_RESPONSES = 1024  # to one prompt: their pairs are K²
 
 
@@ -125,11 +127,13 @@ def plain_pair(raw: RawRecord) -> Comparison | None:
     `parse_record` says the same of it; here nothing has to be found out.
     """
     texts = [raw.fields.get(name) for name in ("prompt", "chosen", "rejected")]
-    if len(raw.fields) != 3 or not all(isinstance(text, str) and text and is_unicode(text) for text in texts):
+    if len(raw.fields) != 3 or not all(isinstance(text, str) and text for text in texts):
         return None
     prompt, *responses = texts
     # A dialogue in text, messages in JSON, and a response that repeats its prompt (below) have to be looked into.
-    if any("\0" in text or "\n\n" in text or text.startswith(("Human: ", "[{")) for text in texts):
+    if any("\n\n" in text or text.startswith(("Human: ", "[{")) for text in texts):
+        return None
+    if any("\0" in text or (not text.isascii() and HALF_A_PAIR.search(text)) for text in texts):
         return None
     if prompt.isspace() or any(response.startswith(prompt.rstrip()) for response in responses):
         return None

@@ -76,6 +76,10 @@ def labels_of(batch: Iterable[Encoded | Comparison]) -> Labels:
     return Labels(margins, uncertain, graded, grades, steps)
 
 
+DIALS = ("margin", "weight", "probability")
+"""What else a comparison says of itself, a number each."""
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """B comparisons of at most K responses, N in all, over M tokens."""
@@ -218,20 +222,13 @@ def pack(
     Raises:
         ValueError: prompts are to be shared by what sees both ways, or steps are labelled in some comparisons only.
     """
-    if share_prompt and bidirectional:
-        raise ValueError("share_prompt=True must be False where bidirectional=True")
     labels = labels_of(batch)
-    if labels.steps and (bidirectional or any(encoded.steps is None for encoded in batch)):
-        raise ValueError("steps must be labelled in every comparison of a batch or in none, and not for an encoder")
+    _check(batch, labels, share_prompt, bidirectional)
     segments, parents, learned = _segments(batch, share_prompt)
     lengths = [len(segment) for segment in segments]
-    read_segments, before_end = _reads(batch, lengths, parents, labels.steps)
-    if bidirectional:
-        layout = lay_out_sequences(lengths[::2], lengths[1::2])
-    else:
-        layout = lay_out(lengths, parents, read_segments, before_end=before_end)
+    layout = _layout(batch, lengths, parents, labels.steps, bidirectional)
     order, scores, mask = _judgements(batch, labels.steps)
-    dials = {name: [getattr(one, name) for one in batch] for name in ("margin", "weight", "probability")}
+    dials = {name: torch.tensor([getattr(one, name) for one in batch], dtype=torch.float32) for name in DIALS}
     tokens = np.concatenate(segments).astype(np.int64)
     sources, targets = _next_tokens(tokens, lengths, parents, learned)
     return PackedBatch(
@@ -241,12 +238,28 @@ def pack(
         order=torch.from_numpy(order),
         scores=torch.from_numpy(scores),
         mask=torch.from_numpy(mask),
-        **{name: torch.tensor(values, dtype=torch.float32) for name, values in dials.items()},
+        **dials,
         sources=torch.from_numpy(sources),
         targets=torch.from_numpy(targets),
         labels=labels,
         numbers=tuple(range(len(batch)) if numbers is None else map(int, numbers)),
     )
+
+
+def _check(batch: Sequence[Encoded], labels: Labels, share_prompt: bool, bidirectional: bool) -> None:
+    if share_prompt and bidirectional:
+        raise ValueError("share_prompt=True must be False where bidirectional=True")
+    if labels.steps and (bidirectional or any(encoded.steps is None for encoded in batch)):
+        raise ValueError("steps must be labelled in every comparison of a batch or in none, and not for an encoder")
+
+
+def _layout(
+    batch: Sequence[Encoded], lengths: list[int], parents: list[int], by_step: bool, bidirectional: bool
+) -> Layout:
+    if bidirectional:
+        return lay_out_sequences(lengths[::2], lengths[1::2])
+    read_segments, before_end = _reads(batch, lengths, parents, by_step)
+    return lay_out(lengths, parents, read_segments, before_end=before_end)
 
 
 def _reads(
