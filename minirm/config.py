@@ -166,7 +166,8 @@ class PackingConfig:
     tokens_per_batch: Annotated[int, Meta(ge=1)] = 8192
     """Tokens that a batch holds at most; a comparison of more makes a batch of its own."""
     comparisons_per_batch: Annotated[int, Meta(ge=1)] | None = None
-    """At most this many comparisons in a batch. None: the token budget alone decides."""
+    """At most this many comparisons in a batch. None: the token budget alone decides, and `minirm train` puts at most a
+    hundredth of the comparisons into one, so that few of them make enough steps."""
     max_tokens: Annotated[int, Meta(ge=4, le=10_000_000)] = 1024
     """Longest prompt plus response, in tokens."""
     when_longer: Literal["truncate", "drop"] = "truncate"
@@ -195,8 +196,9 @@ def check_fit(model: ModelConfig, packing: PackingConfig) -> None:
 class TrainConfig:
     """One stage of training."""
 
-    epochs: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
-    """Passes over the training comparisons; 0 skips a language-model stage."""
+    epochs: Annotated[float, Meta(ge=0, le=1e6)] | None = 1.0
+    """Passes over the training comparisons; 0 skips a language-model stage. None, for `minirm train`: 2, and up to 6
+    where a model that learns from nothing would take fewer than 600 steps."""
     optimizer: Optimizer = "adamw"
     """adamw, adam (no weight decay), sgd (momentum 0.9), lion."""
     learning_rate: Positive = 3e-4

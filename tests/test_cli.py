@@ -194,7 +194,8 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(trained, pairs_file, said
 
 
 def test_a_small_ranking_file_trains_and_says_how_to_learn_more_from_it(said, tmp_path):
-    printed = said("train", "--data", DATA / "ranking.csv", "--out", tmp_path / "run", "--size", "tiny")
+    large = ["--comparisons-per-batch", 64, "--language-model.epochs", 2, "--reward.epochs", 2]
+    printed = said("train", "--data", DATA / "ranking.csv", "--out", tmp_path / "run", "--size", "tiny", *large)
     assert "language model: 2 steps in all are few to learn from: smaller batches (--comparisons-per-batch)" in printed
     assert "reward: 2 steps in all" in printed and printed.endswith(f"run: {tmp_path / 'run'}\n")
     assert max(map(len, printed.splitlines()[:4])) > 80  # lines in a pipe are not broken

@@ -4,6 +4,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -21,7 +22,7 @@ from minirm.files.disk import alone_in
 from minirm.files.records import read_comparisons
 from minirm.hub.load import load
 from minirm.runs import job as run
-from minirm.runs.job import prepare, train_run
+from minirm.runs.job import prepare, read_config, train_run, usual_epochs
 from minirm.runs.journal import Observer, read_log
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 from minirm.training.loop import Evaluated, Step
@@ -98,6 +99,29 @@ def test_a_run_says_where_steps_are_few_to_learn_from(file, tmp_path):
     train_run(a_config(file, epochs=6.0), tmp_path / "run", observer)
     [said] = [note for note in observer.notes if "few to learn from" in note]
     assert said.startswith("language model: 8 steps in all are few")  # the reward stage has 24
+
+
+def test_where_nobody_says_few_comparisons_make_many_steps(file, tmp_path):
+    asked = a_config(file, epochs=None)
+    language_model = replace(asked.language_model, epochs=None)
+    train_run(
+        replace(asked, packing=PackingConfig(max_tokens=64), language_model=language_model),
+        tmp_path / "run",
+        Observer(),
+    )
+    for stage in (LANGUAGE_MODEL, REWARD):
+        steps = [entry for entry in read_log(tmp_path / "run", stage) if entry["kind"] == "step"]
+        assert [entry["comparisons"] for entry in steps] == [1] * 30 * 6
+    assert read_config(tmp_path / "run").reward.epochs is None  # as it was asked for, when it is gone on with
+
+
+@pytest.mark.parametrize(("batches", "epochs"), [(1, 6), (100, 6), (200, 3), (300, 2), (9000, 2)])
+def test_epochs_become_fewer_as_steps_become_more(batches, epochs):
+    training = SimpleNamespace(plan=lambda _epoch: [None] * batches)
+    assert usual_epochs(training, TrainConfig(), from_nothing=True) == epochs
+    assert usual_epochs(training, TrainConfig(), from_nothing=False) == 2
+    twice = SimpleNamespace(plan=lambda _epoch: [None] * batches * 2)
+    assert usual_epochs(twice, TrainConfig(accumulate=2), from_nothing=True) == epochs
 
 
 def test_the_language_model_stage_learns(whole):

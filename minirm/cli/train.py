@@ -20,8 +20,8 @@ from minirm.hub.reading import read_start
 from minirm.runs.job import check_resumable, read_config, train_run
 from minirm.runs.run_config import DataConfig, RunConfig, Stage
 
-FIRST_STAGE = TrainConfig(epochs=2.0, learning_rate=1e-3)
-SECOND_STAGE = TrainConfig(epochs=2.0)
+FIRST_STAGE = TrainConfig(epochs=None, learning_rate=1e-3)
+SECOND_STAGE = TrainConfig(epochs=None)
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,24 @@ class Train:
 
     def run(self) -> int:
         """Train, and print the evaluation on the validation part."""
+        config = self.configure()
+        disk.check_folder(self.out)
+        return _train(config, self.out)
+
+    def configure(self) -> RunConfig:
+        """Return the configuration of the run.
+
+        Raises:
+            InputError: what is asked for does not go together.
+        """
         stage = self.stage or ("both" if self.start is None else "reward")
-        if stage == "reward" and self.language_model.epochs and self.language_model != FIRST_STAGE:
+        if stage == "reward" and self.language_model.epochs != 0 and self.language_model != FIRST_STAGE:
             raise InputError("--language-model.… goes with --stage both or lm: this run has no such stage")
         if stage == "lm" and self.reward != SECOND_STAGE:
             raise InputError("--reward.… goes with --stage both or reward: this run has no such stage")
         packing, model = self._shapes()
         stages = self.language_model, self.reward
-        config = RunConfig(self.data, model, packing, *stages, self.lora.configure(), stage, self.start)
-        disk.check_folder(self.out)
-        return _train(config, self.out)
+        return RunConfig(self.data, model, packing, *stages, self.lora.configure(), stage, self.start)
 
     def _shapes(self) -> tuple[PackingConfig, ModelConfig]:
         if self.start is None:

@@ -43,6 +43,10 @@ SHOWN_TEXTS = 8
 SECONDS_BETWEEN_SAVES = 300.0
 FEW_STEPS = 20
 """Of a stage; fewer are said to be few."""
+BATCHES = 100
+"""Of an epoch at least, where nobody says how many comparisons a batch holds …"""
+EPOCHS, ENOUGH_STEPS = (2.0, 6.0), 600
+"""… and the least and the most epochs, where nobody says: see `python -m bench defaults`."""
 M = TypeVar("M", RewardModel, LanguageModel)
 OpenStart = Callable[[Path], run_folder.Start]
 
@@ -158,16 +162,10 @@ class _Stages:
         model.to(pick_device())
         if config.precision == "bfloat16" and not computes_bfloat16(pick_device()):
             self.observer.note(f"{stage}: bfloat16 is slower than float32 here: this processor has no products in it")
+        streams = [self._stream(stage, part, config.seed) for part in ("training", "validation")]
+        if config.epochs is None:
+            config = dataclasses.replace(config, epochs=usual_epochs(streams[0], config, self.start is None))
         objective = RewardObjective(config) if stage == REWARD else LanguageModelObjective()
-        streams = [
-            Stream(
-                self.prepared.stores[f"{part} {stage}"],
-                self.config.packing,
-                config.seed,
-                self.config.model.bidirectional,
-            )
-            for part in ("training", "validation")
-        ]
         trainer = Trainer(model, objective, *streams, config)
         if trainer.steps < FEW_STEPS:
             more = f"smaller batches (--comparisons-per-batch) or more passes (--{stage.replace(' ', '-')}.epochs)"
@@ -181,6 +179,12 @@ class _Stages:
         if unsharded is not None:
             unsharded.load_state_dict(whole_weights(model))
         return (unsharded or model, trainer.progress.best_loss) if finished else None
+
+    def _stream(self, stage: str, part: str, seed: int) -> Stream:
+        store, packing = self.prepared.stores[f"{part} {stage}"], self.config.packing
+        if part == "training" and packing.comparisons_per_batch is None:
+            packing = dataclasses.replace(packing, comparisons_per_batch=max(1, len(store) // BATCHES))
+        return Stream(store, packing, seed, self.config.model.bidirectional)
 
     def _follow(self, trainer: Trainer, stage: str) -> bool:
         saved, stop = time.monotonic(), False
@@ -272,6 +276,13 @@ def _evaluate(prepared: Prepared, model: RewardModel, loss: float, folder: Path)
     everything = np.fromiter(chain.from_iterable(rewards), float)
     spread = {"split": "validation", "mean": float(everything.mean()), "std": float(max(everything.std(), 1e-12))}
     return found, {"validation": figures, "normalisation": spread}
+
+
+def usual_epochs(training: Stream, config: TrainConfig, from_nothing: bool) -> float:
+    """Return the epochs that suit so much data: 2, and up to 6 while they are fewer steps than a network needs."""
+    least, most = EPOCHS
+    steps = math.ceil(len(training.plan(0)) / config.accumulate)
+    return min(max(least, ENOUGH_STEPS / steps), most) if from_nothing else least
 
 
 def is_writer() -> bool:

@@ -87,12 +87,12 @@ class RunConfig:
 
     def _check_encoder(self) -> None:
         """Refuse an encoder what sees both ways can't do, with all that is to be set in one line."""
-        shared, epochs = self.packing.share_prompt, self.language_model.epochs * (LANGUAGE_MODEL in self.stages)
+        shared, epochs = self.packing.share_prompt, self.language_model.epochs if LANGUAGE_MODEL in self.stages else 0
         wants = f"share_prompt={shared} must be False, language_model.epochs={epochs} must be 0"
         flags = "--no-share-prompt --stage reward"
-        fits = not self.model.bidirectional or not (shared or epochs)
+        fits = not self.model.bidirectional or not (shared or epochs != 0)
         require(fits, f"style=bert sees prompt and response both ways: {wants} ({flags})")
-        fits = self.model.style not in LOOK_AHEAD or not epochs
+        fits = self.model.style not in LOOK_AHEAD or epochs == 0
         require(fits, f"style=prefix predicts no token: language_model.epochs={epochs} must be 0 (--stage reward)")
 
     def _check_average_read(self) -> None:
@@ -116,7 +116,7 @@ class RunConfig:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that the run goes through, in order."""
-        return tuple(s for s in STAGES[self.stage] if s == REWARD or self.language_model.epochs)
+        return tuple(s for s in STAGES[self.stage] if s == REWARD or self.language_model.epochs != 0)
 
     @property
     def seed(self) -> int:
