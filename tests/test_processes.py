@@ -23,6 +23,7 @@ from minirm.errors import InputError
 from minirm.evaluation import scoring
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
+from minirm.policies import zero_shot
 from minirm.runs import alike
 from minirm.runs import job as run
 from minirm.runs.journal import Observer, read_log
@@ -30,6 +31,7 @@ from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
 from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
 from minirm.tokens.packing import pack
 from minirm.tokens.stream import Stream, TokenStore
+from minirm.tokens.tokenizer import Tokenizer
 from minirm.training import parallel
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
@@ -225,6 +227,33 @@ def test_processes_score_each_response_once_and_say_what_one_would(trained, tmp_
     assert three == one and (shared / "eval" / "report.html").is_file()
     batches = [int((shared / f"computed {rank}").read_text()) for rank in range(3)]
     assert sum(batches) == int((alone / "computed 0").read_text()) and max(batches) - min(batches) <= 2
+
+
+def _ask(rank: int, folder: Path) -> None:
+    texts = ["Gladly.", "No.", *(f"Well, {n} times no." for n in range(9))]
+    tokenizer = Tokenizer.train(texts)
+    torch.manual_seed(0)
+    model = LanguageModel(replace(MODEL, vocab_size=tokenizer.vocab_size))
+    scorer, asked = zero_shot.ZeroShotScorer(model, tokenizer, "{response} good?", "y", "n"), []
+    own = scorer.model.log_probabilities
+
+    def noted(questions: list[list[int]], words: tuple) -> tuple:
+        asked.extend(questions)
+        return own(questions, words)
+
+    scorer.model.log_probabilities = noted
+    with patch.object(zero_shot, "TOKENS_AT_ONCE", 60):
+        rewards = scorer.score(None, texts)
+    (folder / f"asked {rank}").write_text(json.dumps([rewards, asked]))
+
+
+def test_processes_ask_a_language_model_each_question_once(tmp_path):
+    _ask(0, tmp_path)
+    expected, asked = json.loads((tmp_path / "asked 0").read_text())
+    in_processes(_ask, tmp_path, 3)
+    found = [json.loads((tmp_path / f"asked {rank}").read_text()) for rank in range(3)]
+    assert [rewards for rewards, _ in found] == [expected] * 3
+    assert sorted(one for _, its in found for one in its) == sorted(asked) and all(its for _, its in found)
 
 
 def test_what_the_first_of_two_processes_refuses_both_refuse(tmp_path):

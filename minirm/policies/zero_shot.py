@@ -6,6 +6,7 @@ after a question that a template writes around the response. Where both words ar
 σ(logit_yes − logit_no) at the next token; a word of several tokens has the product of their probabilities.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -23,6 +24,7 @@ from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.stream import cut_into_batches
+from minirm.training.parallel import Ranks
 
 YES, NO = " yes", " no"
 """The two answers, unless others are given."""
@@ -97,17 +99,20 @@ class ZeroShotScorer(Scorer):
         return [list(islice(rewards, len(one.responses))) for one in comparisons]
 
     def _answers(self, questions: list[list[int]]) -> list[float]:
-        """Return the probability of yes against no behind each question in tokens."""
-        rewards = [0.0] * len(questions)
-        for numbers in cut_into_batches([len(ids) for ids in questions], TOKENS_AT_ONCE, padded=True):
-            yes, no = self.model.log_probabilities([questions[n] for n in numbers], self.words)
-            if not (yes - no).isfinite().all():
-                raise InputError("an answer's probability is not finite: the numbers of this language model overflow")
-            likely = (yes - no).double().clamp(LEAST_SURE, SUREST).sigmoid().tolist()
-            for n, probability in zip(numbers, likely, strict=True):
-                rewards[n] = probability
-            self.advance(len(numbers))
-        return rewards
+        """Return the probability of yes against no behind each question in tokens; processes divide the work."""
+        rewards, ranks = torch.zeros(len(questions), dtype=torch.float64), Ranks()
+        batches = cut_into_batches([len(ids) for ids in questions], TOKENS_AT_ONCE, padded=True)
+        for number, batch in enumerate(batches):
+            if number % ranks.count == ranks.rank:
+                yes, no = self.model.log_probabilities([questions[n] for n in batch], self.words)
+                sure = (yes - no).double().cpu()
+                likely = sure.clamp(LEAST_SURE, SUREST).sigmoid()
+                rewards[torch.from_numpy(batch)] = torch.where(sure.isfinite(), likely, torch.nan)
+            self.advance(len(batch))
+        everything = ranks.sum(rewards)
+        if not all(map(math.isfinite, everything)):  # on all processes alike
+            raise InputError("an answer's probability is not finite: the numbers of this language model overflow")
+        return everything
 
     def _ask(self, prompt: str, response: str, name: str) -> list[int]:
         """Return the question about one response, in tokens."""
