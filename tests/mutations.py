@@ -375,8 +375,8 @@ MUTATIONS = [
              "first, second = as_vectors(first=first, second=second, at_least=2)"),
     # Vectors
     Mutation("vectors", "tied values ranked in order",
-             "(np.cumsum(counts) - (counts - 1) / 2)[which]",
-             "np.argsort(np.argsort(values, kind='stable')) + 1.0"),
+             "np.repeat(starts + (counts + 1) / 2, counts)",
+             "np.arange(1.0, len(values) + 1)"),
     # Shaping
     Mutation("shaping", "is_safety ignored",
              "torch.as_tensor(is_safety_prompt, device=unsafe.device) | unsafe",

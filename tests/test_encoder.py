@@ -238,14 +238,14 @@ def test_an_encoder_resumes_where_it_was_stopped(encoder_run, pairs_file, tmp_pa
 def test_what_an_encoder_cannot_do_is_refused_with_all_that_is_to_be_set(pairs_file, tmp_path, refused, given):
     said = refused("train", "--data", pairs_file, "--out", tmp_path / "run", "--style", "bert", *QUICK, *given)
     assert said.startswith("style=bert sees prompt and response both ways: share_prompt=")
-    assert "share_prompt=True must be False, language_model.epochs=2.0 must be 0" in said or given
+    assert "share_prompt=True must be False, language_model.epochs=None must be 0" in said or given
     assert said.endswith("(--no-share-prompt --stage reward)")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_prefix_encoder_is_refused_a_language_model_stage(pairs_file, tmp_path, refused):
     said = refused("train", "--data", pairs_file, "--out", tmp_path / "run", "--style", "prefix", *QUICK)
-    assert said == "style=prefix predicts no token: language_model.epochs=2.0 must be 0 (--stage reward)"
+    assert said == "style=prefix predicts no token: language_model.epochs=None must be 0 (--stage reward)"
 
 
 def test_a_prefix_encoders_prompt_knows_nothing_of_its_responses():
