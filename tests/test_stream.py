@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from itertools import count, islice
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
+from minirm.tokens import stream
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.steps import Steps
 from minirm.tokens.stream import Stream, TokenStore, ahead, preferred
@@ -72,6 +74,17 @@ def test_steps_are_stored_with_those_rows_that_have_them(tmp_path):
             assert read.ends.tolist() == written.ends.tolist() and read.labels.tolist() == written.labels.tolist()
         assert [text.tolist() for text in store[row].responses] == [text.tolist() for text in rows[row].responses]
     assert preferred(store[1]).steps is None
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(encoded_batches(), st.integers(1, 3))
+def test_a_store_is_the_same_however_many_comparisons_are_written_at_once(tmp_path, batch, at_once):
+    items = [with_steps(item) if n % 2 else item for n, item in enumerate(batch * 2)]
+    TokenStore.write(items, tmp_path / "whole")
+    with patch.object(stream, "WRITTEN_AT_ONCE", at_once):
+        TokenStore.write(items, tmp_path / "parts")
+    for name in TokenStore.COLUMNS:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_store_is_a_memory_map_and_may_be_empty(store, tmp_path):

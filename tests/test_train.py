@@ -256,3 +256,8 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert torch.equal(weights(runs[0]), weights(runs[1]))
     other = make_trainer(tmp_path / "other", replace(config, seed=1))
     assert not torch.equal(weights(other), weights(runs[0]))
+
+
+def test_a_trainer_is_told_how_many_epochs(tmp_path):
+    with pytest.raises(InputError, match="epochs=None must be a number"):
+        make_trainer(tmp_path, TrainConfig(epochs=None))

@@ -90,6 +90,8 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.config)
         self.micro_batch_tokens = self.config.micro_batch_tokens or self._usual_micro_batch()
         self.steps_per_epoch = math.ceil(len(self.training.plan(0)) / self.config.accumulate)
+        if self.config.epochs is None:
+            raise InputError("epochs=None must be a number: only `minirm train` chooses one by itself")
         self.steps = max(1, round(self.config.epochs * self.steps_per_epoch)) if self.config.epochs else 0
         self.evaluate_each = max(1, round(self.config.evaluate_every * self.steps_per_epoch))
 
