@@ -11,7 +11,11 @@ State = list[tuple[Tensor, ...]]
 
 
 class Backbone(Protocol):
-    """Tokens in, hidden states out; the layout says which token continues which."""
+    """Tokens in, hidden states out; the layout says which token continues which.
+
+    Of use where a backbone has them: `micro_batch_tokens`, how many tokens it wants at once on a CPU; `continuing`, a
+    faster way to generate than `language_model.Segments`; `begin_as_average()`, what `TrainConfig.average_read` does.
+    """
 
     embedding: nn.Embedding
     """(V, D); the language model's head is tied to it."""

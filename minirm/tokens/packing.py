@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -126,10 +127,7 @@ def tokenize(
         encoded = tokenizer.encode_comparisons(batch, by_assistant=by_assistant)
         for comparison, (prompt, responses, learned, ending) in zip(batch, encoded, strict=True):
             prompt, *responses = (np.array(ids, dtype=np.int32) for ids in (prompt, *responses))
-            learned, dials = (
-                np.array(learned, dtype=bool),
-                (comparison.margin, comparison.weight, comparison.probability),
-            )
+            learned, dials = np.array(learned, dtype=bool), attrgetter(*DIALS)(comparison)
             steps = None if comparison.steps is None else find_steps(comparison, len(prompt), responses, tokenizer)
             yield Encoded(prompt, tuple(responses), comparison.scores, *dials, learned, ending, steps)
 

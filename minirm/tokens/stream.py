@@ -1,13 +1,14 @@
 """Encoded comparisons on disk, and the shuffled, sharded, resumable order in which training meets them."""
 
 import math
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from minirm.config import PackingConfig
-from minirm.tokens.packing import Encoded, PackedBatch, pack
+from minirm.tokens.packing import DIALS, Encoded, PackedBatch, pack
 from minirm.tokens.steps import Steps
 
 BUCKET = 1024
@@ -38,7 +39,7 @@ class TokenStore:
         "scores": np.float64,  # (segments,) 0 for a prompt
         "steps_until": np.int64,  # (segments,) steps up to the end of each; a prompt has none
         "comparison_ends": np.int64,  # (comparisons,) segments up to the end of each
-        "dials": np.float64,  # (comparisons·3,) margin, weight and probability of each
+        "dials": np.float64,  # (comparisons·3,) `packing.DIALS` of each
         "step_ends": np.int64,  # (steps,)
         "step_labels": np.float64,  # (steps,)
     }
@@ -46,7 +47,7 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         columns = {name: _open_column(folder / name, dtype) for name, dtype in self.COLUMNS.items()}
         self.tokens, self.segment_ends, self.scores = columns["tokens"], columns["segment_ends"], columns["scores"]
-        self.comparison_ends, self.dials = columns["comparison_ends"], columns["dials"].reshape(-1, 3)
+        self.comparison_ends, self.dials = columns["comparison_ends"], columns["dials"].reshape(-1, len(DIALS))
         self.learned, self.steps_until = columns["learned"], columns["steps_until"]
         self.step_ends, self.step_labels = columns["step_ends"], columns["step_labels"]
 
@@ -87,7 +88,7 @@ class TokenStore:
                 put("scores", [score for item in some for score in (0.0, *item.scores)])
                 put("steps_until", until)
                 put("comparison_ends", comparison_ends)
-                put("dials", [(item.margin, item.weight, item.probability) for item in some])
+                put("dials", list(map(attrgetter(*DIALS), some)))
                 for one in filter(None, steps):
                     put("step_ends", one.ends)
                     put("step_labels", one.labels)
@@ -234,32 +235,9 @@ T = TypeVar("T")
 
 def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
     """Yield the items while a thread works on the next `depth` of them."""
-    ready: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: object) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                return ready.put(item, timeout=0.1)
-
-    def work() -> None:
-        try:
-            for item in items:
-                if stop.is_set():
-                    return
-                put((item, None))
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        under_way = deque(thread.submit(next, items, end) for _ in range(depth))
+        while (item := under_way.popleft().result()) is not end:
+            under_way.append(thread.submit(next, items, end))
             yield item
-    finally:
-        stop.set()

@@ -4,9 +4,9 @@
 the prompt: a token opens each turn, and <|end|> ends the assistant's        the response
 """
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -112,7 +112,8 @@ class Tokenizer:
             min_frequency=2,
             max_token_length=LONGEST,
         )
-        _hear_signals(lambda: bpe.train_from_iterator(texts, trainer))
+        with ThreadPool(1) as thread:  # which leaves this one free to hear Ctrl-C
+            thread.apply(bpe.train_from_iterator, (texts, trainer))
         reached = bpe.get_vocab_size()
         if vocab_size is not None and reached < vocab_size:
             raise InputError(f"vocab_size={vocab_size} is more than these texts can give; they give at most {reached}")
@@ -192,20 +193,3 @@ class Tokenizer:
                 ids += [self.opens[turn.role], *turn_ids]
                 learned += [False, *[is_written] * len(turn_ids)]
             yield [*ids, self.opens["assistant"]], [*learned, False]
-
-
-def _hear_signals(work: Callable[[], object]) -> None:
-    """Let a library work in a thread of its own: this one hears signals meanwhile."""
-    failed: list[BaseException] = []
-
-    def attempt() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
