@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2, PREFIX
+from bench.architectures.contestants import APART, AS_GPT2, GPT2, HEADS, OWN_GPT2, PREFIX
 from bench.architectures.differences import Difference, against_baseline, difference, family, told_apart
 from bench.architectures.figures import WAY
 from bench.architectures.prices import seconds
@@ -125,7 +125,7 @@ def _price(study: Study) -> str:
 
 
 STATEMENTS = [
-    ("minirm's decoder with GPT-2's start (positions at half of it), against GPT-2", APART, GPT2),
+    ("minirm's decoder with GPT-2's start, against GPT-2", AS_GPT2, GPT2),
     ("minirm's GPT-2 style, against GPT-2", OWN_GPT2, GPT2),
     ("Queries that start equal to keys, at one scale: large", OWN_GPT2, "start: apart, large"),
     ("… at one scale: small", "start: equal, small", APART),

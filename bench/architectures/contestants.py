@@ -107,7 +107,7 @@ class Contestant:
 GPT2 = "GPT-2 (Hugging Face)"
 OWN_GPT2 = "GPT-2 style"
 PREFIX = "prefix encoder"
-APART = "start: apart, small"
+AS_GPT2, APART = "start: GPT-2's", "start: apart, small"
 LONGER = "longer wins"
 HEADS = "five heads"
 PRETRAINED = "pretrained "
@@ -152,8 +152,12 @@ CONTESTANTS = [
     ),
     Contestant("LSTM", "change", {"backbone": "lstm"}, about="the GRU's place taken by an LSTM"),
     Contestant(
+        AS_GPT2, "change", build=partial(changed, change=changes.as_gpt2),
+        about=f"{OWN_GPT2}, started as GPT-2: queries and keys apart and small, positions twice as large",
+    ),
+    Contestant(
         APART, "change", build=partial(changed, change=partial(changes.start, equal=False, large=False)),
-        about=f"{OWN_GPT2}, queries and keys drawn apart and small, as GPT-2 draws them",
+        about=f"{OWN_GPT2}, queries and keys drawn apart, at GPT-2's scale",
     ),
     Contestant(
         "start: apart, large", "change", build=partial(changed, change=partial(changes.start, equal=False, large=True)),
