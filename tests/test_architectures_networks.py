@@ -7,10 +7,11 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 
-from bench.architectures.contestants import find_contestant
+from bench.architectures.contestants import AS_GPT2, GPT2, find_contestant
 from bench.architectures.state_space import REACH, STATES
-from minirm.config import ModelConfig
+from minirm.config import ModelConfig, TrainConfig
 from minirm.tokens.layout import lay_out
+from minirm.training.optimizers import build_optimizer
 from tests.test_architectures import batch
 
 SHAPE = ModelConfig(vocab_size=23, layers=2, width=16, heads=2, max_positions=64)
@@ -64,11 +65,35 @@ def test_a_state_space_is_its_recurrence_token_by_token():
             step = F.softplus(mix.step(chosen[: mix.rank]))
             write, read = chosen[mix.rank :].chunk(2)
             for channel in range(32):
-                fade = torch.exp(-step[channel] * mix.log_rates[channel].exp())
+                fade = torch.exp(-step[channel] * mix.log_rates.view(-1, STATES)[channel].exp())
                 memory[channel] = fade * memory[channel].clone() + step[channel] * mixed[channel] * write
             rows.append((memory @ read + mix.past_by * mixed) * F.silu(gate[t]))
         x = x + mix.leave(torch.stack(rows))
     torch.testing.assert_close(alone(model, TOKENS), model.norm(x))
+
+
+def test_what_fades_a_state_spaces_memory_is_not_decayed():
+    """As in Mamba's own code, whose A_log and D are marked so."""
+    model = backbone("state space")
+    decayed, spared = (group["params"] for group in build_optimizer(model, TrainConfig()).param_groups)
+    for mix in model.mixes:
+        for parameter, group in ((mix.log_rates, spared), (mix.past_by, spared), (mix.enter.weight, decayed)):
+            assert any(parameter is one for one in group)
+
+
+def test_a_decoder_started_as_gpt2_has_the_spreads_of_hugging_faces():
+    wide = ModelConfig(vocab_size=400, layers=2, width=64, heads=4, max_positions=256)
+    theirs = find_contestant(GPT2).reward_model(wide).backbone.model
+    ours = find_contestant(AS_GPT2).reward_model(wide).backbone
+    pairs = [(theirs.wte, ours.embedding), (theirs.wpe, ours.positions)]
+    for one, other in zip(theirs.h, ours.blocks, strict=True):
+        pairs += [(one.attn.c_attn, other.attention.qkv), (one.attn.c_proj, other.attention.out)]
+        pairs += [(one.mlp.c_fc, other.mlp.up), (one.mlp.c_proj, other.mlp.down)]
+        assert torch.equal(other.attention.qkv.bias, one.attn.c_attn.bias)
+    for one, other in pairs:
+        assert one.weight.std().item() == pytest.approx(other.weight.std().item(), rel=0.06)
+    query, key, _ = ours.blocks[0].attention.qkv.weight.chunk(3)
+    assert not torch.equal(query, key)
 
 
 def test_an_encoder_decoders_memory_of_a_prompts_token_depends_on_those_behind_it():

@@ -1,5 +1,6 @@
 """What the page of the bench of architectures says, on figures that are made up."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,10 +61,26 @@ def test_the_verdict_names_who_leads_who_is_not_told_apart_and_what_needs_no_net
     first, second = (answers.leader(study(), subject) for subject in (ALL_SKILLS, "people.jsonl"))
     assert first.startswith("On 2 skills, ") and "leads the networks: .8" in first
     assert "not told apart from it: " in first and ", +." in first and "* against " in first
-    assert "longer wins gets .00" in first.replace("−", "") and first.endswith("below all.")
+    assert "longer wins gets .00" in first.replace("−", "") and first.endswith("resolved below 3 of 3.")
     assert second.startswith("On people.jsonl, Llama style leads the networks: .5")
-    assert "longer wins gets .61" in second and "above every network" in second
+    assert "longer wins gets .61" in second and second.endswith("resolved above 3 of 3 networks.")
     assert answers.verdict(study()).startswith(first)
+
+
+def test_the_verdict_names_the_skills_that_have_no_room_left_and_speaks_of_the_main_subject_too():
+    ways = {BASELINE: 0.5, "Llama style": 0.8}
+    done, open_ = {BASELINE: 0.98, "Llama style": 0.99}, {BASELINE: 0.1, "Llama style": 0.99}
+    said = answers.verdict(MadeUp({ALL_SKILLS: ways, "match:1": done, "recall:4": open_, "world": ways}))
+    assert "On 2 skills (match:1: every network 97% of the way or more), Llama style leads" in said
+    assert "On world, Llama style leads" in said
+
+
+def test_what_needs_no_network_is_above_those_alone_from_which_it_is_told_apart():
+    made = MadeUp({ALL_SKILLS: {BASELINE: 0.5, "noisy GRU": 0.3, "longer wins": 0.6}}, plain=("longer wins",))
+    assert "longer wins gets .60" in answers.leader(made, ALL_SKILLS)
+    assert answers.leader(made, ALL_SKILLS).endswith("resolved above 1 of 2 networks.")
+    alike = MadeUp({ALL_SKILLS: {"noisy GRU": 0.3, "longer wins": 0.6}}, plain=("longer wins",))
+    assert answers.leader(alike, ALL_SKILLS).endswith("told apart from none.")
 
 
 def test_the_verdict_calls_resolved_what_the_forest_fills():
@@ -104,10 +121,14 @@ def test_numbers_of_a_table_are_short_and_a_star_marks_what_is_resolved():
 
 
 def test_one_seed_claims_no_interval_over_seeds():
-    several = SimpleNamespace(setup=SimpleNamespace(plan=SimpleNamespace(seeds=3, world_seeds=3)))
-    one = SimpleNamespace(setup=SimpleNamespace(plan=SimpleNamespace(seeds=1, world_seeds=1)))
+    plans = [replace(PLANS["default"], seeds=seeds) for seeds in (3, 1)]
+    several, one = (
+        SimpleNamespace(setup=SimpleNamespace(plan=plan, subjects=["match:1", "a.jsonl"], match="shape"))
+        for plan in plans
+    )
     assert "over prompts and seeds" in words.intervals(several)
-    assert "over prompts (there is one seed)" in words.intervals(one)
+    assert "over prompts alone where there is one seed" in words.intervals(one)
+    assert "1 on skills, 3 on people's judgements" in words.comparison(one)
 
 
 def test_a_figure_ends_where_it_must_in_every_view():

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from bench.architectures.contestants import APART, GPT2, HEADS, OWN_GPT2
+from bench.architectures.contestants import APART, AS_GPT2, GPT2, HEADS, OWN_GPT2, PREFIX
 from bench.architectures.differences import Difference, against_baseline, difference, family, told_apart
+from bench.architectures.figures import WAY
 from bench.architectures.prices import seconds
 from bench.architectures.study import ALL_SKILLS, Study, figure_of
 from bench.architectures.subjects import is_known_truth
@@ -12,6 +13,8 @@ from minirm.metrics import Interval
 
 FEW = 3
 """So many names still read well in a sentence."""
+CEILING = 0.97
+"""Part of the way from chance to the best possible, from which on a skill has no room left that a test would show."""
 
 
 def shortened(name: str) -> str:
@@ -39,10 +42,10 @@ def difference_words(value: Difference | None) -> str:
 
 
 def verdict(study: Study) -> str:
-    """Return who leads on the skills (or the main subject), and on people's judgements, and at what price."""
+    """Return who leads on the skills, on the main subject, and on people's judgements, and at what price."""
     first, *others = study.subjects
-    people = [subject for subject in others if not is_known_truth(subject)]
-    said = [leader(study, subject) for subject in (first, *people) if study.networks(subject)]
+    more = [subject for subject in others if subject == study.main or not is_known_truth(subject)]
+    said = [leader(study, subject) for subject in (first, *more) if study.networks(subject)]
     if not said:
         return "Every training failed; see who took part."
     missing = f"Unfinished: without {', '.join(map(_file_name, study.missing))}." if study.missing else ""
@@ -60,7 +63,7 @@ def leader(study: Study, subject: str) -> str:
     value = with_interval(study.interval(subject, best, figure))
     known = subject == ALL_SKILLS or is_known_truth(subject)
     what = "of the way from chance to the best possible" if known else "right"
-    where = f"{len(study.setup.skills)} skills" if subject == ALL_SKILLS else Path(subject).name
+    where = _skills(study) if subject == ALL_SKILLS else Path(subject).name
     said = f"On {where}, {shortened(best)} leads the networks: {value} {what}"
     if best != study.baseline:
         against = next((one for one in against_baseline(study, subject) if one.first == best), None)
@@ -68,6 +71,15 @@ def leader(study: Study, subject: str) -> str:
     apart = told_apart(study, subject, [best, *others])
     alike = [name for name in others if not apart[best, name]]
     return f"{said}{_alike(alike, others)}. {_plain(study, subject)}".strip()
+
+
+def _skills(study: Study) -> str:
+    """Return how many skills there are, and which of them say nothing any more: every network can do them."""
+    skills = study.setup.skills
+    least = {s: min((study.figure(s, n, WAY).whole.mean() for n in study.networks(s)), default=0.0) for s in skills}
+    full = [skill for skill, way in least.items() if way >= CEILING]
+    done = f" ({', '.join(full)}: every network {CEILING:.0%} of the way or more)" if full else ""
+    return f"{len(skills)} skills{done}"
 
 
 def _alike(alike: list[str], others: list[str]) -> str:
@@ -90,10 +102,12 @@ def _plain(study: Study, subject: str) -> str:
     if not plain:
         return ""
     value = _short(f"{study.figure(subject, plain[0], figure_of(subject)).whole.mean():.3f}")
-    above = sum(name in networks for name in ranked[: ranked.index(plain[0])])
-    share = {0: "above every network", len(networks): "below all"}
-    beside = share.get(above, f"above {len(networks) - above} of {len(networks)} networks")
-    return f"Without a network, {shortened(plain[0])} gets {value}, {beside}."
+    apart = told_apart(study, subject, [plain[0], *networks])
+    above = sum(apart.get((plain[0], name), False) for name in networks)
+    below = sum(apart.get((name, plain[0]), False) for name in networks)
+    found = [f"resolved above {above} of {len(networks)} networks"] * (above > 0)
+    found += [f"resolved below {below} of {len(networks)}"] * (below > 0)
+    return f"Without a network, {shortened(plain[0])} gets {value}, {' and '.join(found) or 'told apart from none'}."
 
 
 def _price(study: Study) -> str:
@@ -111,7 +125,7 @@ def _price(study: Study) -> str:
 
 
 STATEMENTS = [
-    ("minirm's decoder with GPT-2's start, against GPT-2", APART, GPT2),
+    ("minirm's decoder with GPT-2's start, against GPT-2", AS_GPT2, GPT2),
     ("minirm's GPT-2 style, against GPT-2", OWN_GPT2, GPT2),
     ("Queries that start equal to keys, at one scale: large", OWN_GPT2, "start: apart, large"),
     ("… at one scale: small", "start: equal, small", APART),
@@ -120,25 +134,25 @@ STATEMENTS = [
     ("… and that begins as the mean of all it sees", "average read", "loud read"),
     ("Read as the mean of the response, not at its last token", "read: mean", OWN_GPT2),
     ("… as a learned mean", "read: learned mean", OWN_GPT2),
-    ("A prefix encoder instead of a decoder", "prefix encoder", OWN_GPT2),
-    ("… read at its response's first token, not its last", "prefix, read: first", "prefix encoder"),
+    ("A prefix encoder instead of a decoder", PREFIX, OWN_GPT2),
+    ("… read at its response's first token, not its last", "prefix, read: first", PREFIX),
     (
         "An encoder–decoder instead of a decoder that shares a memory of embeddings",
         "encoder–decoder",
         "PyTorch decoder",
     ),
-    ("A row for each response, prompts not shared", "separate rows", OWN_GPT2),
+    ("A row for each response (batches then hold other comparisons)", "separate rows", OWN_GPT2),
     ("RMSNorm instead of LayerNorm", "RMSNorm", OWN_GPT2),
     ("Rotary instead of learned positions", "rotary positions", OWN_GPT2),
     ("No positions instead of learned ones", "no positions", OWN_GPT2),
     ("ALiBi instead of learned positions", "ALiBi", OWN_GPT2),
-    ("SwiGLU instead of GELU", "SwiGLU", OWN_GPT2),
+    ("SwiGLU instead of GELU, without its biases", "SwiGLU", OWN_GPT2),
     ("All of Llama style", "Llama style", OWN_GPT2),
-    ("An encoder that looks twice, once per response", "BERT style", OWN_GPT2),
+    ("All of BERT style, which reads a prompt anew for each response", "BERT style", OWN_GPT2),
     ("PyTorch's TransformerDecoder, the prompt being its memory", "PyTorch decoder", OWN_GPT2),
-    ("GRU instead of attention", "GRU", OWN_GPT2),
-    ("LSTM instead of attention", "LSTM", OWN_GPT2),
-    ("A selective state space instead of attention", "state space", OWN_GPT2),
+    ("A GRU instead of attention, MLP and positions", "GRU", OWN_GPT2),
+    ("… an LSTM instead of the GRU", "LSTM", "GRU"),
+    ("A selective state space instead of attention, MLP and positions", "state space", OWN_GPT2),
     ("A language-model stage first", "language model first", OWN_GPT2),
     ("Five heads, each on its own resample, instead of one", HEADS, OWN_GPT2),
     ("Rankings of all K responses, against disjoint pairs of them", OWN_GPT2, "pairs"),

@@ -31,6 +31,12 @@ def start(model: Transformer, *, equal: bool, large: bool) -> None:
             query_and_key[:width] = query_and_key.data[width:]
 
 
+def as_gpt2(model: Transformer) -> None:
+    """Draw what minirm starts otherwise as GPT-2 does: queries and keys apart and small, and positions like tokens."""
+    start(model, equal=False, large=False)
+    nn.init.normal_(model.positions.weight, std=0.02)
+
+
 @torch.no_grad()
 def loud_read(model: Transformer) -> None:
     """Draw the last layer's values and output with variance 1/D, as `begin_as_average` does; queries look as before."""

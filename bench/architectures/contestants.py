@@ -36,9 +36,9 @@ class Contestant:
 
     name: str
     kind: str
-    """baseline: the GPT-2 that others are measured against. own: minirm's backbones. change: minirm's GPT-2 with one
-    thing changed. training: minirm's GPT-2, trained in another way. yours: from a file. pretrained: a checkpoint, with
-    its own tokenizer and size. plain: no network."""
+    """baseline: the GPT-2 that others are measured against. own: minirm's backbones. change: one of those with one
+    thing changed, as `about` says. training: minirm's GPT-2, trained in another way. yours: from a file. pretrained: a
+    checkpoint, with its own tokenizer and size. plain: no network."""
     fields: dict = field(default_factory=dict)
     """Of `ModelConfig`, that differ from GPT-2's."""
     build: Build | None = None
@@ -107,7 +107,7 @@ class Contestant:
 GPT2 = "GPT-2 (Hugging Face)"
 OWN_GPT2 = "GPT-2 style"
 PREFIX = "prefix encoder"
-APART = "start: apart, small"
+AS_GPT2, APART = "start: GPT-2's", "start: apart, small"
 LONGER = "longer wins"
 HEADS = "five heads"
 PRETRAINED = "pretrained "
@@ -118,7 +118,11 @@ CONTESTANTS = [
         GPT2, "baseline", build=HuggingFaceGPT2,
         about="GPT2Model of transformers, a linear head on the last token, a padded row for each response",
     ),
-    Contestant(OWN_GPT2, "own", about="minirm's decoder; its queries start equal to its keys"),
+    Contestant(
+        OWN_GPT2, "own",
+        about="minirm's decoder; its queries start equal to its keys, with variance 1/D, its positions at half of "
+        "GPT-2's; its last layer starts like the others, where `minirm train` lets it begin as an average",
+    ),
     Contestant(
         "Llama style", "own", {"style": "llama"},
         about="the same with RMSNorm, rotary positions, SwiGLU and no biases",
@@ -146,10 +150,14 @@ CONTESTANTS = [
         "PyTorch decoder", "change", {"backbone": "torch_decoder"},
         about="encoder–decoder, whose memory is the prompt's embeddings, over which no layer runs",
     ),
-    Contestant("LSTM", "change", {"backbone": "lstm"}, about="GRU, but LSTM"),
+    Contestant("LSTM", "change", {"backbone": "lstm"}, about="the GRU's place taken by an LSTM"),
+    Contestant(
+        AS_GPT2, "change", build=partial(changed, change=changes.as_gpt2),
+        about=f"{OWN_GPT2}, started as GPT-2: queries and keys apart and small, positions twice as large",
+    ),
     Contestant(
         APART, "change", build=partial(changed, change=partial(changes.start, equal=False, large=False)),
-        about=f"{OWN_GPT2}, queries and keys drawn apart and small, as GPT-2 draws them",
+        about=f"{OWN_GPT2}, queries and keys drawn apart, at GPT-2's scale",
     ),
     Contestant(
         "start: apart, large", "change", build=partial(changed, change=partial(changes.start, equal=False, large=True)),
@@ -177,7 +185,9 @@ CONTESTANTS = [
         about=f"{PREFIX}, read at the first token of the response, which sees all that follow it",
     ),
     Contestant(
-        "separate rows", "change", shares_prompt=False, about=f"{OWN_GPT2}, a row for each response, prompt included"
+        "separate rows", "change", shares_prompt=False,
+        about=f"{OWN_GPT2}, a row for each response, prompt included: the same function of each, but comparisons of "
+        "like length, which a batch holds, are others",
     ),
     Contestant("RMSNorm", "change", build=partial(changed, change=changes.rms_norm), about=f"{OWN_GPT2} with RMSNorm"),
     Contestant(
@@ -192,7 +202,10 @@ CONTESTANTS = [
         "ALiBi", "change", build=partial(changed, change=changes.alibi),
         about=f"{OWN_GPT2} that looks less at what is further away, instead of learned positions",
     ),
-    Contestant("SwiGLU", "change", build=partial(changed, change=changes.swiglu), about=f"{OWN_GPT2} with SwiGLU"),
+    Contestant(
+        "SwiGLU", "change", build=partial(changed, change=changes.swiglu),
+        about=f"{OWN_GPT2} with SwiGLU and no biases there",
+    ),
     Contestant(
         "language model first", "training", language_model_epochs=0.5,
         about=f"{OWN_GPT2} after half a pass of next tokens over all prompts and responses, at one rate, untuned",

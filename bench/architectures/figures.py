@@ -139,6 +139,13 @@ def _rectangle(rows: Sequence[Sequence[float]]) -> tuple[NDArray, NDArray]:
 
 def by_attribute(scored: Scored) -> dict[str, float]:
     """Return by attribute the accuracy against the truth, mean over seeds, on pairs that differ in it alone."""
+    gap = _true_difference(scored)
+    truly = np.where(gap > 0, scored.right, 1 - scored.right)
+    return {name: float(truly[:, pairs].mean()) for name, pairs in sorted(decided_by(scored).items())}
+
+
+def decided_by(scored: Scored) -> dict[str, list[int]]:
+    """Return by attribute the pairs that differ in it alone, by their numbers."""
     table, judged = scored.tables[0], scored.test.judged
     decided: dict[str, list[int]] = {}
     for n, (c, better, worse) in enumerate(zip(table.comparison, table.better, table.worse, strict=True)):
@@ -146,9 +153,7 @@ def by_attribute(scored: Scored) -> dict[str, float]:
         differing = [name for name in first if first[name] != second[name]]
         if len(differing) == 1:
             decided.setdefault(differing[0], []).append(n)
-    gap = _true_difference(scored)
-    truly = np.where(gap > 0, scored.right, 1 - scored.right)
-    return {name: float(truly[:, pairs].mean()) for name, pairs in sorted(decided.items())}
+    return decided
 
 
 def _true_difference(scored: Scored) -> NDArray:

@@ -1,10 +1,12 @@
 """Every number of a study → sections of tables and pictures."""
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from bench.architectures import pictures, words
 from bench.architectures.answers import difference_words, shortened, statements, with_interval
+from bench.architectures.cells import STARTS
 from bench.architectures.differences import against_baseline, groups, usual_detectable
 from bench.architectures.figures import (
     ACCURACY,
@@ -22,6 +24,7 @@ from bench.architectures.prices import (
     shortest_training,
 )
 from bench.architectures.profile import profile, until_most
+from bench.architectures.provenance import code_digest
 from bench.architectures.scaling import exponents
 from bench.architectures.study import Study, figure_in, figure_of
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED, is_known_truth, is_skill
@@ -45,7 +48,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
         *((f"How good: {Path(subject).name}", _subject(study, subject)) for subject in others),
         *((f"Questions, asked of {Path(subject).name}", [_statements(study, subject)]) for subject in asked),
         ("Budgets and sizes", _curves(study)),
-        (f"Prices, on {Path(study.main).name}", [words.costs(study), _costs(study)]),
+        (f"Prices, on {Path(study.main).name}", [words.costs(study, facts["load_at_start"]), _costs(study)]),
         ("What decides", _attributes(study)),
         ("Ensembles and doubt", _doubt(study)),
         ("Who took part, and how they were tuned", _contestants(study)),
@@ -147,13 +150,8 @@ def _quality(study: Study, subject: str, view: str) -> Table:
     names = study.ranking(subject)
     called = {figure: figure_in(view, figure) for figure in FIGURES}
     measured = [f for f in FIGURES if any(study.figure(subject, name, called[f]) is not None for name in names)]
-    rows = [(name, *(_rounded(study, subject, name, called[f]) for f in measured)) for name in names]
-    return Table(("contestant", *measured), rows, f"{view[0].upper()}{view[1:]}; ± half of the 95% interval.")
-
-
-def _rounded(study: Study, subject: str, name: str, figure: str) -> str:
-    found = study.interval(subject, name, figure)
-    return "–" if found is None else f"{found.estimate:.3f} ±{(found.high - found.low) / 2:.3f}".replace("-", "−")
+    rows = [(name, *(with_interval(study.interval(subject, name, called[f])) for f in measured)) for name in names]
+    return Table(("contestant", *measured), rows, f"{view[0].upper()}{view[1:]}.")
 
 
 def _statements(study: Study, subject: str) -> Table:
@@ -226,7 +224,9 @@ def _attributes(study: Study) -> Blocks:
     if not attributes:
         return []
     rows = [(name, *(found.get(attribute) for attribute in attributes)) for name, found in by_attribute.items()]
-    caption = "Accuracy against the truth on pairs of which one attribute alone decides which response is better."
+    pairs = study.decided()
+    of = ", ".join(f"{name} of {len(pairs[name]):,}" for name in attributes)
+    caption = f"Accuracy against the truth on pairs of which one attribute alone decides which is better: {of} pairs."
     return [Table(("contestant", *attributes), rows, caption)]
 
 
@@ -264,11 +264,14 @@ def _contestants(study: Study) -> Blocks:
 def _repeat(study: Study, facts: dict) -> Blocks:
     sources = asdict(study.setup.sources) | {"data": str(study.setup.sources.data)}
     plan = {**asdict(study.setup.plan), "sources": sources, "match": study.setup.match}
-    computed = "Trainings by the commit and the day that computed them, all by the code of now."
+    computed = (
+        "Trainings by the commit and the day that computed them. Whatever else these commits hold, the functions that "
+        f"compute a training are the same: digest {code_digest(*STARTS)}, and those that build each contestant."
+    )
     return [
         Table(("commit", "day", "PyTorch", "trainings", "processor minutes"), computed_when(study), computed),
         *(f"Missing for {name}: {what}." for name, what in study.missing.items()),
-        f"Trainings of other code that lie in the cache and were not used: {stale(study)}.",
+        f"Trainings of other code that lie in the cache and were not used: {stale(study) or 'none'}.",
         Table(("", ""), [(name, str(value)) for name, value in facts.items()], "Command, machine and versions."),
         Table(("", ""), [(name, str(value)) for name, value in plan.items()], "The plan."),
         "Two runs with the same seeds, versions and threads give the same accuracies; times differ.",
@@ -284,6 +287,9 @@ def computed_when(study: Study) -> list[tuple[str, str, str, int, str]]:
     return [(*key, len(taken), f"{sum(taken):.1f}") for key, taken in sorted(minutes.items())]
 
 
-def stale(study: Study) -> int:
-    """Return how many results of the same trainings by other code lie in the cache."""
-    return sum(len(cell.stale(study.cache, study.setup.sources)) for cell in study.cells)
+def stale(study: Study) -> str:
+    """Return by subject how many results of the same trainings by other code lie in the cache; "" for none."""
+    found = Counter()
+    for cell in study.cells:
+        found[Path(cell.subject).name] += len(cell.stale(study.cache, study.setup.sources))
+    return ", ".join(f"{count} of {subject}" for subject, count in found.items() if count)

@@ -59,9 +59,9 @@ def shortest_training(study: Study) -> float:
 
 def accuracy_after(study: Study, contestant: str, limit: float) -> Interval | None:
     """Return the accuracy on validation at the last evaluation by then (½ before the first), with its interval over
-    seeds alone; None where no training succeeded."""
+    seeds alone; None where fewer than two trainings succeeded, of whose luck nothing is known then."""
     by_then = [[e["accuracy"] for e in h if e["seconds"] <= 1.001 * limit] for h in histories(study, contestant)]
-    if not by_then:
+    if len(by_then) < 2:
         return None
     last = np.array([(accuracies or [0.5])[-1] for accuracies in by_then])
     return two_way_interval(Resampled(last, np.stack([last, last])), bounds=(0, 1))

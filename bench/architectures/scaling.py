@@ -27,7 +27,8 @@ def exponent(amounts: Sequence[float], gaps: Sequence[float]) -> float:
 
 
 def exponents(study: Study, cells: Table) -> dict[str, Interval]:
-    """Return α of each contestant's curve, with its interval over seeds; empty without known truth or enough points."""
+    """Return α of each contestant's curve, with its interval over seeds; empty without known truth, or enough points
+    and seeds."""
     if not is_known_truth(study.main):
         return {}
     best, test = study.best_possible(study.main), study.subject(study.main).tests[AS_TRAINED]
@@ -39,7 +40,7 @@ def exponents(study: Study, cells: Table) -> dict[str, Interval]:
             gaps.setdefault(name, {}).setdefault(seed, {})[amount(point)] = best - accuracy
     found = {}
     for name, by_seed in gaps.items():
-        if min(map(len, by_seed.values())) >= FEWEST_POINTS:
+        if len(by_seed) > 1 and min(map(len, by_seed.values())) >= FEWEST_POINTS:
             slopes = np.array([exponent(list(gap), list(gap.values())) for gap in by_seed.values()])
             found[name] = two_way_interval(Resampled(slopes, np.stack([slopes, slopes])))
     return found

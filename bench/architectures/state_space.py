@@ -60,7 +60,7 @@ class Selective(nn.Module):
         self.taps = nn.Parameter(torch.empty(REACH, inner).uniform_(-0.5, 0.5))  # as nn.Conv1d draws them: 1/√REACH
         self.choose = nn.Linear(inner, rank + 2 * STATES, bias=False)
         self.step = nn.Linear(rank, inner)
-        self.log_rates = nn.Parameter(torch.arange(1.0, STATES + 1).log().repeat(inner, 1))
+        self.log_rates = nn.Parameter(torch.arange(1.0, STATES + 1).log().repeat(inner))  # flat: it is not to decay
         self.past_by = nn.Parameter(torch.ones(inner))
         self.leave = nn.Linear(inner, width, bias=False)
         self.rank = rank
@@ -75,7 +75,7 @@ class Selective(nn.Module):
         u = F.silu(sum(tap * padded[back] for tap, back in zip(self.taps, steps_back, strict=True)))
         step, write, read = self.choose(u).split([self.rank, STATES, STATES], dim=-1)
         step = F.softplus(self.step(step))  # (M, E)
-        fade = torch.exp(-step[..., None] * self.log_rates.exp())  # (M, E, N)
+        fade = torch.exp(-step[..., None] * self.log_rates.exp().view(-1, STATES))  # (M, E, N)
         written = (step * u)[..., None] * write[:, None]  # (M, E, N)
         y = torch.bmm(scan(fade, written, layout), read[..., None])[..., 0] + self.past_by * u
         return self.leave(y * F.silu(gate))

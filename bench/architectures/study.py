@@ -19,6 +19,7 @@ from bench.architectures.figures import (
     Scored,
     accuracy_alone,
     by_attribute,
+    decided_by,
     ensemble,
     figures,
     joined,
@@ -168,16 +169,23 @@ class Study:
 
     def points(self, cells: Table) -> dict[str, dict[object, Interval]]:
         """Return a curve's accuracies by contestant and point, in the order of the cells."""
+        return {
+            name: {point: two_way_interval(one, bounds=(0, 1)) for point, one in line.items()}
+            for name, line in self.accuracies(cells).items()
+        }
+
+    def accuracies(self, cells: Table) -> dict[str, dict[object, Resampled]]:
+        """Return a curve's accuracies by seed and group."""
         together: dict[tuple[str, object], list[Cell]] = {}
         for (name, point, _), (cell,) in cells.items():
             together.setdefault((name, point), []).append(cell)
-        found: dict[str, dict[object, Interval]] = {}
+        found: dict[str, dict[object, Resampled]] = {}
         for (name, point), several in together.items():
             results = [self.result(cell) for cell in several]
             if not any("failed" in result for result in results):
                 test = self.subject(self.main).tests[AS_TRAINED]
                 accuracy = accuracy_alone(Scored(test, [result["rewards"][AS_TRAINED] for result in results]))
-                found.setdefault(name, {})[point] = two_way_interval(accuracy, bounds=(0, 1))
+                found.setdefault(name, {})[point] = accuracy
         return found
 
     def best_possible(self, subject: str) -> float:
@@ -196,9 +204,15 @@ class Study:
         found = {name: views[AS_TRAINED] for (subject, name), views in self.scored.items() if subject == self.main}
         return {name: by_attribute(scored) for name, scored in found.items() if scored.test.judged}
 
+    def decided(self) -> dict[str, list[int]]:
+        """Return by attribute which of the main subject's pairs it decides alone; their order is that of the table."""
+        scored = next(views[AS_TRAINED] for (subject, _), views in self.scored.items() if subject == self.main)
+        return decided_by(scored) if scored.test.judged else {}
+
     def ensembles(self) -> dict[str, dict[str, Interval]]:
         """Return by network what an ensemble of its seeds, or its heads, is worth, and what finds its mistakes."""
-        networks = [contestant for contestant in self.setup.networks if (self.main, contestant.name) in self.scored]
+        several = [c for c in self.setup.networks if max(c.heads, len(self.setup.seeds(c, self.main))) > 1]
+        networks = [contestant for contestant in several if (self.main, contestant.name) in self.scored]
         found = {contestant.name: self._ensemble(contestant) for contestant in networks}
         ends = lambda figure: (-1, 1) if "−" in figure else (0, 1)  # noqa: E731
         return {

@@ -20,18 +20,20 @@ QUALITY = (
 )
 PROFILE = (
     "The way is that from chance (0) to the accuracy of one who knows every utility (1), on a test whose names no "
-    f"training has seen. Learned: trainings that got {LEARNED:.0%} of the way. By: after how many comparisons, each "
-    f"seen once, validation first said {MOST:.0%} of the way, in the median training."
+    f"training has seen. Learned: trainings that got {LEARNED:.0%} of the way. By: after how many comparisons "
+    f"validation first said {MOST:.0%} of the way, in the median training."
 )
 
 
 def intervals(study: Study) -> str:
     """Return how intervals and p-values come about."""
-    plan = study.setup.plan
-    seeds = "over prompts and seeds" if min(plan.seeds, plan.world_seeds) > 1 else "over prompts (there is one seed)"
+    seeds = (
+        "over prompts and seeds" if min(_seeds(study).values()) > 1 else "over prompts alone where there is one seed"
+    )
     return (
         f"Intervals are 95%, {seeds}: the grouped jackknife over prompts, the variance over seeds, and Student's t; "
-        "each seed has its own start, its own order and, where there are enough, its own training comparisons. "
+        "each seed has its own start, its own order and, where there are enough, its own training comparisons. The "
+        "luck of tuning, one training for each rate, is in no interval. "
         "Differences are paired by prompt and seed. A star marks what is resolved: its p-value, with Holm's correction "
         "for all differences of its table, is below .05; its interval is that of a difference alone. What is not "
         "resolved is not shown to be small: the smallest difference that a table would have shown, four times in "
@@ -39,13 +41,27 @@ def intervals(study: Study) -> str:
     )
 
 
+def _seeds(study: Study) -> dict[str, int]:
+    """Return the seeds of each kind of subject that there is."""
+    plan, kinds = study.setup.plan, {"skills": 0, WORLD: 0, "people's judgements": 0}
+    for name in study.setup.subjects:
+        if is_skill(name):
+            kinds["skills"] = plan.seeds
+        elif name == WORLD:
+            kinds[WORLD] = plan.world_seeds
+        else:
+            kinds["people's judgements"] = plan.file_seeds
+    return {kind: seeds for kind, seeds in kinds.items() if seeds}
+
+
 def comparison(study: Study) -> str:
     """Return what all contestants share."""
     plan = study.setup.plan
+    seeds = ", ".join(f"{seeds} on {kind}" for kind, seeds in _seeds(study).items())
     return (
         "Every network was trained from nothing (a checkpoint excepted), by the same loop, on the same comparisons, "
-        f"as many of them in a step, with the same tokenizer, from {plan.seeds} seeds ({plan.world_seeds} on "
-        f"{WORLD}). Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
+        f"as many of them in a step, with the same tokenizer, from several seeds ({seeds}). "
+        f"Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
         f"K responses. The budget is one rule: a skill's comparisons are seen once; elsewhere {plan.comparisons:,} "
         f"comparisons get {plan.steps:,} steps, and n of them √(n / {plan.comparisons:,}) times as many"
         + (f"; here, {plan.epochs:g} passes were asked for." if plan.epochs else ".")
@@ -69,9 +85,12 @@ def tuning(study: Study) -> str:
     folds = any(len(study.setup.folds(subject)) > 1 for subject in study.setup.subjects)
     folded = "(In folds: in the first, part of whose validation is tested on in another.) " if folds else ""
     further = f", and up to {plan.extensions} beyond where the best lay at the edge" if plan.extensions else ""
+    outer = {min(plan.rates) / 2**plan.extensions, max(plan.rates) * 2**plan.extensions}
+    edge = sum(rate in outer for rate in study.rates.values())
     return (
         "In each condition (subject, comparisons, size) each network had one training of one seed, judged on "
-        f"validation, for each of the learning rates {listed(plan.rates)}{further}. So little tuning is noisy, and "
+        f"validation, for each of the learning rates {listed(plan.rates)}{further}. In {edge} of {len(study.rates)} "
+        f"conditions the best was the last that was tried in its direction. So little tuning is noisy, and "
         f"its noise is in none of the intervals. {folded}The weights that are tested are those of the best of "
         f"{EVALUATIONS} evaluations on validation. It was the last one in {at_the_end} of {trained} trainings."
     )
@@ -92,7 +111,7 @@ def subject(name: str) -> str:
         return (
             "Film reviews on request, judged by what was asked for, the right film and manners, with noise "
             f"{noise:g} in the labels, the better response tending to be the longer one (strength {strength:g}). "
-            "Mostly it is decided by the title. Shortcut reversed: the better response tends to be the shorter one. "
+            "Shortcut reversed: the better response tends to be the shorter one. "
             "Prompts swapped: the responses behind another request, which suits another of them; the labels are the "
             "truth about that one, so a high figure is good. That queries start equal to keys, and the average read, "
             "were found on worlds of this kind."
@@ -113,12 +132,13 @@ CONVERGED = (
 )
 
 
-def costs(study: Study) -> str:
+def costs(study: Study, load: object) -> str:
     """Return what the columns of the costs mean."""
     return (
         "Parameters: without embeddings of tokens and positions. Operations: multiplications and additions of matrix "
         f"products, forward, per comparison, which has {pairs_per_comparison(study):.3g} pairs. Speeds: medians of one "
-        f"run in which all took turns, with {torch.get_num_threads()} threads. Peak memory: of tensors in one training "
+        f"run in which all took turns, with {torch.get_num_threads()} threads; load average before the bench: {load}. "
+        "Compare them with one another alone. Peak memory: of tensors in one training "
         "step. Seconds, at these speeds, to 90% of the way from ½ to the final accuracy on validation, and of the "
         "whole training, language-model stage included; last, the accuracy on validation that each has when the "
         "fastest is done, the others being in the middle of their schedule."

@@ -7,6 +7,7 @@ from bench.architectures import pictures
 from bench.architectures.answers import statements, verdict
 from bench.architectures.differences import against_baseline, groups
 from bench.architectures.page import computed_when, sections
+from bench.architectures.plan import Table
 from bench.architectures.prices import histories, seconds
 from bench.architectures.profile import profile
 from bench.architectures.scaling import exponents
@@ -32,10 +33,17 @@ def as_json(study: Study, said: str, facts: dict) -> dict:
             for figure, value in found.items()
         }
         table.setdefault(subject, {})[name] = figures
-    points = lambda cells: {  # noqa: E731
-        name: {pictures.named_point(point): interval for point, interval in line.items()}
-        for name, line in study.points(cells).items()
-    }
+
+    def points(cells: Table) -> dict:
+        intervals = study.points(cells)
+        return {
+            name: {
+                pictures.named_point(point): {"interval": intervals[name][point], "by seed": found.whole.tolist()}
+                for point, found in line.items()
+            }
+            for name, line in study.accuracies(cells).items()
+        }
+
     return {
         "verdict": said,
         "facts": facts,
