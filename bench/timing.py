@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -82,11 +83,16 @@ def machine() -> dict[str, str | int | float]:
     }
 
 
+@lru_cache
+def installed(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are there."""
+    there = {package.name for package in metadata.distributions()}
+    return {name: metadata.version(name) for name in packages if name in there}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what is there and takes part, beside PyTorch's, and the commit where git knows it."""
-    installed = {package.name for package in metadata.distributions()}
-    named = ("transformers", "trl", "scikit-learn", "numpy")
-    found = {name: metadata.version(name) for name in named if name in installed}
+    found = dict(installed("transformers", "trl", "scikit-learn", "numpy"))
     if shutil.which("git"):
         place = Path(__file__).parent
         told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=place)

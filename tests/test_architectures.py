@@ -585,13 +585,17 @@ def test_a_contestants_code_is_its_own_and_not_what_is_said_of_it(monkeypatch):
     code_of.cache_clear()
 
 
-def test_results_of_other_code_are_named_and_not_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("code_digest", lambda *places: "other"), ("installed", lambda *packages: {"transformers": "another"})],
+)
+def test_results_of_other_code_or_libraries_are_named_and_not_read(tmp_path, monkeypatch, what, other):
     cell = small_cell("longer wins")
     run_cell(cell, tmp_path, SMALL)
     before = cell.path(tmp_path, SMALL)
     assert cell.stale(tmp_path, SMALL) == []
     assert json.loads(before.read_text())["commit"]
-    monkeypatch.setattr("bench.architectures.cells.code_digest", lambda *places: "other")
+    monkeypatch.setattr(f"bench.architectures.cells.{what}", other)
     assert not cell.path(tmp_path, SMALL).is_file()
     assert cell.stale(tmp_path, SMALL) == [before]
 

@@ -17,7 +17,7 @@ from bench.architectures.heads import ManyHeads
 from bench.architectures.provenance import code_digest
 from bench.architectures.subjects import AS_TRAINED, Sources, Subject, disjoint_pairs
 from bench.baselines import TfidfReward, length_rewards
-from bench.timing import versions
+from bench.timing import installed, versions
 from bench.workers import side_by_side
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
@@ -40,6 +40,8 @@ LANGUAGE_MODEL_RATE = 3e-3
 SCORED_AT_ONCE = 4096
 """Tokens of a batch when nothing is learned."""
 UNLIMITED = 10**9
+LIBRARIES = ("numpy", "scikit-learn", "tokenizers", "transformers")
+"""Whose versions, beside PyTorch's, may change what a training finds."""
 WORDS_AND_MARKS = r"\w+|[^\w\s]"
 """A skill's responses may be brackets alone."""
 
@@ -76,7 +78,7 @@ class Cell:
         return cache / f"{self._name(sources)}-{self._code()}.json"
 
     def stale(self, cache: Path, sources: Sources) -> list[Path]:
-        """Return what other code, or another version of PyTorch, found for the same cell."""
+        """Return what other code, or another version of a library, found for the same cell."""
         return sorted(set(cache.glob(f"{self._name(sources)}-*.json")) - {self.path(cache, sources)})
 
     def _name(self, sources: Sources) -> str:
@@ -87,7 +89,8 @@ class Cell:
         return f"{''.join(c if c.isalnum() else '-' for c in name)}-{digest}"
 
     def _code(self) -> str:
-        identity = f"{code_digest(*STARTS)} {code_of(self.contestant)} {torch.__version__} {self.file}"
+        code = f"{code_digest(*STARTS)} {code_of(self.contestant)} {installed(*LIBRARIES)}"
+        identity = f"{code} {torch.__version__} {self.file}"
         return hashlib.blake2b(identity.encode(), digest_size=6).hexdigest()
 
 

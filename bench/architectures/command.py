@@ -1,6 +1,7 @@
 """The command line of the bench."""
 
 import argparse
+import hashlib
 import json
 import signal
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.architectures import conformance, costs, written
+from bench.architectures.cells import STARTS
 from bench.architectures.contestants import GPT2, Contestant, find_contestants
 from bench.architectures.gpt2 import require_transformers
 from bench.architectures.plan import (
@@ -18,6 +20,7 @@ from bench.architectures.plan import (
     Setup,
     Shape,
 )
+from bench.architectures.provenance import code_digest
 from bench.architectures.running import a_sample, measure_costs, run
 from bench.architectures.subjects import WORLD, Sources, is_known_truth, is_skill
 from bench.places import out_folder
@@ -195,8 +198,9 @@ def _matched_widths(setup: Setup) -> dict[tuple[str, str, Shape], int]:
 
 
 def _matched_passes(setup: Setup, cache: Path) -> dict[str, float]:
-    """Return by contestant how many times the baseline's steps take it as long; measured once for a cache."""
-    path = cache / f"passes-{setup.plan.name}.json"
+    """Return by contestant how many times the baseline's steps take it as long; measured once for a cache and code."""
+    what = f"{setup.main} {setup.plan.shapes[0]} {code_digest(*STARTS)}"
+    path = cache / f"passes-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not {contestant.name for contestant in setup.networks} <= known.keys():
         measured = measure_costs(setup)

@@ -193,10 +193,10 @@ def is_known_truth(name: str) -> bool:
 
 @lru_cache
 def _digest_rows(path: Path) -> str:
-    """Return 16 letters that other comparisons in a file, or in all files of a folder, would change."""
+    """Return 16 letters that change where other comparisons of a file, or of all files of a folder, are used."""
     found = hashlib.blake2b(digest_size=8)
     files = sorted(p for p in path.rglob("*.jsonl*") if p.is_file()) if path.is_dir() else [path]
-    for row in read_comparisons(files):
+    for row in usable(read_comparisons(files), Counter()):
         found.update(repr(replace(row, source="")).encode())
     return found.hexdigest()
 

@@ -130,8 +130,8 @@ class Attention(nn.Module):
         """Start with equal queries and keys, so that a token looks first for tokens like itself.
 
         q·k/√C is then about √C for a token's like and N(0, 1) for any other; rotary positions weaken that with the
-        distance. What a response has in common with its prompt is visible from the first step, instead of being a
-        coincidence that training has to find. Source: mimetic initialisation, Trockman and Kolter, arXiv:2305.09828.
+        distance. So each token finds its like from the first step, which training else has to come upon; what it takes
+        for that to show where a reward is read, `likeness.py` says. Source: mimetic initialisation, arXiv:2305.09828.
         """
         width, keys = self.widths[:2]
         nn.init.normal_(self.qkv.weight[width : width + keys], std=width**-0.5)

@@ -1,8 +1,8 @@
 """How a decoder begins that is to see what a response has in common with its prompt.
 
 Equal queries and keys let a token look for its like (`Attention.look_for_likeness`), but that alone shows nothing at
-the token that is read. A token is most like itself; with positions in the keys, its like at another place is hardly
-more alike than any other token; and its like brings the same values that the token has already. So here what a token is
+the token that is read. A token is most like itself; with positions and token types in the keys, its like in the prompt
+is hardly more alike than others of the response; and it brings the values that the token has. So here what it is
 and where it stands (position, prompt or response) begin in channels of their own; the first layer's queries and keys
 see the former alone, sharply; its values see both. A response's token then looks half at the prompt and brings back
 "prompt" where the prompt has it too, and "response" where it has not: each token knows whether it was found, and the
