@@ -7,16 +7,24 @@ oracle, told who wrote a response. And the grouped folds in which they are measu
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import compress
 
 import numpy as np
 
 from minirm.data.comparison import Comparison
+from minirm.data.splits import validation_mask
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 
 PAIRS_PER_COMPARISON, MOST_PAIRS = 40, 100_000
 """A ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory."""
+
+
+def draw_prompts(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
+    """Return the keys of the prompts to hold out, drawn as `validation_mask` draws them."""
+    keys = sorted(keys)
+    return frozenset(compress(keys, validation_mask(keys, share, seed)))
 
 
 def length_rewards(comparisons: Sequence[Comparison]) -> list[list[float]]:

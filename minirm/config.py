@@ -180,18 +180,6 @@ class PackingConfig:
         check(self)
 
 
-def check_fit(model: ModelConfig, packing: PackingConfig) -> None:
-    """Refuse batches that a model can't read.
-
-    Raises:
-        InputError: they may be longer than the model's positions, or an encoder is to share prompts.
-    """
-    longest, room = packing.max_tokens, model.max_positions
-    require(longest <= room, f"max_tokens={longest} must not exceed the model's max_positions={room}")
-    shares = model.bidirectional and packing.share_prompt
-    require(not shares, "share_prompt=True must be False for style=bert: a prompt's tokens look at the response")
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """One stage of training."""

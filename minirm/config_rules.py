@@ -1,18 +1,15 @@
-"""Configurations are dataclasses whose annotations say what a value may be: held against them from Python and JSON."""
+"""Configurations are dataclasses whose annotations say what a value may be: held against them."""
 
 import dataclasses
-import json
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from minirm.errors import InputError, shorten
-
-C = TypeVar("C")
 
 # Upper bounds lie far above any use, and short of where a library would overflow, abort or build for ever.
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -41,52 +38,24 @@ def check(config: object) -> None:
     Raises:
         InputError: names the field, its value and the rule.
     """
-    hints = _hints(type(config))
+    hints = hints_of(type(config))
     for name in (field.name for field in dataclasses.fields(config)):
         value = getattr(config, name)
-        _convert(value, hints[name], f"{name}={value if isinstance(value, tuple) else shorten(value)}")
-
-
-def to_json(config: object) -> dict:
-    """Return a dataclass as plain JSON types."""
-    return json.loads(json.dumps(msgspec.to_builtins(config, enc_hook=str)))
-
-
-def config_from_json(kind: type[C], values: object, place: str) -> C:
-    """Return a configuration dataclass from plain JSON types.
-
-    Raises:
-        InputError: a field is unknown, missing or of the wrong type, or breaks the configuration's own rules.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{place}: {shorten(values)}: must be a JSON object")
-    hints, given = _hints(kind), {}
-    for name in sorted(values.keys() - hints.keys()):
-        raise InputError(f"{place}: unknown field {name!r}")
-    for field in dataclasses.fields(kind):
-        if field.name in values:
-            given[field.name] = _read(values[field.name], hints[field.name], place, field.name)
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{place}: field {field.name!r} is missing")
-    try:
-        return kind(**given)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-
-
-def _read(value: object, hint: object, place: str, name: str) -> object:
-    kind = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
-    if kind is not None and value is not None:
-        return config_from_json(kind, value, f"{place}: {name}")
-    return _convert(value, hint, f"{place}: field {name!r}: {shorten(value)}:")
+        convert(value, hints[name], f"{name}={value if isinstance(value, tuple) else shorten(value)}")
 
 
 @cache
-def _hints(kind: type) -> dict[str, object]:
+def hints_of(kind: type) -> dict[str, object]:
+    """Return what each field of a configuration may be."""
     return get_type_hints(kind, include_extras=True)
 
 
-def _convert(value: object, hint: object, named: str) -> object:
+def convert(value: object, hint: object, named: str) -> object:
+    """Return a value as its annotation has it.
+
+    Raises:
+        InputError: begins with `named`, and says what the value must be.
+    """
     try:
         return msgspec.convert(value, hint, dec_hook=lambda wanted, text: wanted(text))
     except msgspec.ValidationError as error:

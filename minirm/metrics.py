@@ -28,26 +28,11 @@ from minirm.intervals import Interval, bootstrap_interval, mcnemar, paired_inter
 from minirm.vectors import as_array, as_vectors, ranks
 
 __all__ = [
-    "best_of_k_hit_rate",
-    "best_of_k_regret",
-    "bootstrap_interval",
-    "brier_score",
-    "calibration_bins",
-    "calibration_noise",
-    "debiased_calibration_error",
-    "expected_calibration_error",
-    "fit_temperature",
-    "Interval",
-    "kendall_tau_b",
-    "mcnemar",
-    "ndcg",
-    "negative_log_likelihood",
-    "paired_interval",
-    "pairwise_accuracy",
-    "pearson",
-    "spearman",
-    "winner_confidence",
-]
+    "best_of_k_hit_rate", "best_of_k_regret", "bootstrap_interval", "brier_score", "calibration_bins",
+    "calibration_noise", "debiased_calibration_error", "expected_calibration_error", "fit_temperature", "Interval",
+    "kendall_tau_b", "mcnemar", "ndcg", "negative_log_likelihood", "paired_interval", "pairwise_accuracy",
+    "pearson", "spearman", "winner_confidence",
+]  # fmt: skip
 
 
 def pairwise_accuracy(chosen: ArrayLike, rejected: ArrayLike) -> float:

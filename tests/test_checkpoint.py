@@ -11,9 +11,9 @@ import torch
 
 import minirm
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
-from minirm.config_rules import config_from_json, to_json
 from minirm.errors import InputError
 from minirm.files.disk import check_file, check_folder, read_json, read_tensors, write_json, write_tensors, write_whole
+from minirm.runs.config_json import config_from_json, to_json
 from minirm.runs.job import read_config
 from minirm.runs.run_config import DataConfig
 from minirm.runs.run_folder import load_run

@@ -26,16 +26,17 @@ from minirm.models.reward_model import RewardModel
 from minirm.policies import zero_shot
 from minirm.runs import alike
 from minirm.runs import job as run
+from minirm.runs import together as together_
 from minirm.runs.journal import Observer, read_log
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
 from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
+from minirm.runs.together import say_where, whole_weights
 from minirm.tokens.packing import pack
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.tokens.tokenizer import Tokenizer
-from minirm.training import parallel
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import Ranks, say_where, whole, whole_weights
+from minirm.training.parallel import Ranks, whole
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import StopAt, a_config
@@ -370,7 +371,7 @@ def _hang(rank: int, folder: Path) -> None:
     said = r"^no answer from process 1, last heard of at reward, step 4: .*[Tt]imed out"
     with (
         patch.multiple(dist, **engine),
-        patch.object(parallel, "GRACE", 0.1),
+        patch.object(together_, "GRACE", 0.1),
         pytest.raises(InputError, match=said),
         joined_processes(),
     ):

@@ -1,9 +1,11 @@
 """A prompt stands on one side of a split, the same side in every process."""
 
+from itertools import compress
+
 import pytest
 
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import draw_validation, prompt_key
+from minirm.data.splits import prompt_key, validation_mask
 
 
 def about(prompt, *responses):
@@ -32,8 +34,12 @@ def test_a_prompt_of_white_space_is_none():
 KEYS = [prompt_key(comparison) for comparison in PROMPTS]
 
 
+def kept_of(keys: list[bytes], share: float, seed: int) -> set[bytes]:
+    return set(compress(keys, validation_mask(keys, share, seed)))
+
+
 def drawn(share: float, seed: int) -> set[int]:
-    kept = draw_validation(KEYS, share, seed)
+    kept = kept_of(KEYS, share, seed)
     return {n for n, key in enumerate(KEYS) if key in kept}
 
 
@@ -53,6 +59,6 @@ def test_a_larger_share_keeps_the_prompts_of_a_smaller_one():
 
 @pytest.mark.parametrize(("share", "expected"), [(0.1, 200), (1e-9, 1), (1 - 1e-9, 1999)])
 def test_a_drawn_share_is_rounded_but_leaves_neither_side_empty(share, expected):
-    kept = draw_validation(KEYS, share, seed=5)
+    kept = kept_of(KEYS, share, seed=5)
     assert len(kept) == expected
-    assert kept == draw_validation(KEYS[::-1], share, seed=5) <= set(KEYS)
+    assert kept == kept_of(KEYS[::-1], share, seed=5) <= set(KEYS)

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minirm.config import PackingConfig
+from minirm.runs.encode import preferred
 from minirm.tokens import stream
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.steps import Steps
-from minirm.tokens.stream import Stream, TokenStore, ahead, preferred
+from minirm.tokens.stream import Stream, TokenStore, ahead
 from tests.strategies import encoded_batches
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.baselines import first_user_turn, group_folds
+from bench.baselines import draw_prompts, first_user_turn, group_folds
 from minirm.data.comparison import Comparison
-from minirm.data.splits import draw_validation, prompt_key
+from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 from minirm.evaluation.scoring import swap_prompts
@@ -146,7 +146,7 @@ class Sources:
             raise InputError(
                 f"{name}: {len(keys)} distinct prompts; training, validation and test need {FEWEST_PROMPTS}"
             )
-        held_out = draw_validation(keys, TEST_SHARE, seed=0)
+        held_out = draw_prompts(keys, TEST_SHARE, seed=0)
         rest = [row for row in rows if prompt_key(row) not in held_out]
         tests = _tests([row for row in rows if prompt_key(row) in held_out], prompt_key)
         return self._split(name, rest, tests, prompt_key)

@@ -15,7 +15,6 @@ from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
-from minirm.config_rules import to_json
 from minirm.data.comparison import Comparison, Turn
 from minirm.data.splits import prompt_key
 from minirm.evaluation.pairs import Rewards
@@ -26,6 +25,7 @@ from minirm.hub.load import load
 from minirm.hub.reading import read_start
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished
+from minirm.runs.config_json import to_json
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import RunConfig

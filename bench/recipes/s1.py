@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.architectures.figures import ACCURACY, NLL
 from bench.architectures.statistics import two_way_interval
-from bench.baselines import TfidfReward, length_rewards
+from bench.baselines import TfidfReward, draw_prompts, length_rewards
 from bench.recipes.common import (
     Page,
     Setting,
@@ -33,7 +33,7 @@ from bench.recipes.common import (
 )
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
-from minirm.data.splits import draw_validation, prompt_key
+from minirm.data.splits import prompt_key
 from minirm.evaluation.pictures import learning_curve
 from minirm.runs.journal import read_log
 from minirm.runs.run_config import REWARD, DataConfig, RunConfig
@@ -129,8 +129,8 @@ def _read(folder: Path) -> list[Comparison]:
 def _split(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison], list[Comparison]]:
     """Return 80, 10 and 10 percent of the prompts with their rows."""
     keys = {prompt_key(row) for row in rows}
-    test = draw_validation(keys, 0.1, seed=0)
-    validation = draw_validation(keys - test, 1 / 9, seed=0)
+    test = draw_prompts(keys, 0.1, seed=0)
+    validation = draw_prompts(keys - test, 1 / 9, seed=0)
     of_part = {"validation": validation, "test": test, "training": keys - test - validation}
     training, held_out, last = (
         [row for row in rows if prompt_key(row) in of_part[part]] for part in ("training", "validation", "test")

@@ -21,7 +21,7 @@ from minirm.files.kept import Kept
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 from minirm.hub.load import load
-from minirm.training.parallel import by_the_first
+from minirm.runs.together import by_the_first
 
 
 @dataclass(frozen=True)

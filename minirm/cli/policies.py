@@ -14,7 +14,6 @@ from minirm.cli import STOPPED
 from minirm.cli.console import new_console
 from minirm.cli.watcher import Stopper
 from minirm.config import PackingConfig
-from minirm.config_rules import to_json
 from minirm.errors import InputError, name_paths
 from minirm.files import disk
 from minirm.files.pretrained import AnyTokenizer
@@ -32,6 +31,7 @@ from minirm.policies.rloo import RLOO
 from minirm.policies.sampling import Dialogue, Reward
 from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs import run_folder
+from minirm.runs.config_json import to_json
 from minirm.tokens.packing import fit, tokenize
 from minirm.worlds.films import praise
 from minirm.worlds.grammar import World

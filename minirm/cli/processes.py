@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from minirm.errors import InputError
-from minirm.training.parallel import PATIENCE, who_is_late
+from minirm.runs.together import PATIENCE, who_is_late
 
 LOST = re.compile("[Tt]imed? ?out|[Cc]onnection (closed|reset)")
 """What PyTorch's engine says of a process that it waited for."""

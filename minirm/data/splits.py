@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
-from itertools import compress
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,12 +21,6 @@ def prompt_key(comparison: Comparison) -> bytes:
     """
     identity = comparison.prompt if has_prompt(comparison) else sorted(comparison.responses)
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
-
-
-def draw_validation(keys: Collection[bytes], share: float, seed: int) -> frozenset[bytes]:
-    """Return the keys of the prompts to keep for validation; see `validation_mask`."""
-    keys = sorted(keys)
-    return frozenset(compress(keys, validation_mask(keys, share, seed)))
 
 
 def validation_mask(keys: Sequence, share: float, seed: int) -> np.ndarray:

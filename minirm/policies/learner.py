@@ -16,9 +16,9 @@ from minirm.files.disk import load_weights
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.policies.sampling import Dialogue, Sample, sample
-from minirm.runs.state import State, check_moments
+from minirm.runs.moments import check_moments, optimizer_tensors, restore_optimizer
+from minirm.runs.state import State
 from minirm.tokens.packing import PackedBatch
-from minirm.training.optimizers import optimizer_tensors, restore_optimizer
 
 LARGEST_GRADIENT = 1.0
 """The gradients are scaled so that their norm is at most this."""

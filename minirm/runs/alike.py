@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from minirm.config_rules import to_json
 from minirm.errors import InputError
 from minirm.runs.checksums import CHECKSUMS, digest_of, digest_of_code
 from minirm.runs.claim import flat
+from minirm.runs.config_json import to_json
 from minirm.runs.prepare import minirm_version
 from minirm.runs.run_config import RunConfig
-from minirm.training.parallel import together
+from minirm.runs.together import together
 
 
 def check_alike(config: RunConfig) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirm.config_rules import to_json
 from minirm.errors import InputError
 from minirm.files.disk import LOCK, alone_in, read_json
 from minirm.runs.checksums import check_sealed, digest_of_code, seal
+from minirm.runs.config_json import to_json
 from minirm.runs.run_config import REWARD, RunConfig
 from minirm.runs.run_folder import DATA, Start, model_digest
 

@@ -22,7 +22,7 @@ from minirm.files.survey import usable
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, RunConfig
 from minirm.runs.words import WordTokenizer, cuts_at_spaces
 from minirm.tokens.packing import Encoded, fit, tokenize
-from minirm.tokens.stream import TokenStore, preferred
+from minirm.tokens.stream import TokenStore
 
 SHARD = 1 << 22
 """Bytes of the comparisons that are encoded together: what one process holds in memory."""
@@ -183,3 +183,13 @@ def _work(number: int) -> None:
 
 def _encode_shard(encoder: Encoder, part: str, comparisons: Kept, folder: Path) -> None:
     write_folder_whole(folder, lambda path: encoder(part, comparisons, path))
+
+
+def preferred(encoded: Encoded) -> Encoded:
+    """Return the comparison with its best response alone: what a language model learns from.
+
+    The worst one, where the order of the scores is more probably false than true.
+    """
+    best_of = max if encoded.probability >= 0.5 else min
+    best = best_of(range(len(encoded.scores)), key=encoded.scores.__getitem__)
+    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],), steps=None)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from minirm.config import TrainConfig
-from minirm.config_rules import require, to_json
+from minirm.config_rules import require
 from minirm.evaluation import scoring
 from minirm.evaluation.evaluate import Evaluation, Fit, Surprise
 from minirm.evaluation.report import write_evaluation
@@ -29,14 +29,15 @@ from minirm.models.reward_model import RewardModel
 from minirm.runs import run_folder
 from minirm.runs.alike import check_alike, check_same_folder
 from minirm.runs.claim import ASKED, BEGUN, Job, claim, is_finished
+from minirm.runs.config_json import to_json
 from minirm.runs.journal import Journal, Observer, read_log
 from minirm.runs.prepare import Prepared, check_unchanged, config_in, prepare, read_prepared
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, RunConfig
 from minirm.runs.state import State, restore_trainer, trainer_state
+from minirm.runs.together import by_the_first, say_where, whole_weights
 from minirm.tokens.stream import Stream
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import by_the_first, say_where, whole_weights
 
 SHOWN_TEXTS = 8
 """Validation comparisons whose texts and rewards are logged at each evaluation."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from minirm.config import OF_SINGLES
-from minirm.config_rules import config_from_json, require, to_json
+from minirm.config_rules import require
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key, validation_mask
 from minirm.errors import InputError, name_paths
@@ -31,6 +31,7 @@ from minirm.files.records import read_comparisons
 from minirm.files.survey import MERGED, DataSummary, describe
 from minirm.runs.cache import key_of, prepared_once
 from minirm.runs.checksums import digest_of
+from minirm.runs.config_json import config_from_json, to_json
 from minirm.runs.encode import encode, usable_by
 from minirm.runs.run_config import REWARD, RunConfig
 from minirm.runs.run_folder import (

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from minirm.config import LOOK_AHEAD, LoraConfig, ModelConfig, PackingConfig, TrainConfig, check_fit
+from minirm.config import LOOK_AHEAD, LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.config_rules import Count, check, require
 
 Stage = Literal["lm", "reward", "both"]
@@ -16,6 +16,18 @@ STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL,
 
 REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "grades")
 """What a language-model stage has no use for."""
+
+
+def check_fit(model: ModelConfig, packing: PackingConfig) -> None:
+    """Refuse batches that a model can't read.
+
+    Raises:
+        InputError: they may be longer than the model's positions, or an encoder is to share prompts.
+    """
+    longest, room = packing.max_tokens, model.max_positions
+    require(longest <= room, f"max_tokens={longest} must not exceed the model's max_positions={room}")
+    shares = model.bidirectional and packing.share_prompt
+    require(not shares, "share_prompt=True must be False for style=bert: a prompt's tokens look at the response")
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from minirm.config import ModelConfig, PackingConfig, check_fit
-from minirm.config_rules import Positive, config_from_json
+from minirm.config import ModelConfig, PackingConfig
+from minirm.config_rules import Positive
 from minirm.data.splits import prompt_set
 from minirm.errors import InputError, shorten
 from minirm.evaluation.report import CONFIG, METRICS
@@ -42,7 +42,9 @@ from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.runs.checksums import check_sealed, digest_of
 from minirm.runs.claim import BEGUN, is_finished
+from minirm.runs.config_json import config_from_json
 from minirm.runs.empty import build_empty
+from minirm.runs.run_config import check_fit
 from minirm.tokens.tokenizer import FILE
 
 FORMAT = 2

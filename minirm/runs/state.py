@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from minirm.config_rules import config_from_json, require
+from minirm.config_rules import require
 from minirm.errors import InputError
 from minirm.files.disk import (
     check_finite,
     check_fit,
-    check_tensors,
     read_json,
     read_tensors,
     write_folder_whole,
@@ -31,16 +30,16 @@ from minirm.files.disk import (
     write_tensors,
 )
 from minirm.runs.checksums import check_sealed, seal
+from minirm.runs.config_json import config_from_json
+from minirm.runs.moments import check_counts, moments_like, optimizer_tensors, restore_optimizer
+from minirm.runs.together import by_the_first, own_part, together
 from minirm.training.loop import Progress, Trainer
-from minirm.training.optimizers import optimizer_tensors, restore_optimizer, trained_weights
-from minirm.training.parallel import Ranks, by_the_first, own_part, together
+from minirm.training.optimizers import trained_weights
+from minirm.training.parallel import Ranks
 
 TENSORS, PROGRESS = "training.safetensors", "progress.json"
 SHARDS = ".shards"
 """Where several processes write a state, each its file, before it is put together and sealed."""
-REMEMBERED = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
-REMEMBERED |= {"SGD": {"momentum_buffer"}, "Lion": {"momentum"}}
-"""What an optimizer remembers of each weight."""
 
 
 @dataclass(frozen=True)
@@ -176,31 +175,3 @@ def _progress(state: State, trainer: Trainer) -> Progress:
         within = name == "best_loss" or 0 <= value <= (trainer.steps if name == "step" else progress.step)
         require(within, f"{place}: field {name!r}: {value}: must be of a run of {trainer.steps} steps")
     return progress
-
-
-def moments_like(optimizer: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, Tensor]:
-    """Return tensors such as an optimizer remembers of the weights that these names, "number.what", speak of."""
-    known, spoken_of = REMEMBERED[type(optimizer).__name__], {name.partition(".")[0] for name in names}
-    weights = [weight.data for group in optimizer.param_groups for weight in group["params"]]
-    return {
-        f"{n}.{what}": torch.zeros(()) if what == "step" else torch.zeros_like(weight)
-        for n, weight in enumerate(weights)
-        if str(n) in spoken_of
-        for what in known
-    }
-
-
-def check_moments(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Refuse what an optimizer can't have remembered of its weights.
-
-    Raises:
-        InputError: a tensor is missing or belongs to nothing, is of another shape or type, or is not finite.
-    """
-    check_tensors(tensors, moments_like(optimizer, tensors), path)
-    check_counts(tensors, path)
-
-
-def check_counts(moments: dict[str, Tensor], path: Path) -> None:
-    """Refuse an optimizer that says that it took less than no step."""
-    counts = (tensor for name, tensor in moments.items() if name.endswith(".step"))
-    require(all(count >= 0 for count in counts), f"{path}: an optimizer's step is below 0")

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from operator import attrgetter
@@ -128,16 +128,6 @@ def _learned(item: Encoded) -> tuple[np.ndarray, np.ndarray]:
 
 def _open_column(path: Path, dtype: type) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-
-
-def preferred(encoded: Encoded) -> Encoded:
-    """Return the comparison with its best response alone: what a language model learns from.
-
-    The worst one, where the order of the scores is more probably false than true.
-    """
-    best_of = max if encoded.probability >= 0.5 else min
-    best = best_of(range(len(encoded.scores)), key=encoded.scores.__getitem__)
-    return replace(encoded, responses=(encoded.responses[best],), scores=(encoded.scores[best],), steps=None)
 
 
 @dataclass(frozen=True)

@@ -54,22 +54,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             return Lion(groups, config.learning_rate, config.betas, config.weight_decay)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what an optimizer remembers of each weight, as tensors named "number.what"."""
-    states = optimizer.state_dict()["state"]
-    return {f"{n}.{what}": torch.as_tensor(value) for n, state in states.items() for what, value in state.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Let an optimizer remember what `optimizer_tensors` returned; its rates stay as they are."""
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, what = name.split(".", 1)
-        states.setdefault(int(number), {})[what] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": states, "param_groups": groups})
-
-
 def rate_at(step: int, steps: int, config: TrainConfig) -> float:
     """Return the learning rate of a step, counted from 0, of `steps` in all."""
     warmup = math.ceil(config.warmup * steps)
