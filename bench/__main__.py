@@ -7,6 +7,7 @@ import sys
 NAMES = {
     "architectures": "which architecture makes a better reward model, and at what price",
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
+    "earlier": "whether this commit trains and scores as fast as an earlier one",
     "defaults": "batches and epochs for few comparisons",
     "damage": "flipped bits and cut files in a run's folder: is every one noticed?",
     "kills": "runs that are killed and gone on with: do they end as the uninterrupted one?",

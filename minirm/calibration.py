@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from minirm.vectors import as_vectors, ranks
 
+UNIT = ("probability", "outcome")
+"""Arguments that must be in [0, 1], wherever they occur."""
+
 
 class CalibrationBins(NamedTuple):
     """The points of a reliability diagram, one array entry for each bin that holds a pair."""
@@ -33,8 +36,7 @@ def negative_log_likelihood(difference: ArrayLike, outcome: ArrayLike) -> float:
     Returns:
         nats per pair; log 2 = 0.693 for a constant reward.
     """
-    difference, outcome = as_vectors(difference=difference, outcome=outcome)
-    _check_unit("outcome", outcome)
+    difference, outcome = as_vectors(difference=difference, outcome=outcome, unit=UNIT)
     # logaddexp(0, −d) = −log σ(d) without overflow; where it is ∞, a label of probability 0 still costs nothing
     right = np.where(outcome > 0, np.logaddexp(0, -difference), 0)
     wrong = np.where(outcome < 1, np.logaddexp(0, difference), 0)
@@ -50,7 +52,7 @@ def brier_score(probability: ArrayLike, outcome: ArrayLike) -> float:
         between 0 and 1; ¼ for a constant probability of ½ and hard outcomes.
     Source: Brier 1950, in its form for two classes.
     """
-    probability, outcome = _probabilities(probability, outcome)
+    probability, outcome = as_vectors(probability=probability, outcome=outcome, unit=UNIT)
     return float(np.mean((probability - outcome) ** 2))
 
 
@@ -106,7 +108,7 @@ def debiased_calibration_error(
         between 0 and 1; NaN where no bin has two pairs.
     Source: Kumar, Liang and Ma 2019, arXiv:1909.10155, section 4.1, with the variance that the pairs of a bin have.
     """
-    probability, outcome = _probabilities(probability, outcome)
+    probability, outcome = as_vectors(probability=probability, outcome=outcome, unit=UNIT)
     bin_of = _bin_of(probability, bins, equal_mass)
     count = np.bincount(bin_of, minlength=bins)
     several = count > 1
@@ -122,8 +124,7 @@ def calibration_noise(probability: ArrayLike, bins: int = 15, equal_mass: bool =
 
     A bin's gap then spreads by s_b = √(Σ p·(1−p)) / n_b around 0, and its mean size is √(2/π)·s_b, as of a normal one.
     """
-    (probability,) = as_vectors(probability=probability)
-    _check_unit("probability", probability)
+    (probability,) = as_vectors(probability=probability, unit=UNIT)
     variance = np.bincount(_bin_of(probability, bins, equal_mass), probability * (1 - probability), bins)
     return float(np.sqrt(2 / np.pi) * np.sqrt(variance).sum() / len(probability))
 
@@ -132,7 +133,7 @@ def calibration_bins(
     probability: ArrayLike, outcome: ArrayLike, bins: int = 15, equal_mass: bool = False
 ) -> CalibrationBins:
     """Return the points of a reliability diagram; the arguments are those of `expected_calibration_error`."""
-    probability, outcome = _probabilities(probability, outcome)
+    probability, outcome = as_vectors(probability=probability, outcome=outcome, unit=UNIT)
     bin_of = _bin_of(probability, bins, equal_mass)
     count = np.bincount(bin_of, minlength=bins)
     real = count > 0
@@ -155,8 +156,7 @@ def fit_temperature(difference: ArrayLike, outcome: ArrayLike) -> float:
         where they are no better than chance, or so large. NaN where every d is 0: all T are alike.
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2.
     """
-    difference, outcome = as_vectors(difference=difference, outcome=outcome)
-    _check_unit("outcome", outcome)
+    difference, outcome = as_vectors(difference=difference, outcome=outcome, unit=UNIT)
     if not difference.any():
         return float("nan")
     low, high = np.log(1e-4), np.log(1e4)
@@ -170,22 +170,9 @@ def fit_temperature(difference: ArrayLike, outcome: ArrayLike) -> float:
     return float(np.exp(-(low + high) / 2))
 
 
-def _probabilities(probability: ArrayLike, outcome: ArrayLike) -> list[NDArray]:
-    probability, outcome = as_vectors(probability=probability, outcome=outcome)
-    _check_unit("probability", probability)
-    _check_unit("outcome", outcome)
-    return [probability, outcome]
-
-
 def _bin_of(probability: NDArray, bins: int, equal_mass: bool) -> NDArray:
     if bins < 1:
         raise ValueError(f"bins={bins} must be at least 1")
     if equal_mass:  # by mean rank, so that equal probabilities share a bin whatever their order
         return ((ranks(probability) - 0.5) / len(probability) * bins).astype(int)
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability)
-
-
-def _check_unit(name: str, array: NDArray) -> None:
-    outside = (array < 0) | (array > 1)
-    if outside.any():
-        raise ValueError(f"{name}[{outside.argmax()}]={array[outside.argmax()]} must be in [0, 1]")

@@ -110,17 +110,12 @@ class ModelConfig:
         anywhere = self.backbone == "transformer" or (self.style not in LOOK_AHEAD and not self.token_types)
         what = f"style={self.style}" + ", token_types=True" * self.token_types
         require(anywhere, f"{what} must go with backbone=transformer, not {self.backbone}")
-        self._check_torch_decoder()
+        own, alike = self.backbone != "torch_decoder", kv_heads == self.heads  # PyTorch's module has no choice of these
+        require(own or self.style == "gpt2", f"style={self.style} must be gpt2 for backbone=torch_decoder")
+        require(own or alike, f"kv_heads={self.kv_heads} must be heads={self.heads} for backbone=torch_decoder")
         rotary = self.backbone == "transformer" and self.style == "llama"
         even = self.head_width % 2 == 0 or not rotary
         require(even, f"width/heads={self.head_width} must be even to rotate in pairs")
-
-    def _check_torch_decoder(self) -> None:
-        """Refuse what PyTorch's module has no choice of."""
-        own = self.backbone != "torch_decoder"
-        require(own or self.style == "gpt2", f"style={self.style} must be gpt2 for backbone=torch_decoder")
-        alike = self.key_value_heads == self.heads
-        require(own or alike, f"kv_heads={self.kv_heads} must be heads={self.heads} for backbone=torch_decoder")
 
     @property
     def bidirectional(self) -> bool:

@@ -36,11 +36,6 @@ def shorten(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def name_paths(paths: Iterable[object]) -> str:
-    """Return paths for a message: `a.jsonl, b.jsonl`."""
-    return ", ".join(printable(str(path)) for path in paths)
-
-
 def list_names(names: Iterable[str]) -> str:
     """Return the first names quoted, for a message: `'prompt', 'chosen', …`."""
     names = [repr(str(name)[:30]) for name in names]

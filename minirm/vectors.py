@@ -1,5 +1,7 @@
 """What every metric takes: arrays, lists or tensors of one shape; NaN is refused with one line."""
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,12 +13,15 @@ def as_array(values: ArrayLike) -> NDArray:
     return np.asarray(values, dtype=float)
 
 
-def as_vectors(*, at_least: int = 1, finite: bool = False, **values: ArrayLike) -> list[NDArray]:
+def as_vectors(
+    *, at_least: int = 1, finite: bool = False, unit: Collection[str] = (), **values: ArrayLike
+) -> list[NDArray]:
     """Return values of one shape (N,).
 
     Args:
         at_least: the smallest N.
         finite: refuse ±∞ as well.
+        unit: the arguments that must be in [0, 1].
     Raises:
         ValueError: names the argument, the value and the rule.
     """
@@ -32,6 +37,9 @@ def as_vectors(*, at_least: int = 1, finite: bool = False, **values: ArrayLike) 
         if finite and np.isinf(array).any():
             place = np.isinf(array).argmax()
             raise ValueError(f"{name}[{place}] is {array[place]}, it must be finite")
+        if name in unit and ((array < 0) | (array > 1)).any():
+            place = ((array < 0) | (array > 1)).argmax()
+            raise ValueError(f"{name}[{place}]={array[place]} must be in [0, 1]")
     return list(arrays.values())
 
 

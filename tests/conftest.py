@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see minirm/__main__.py
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,8 @@ from minirm.runs.checksums import seal
 from minirm.runs.claim import STATES
 from minirm.runs.state import TENSORS
 
+hypothesis.settings.register_profile("minirm", deadline=None)  # a test says what is right, not how fast: see bench/
+hypothesis.settings.load_profile("minirm")
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # one core for each process that runs tests
 

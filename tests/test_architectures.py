@@ -493,7 +493,9 @@ def losses(best: float):
 @pytest.mark.parametrize(("best", "found", "tried"), [(1e-3, 1e-3, 3), (9e-3, 8e-3, 5), (1e-4, 1.25e-4, 5)])
 def test_rates_are_extended_where_the_best_lies_at_the_edge(best, found, tried):
     of_three, done = replace(plan.PLANS["default"], rates=(5e-4, 1e-3, 2e-3), extensions=2), []
-    rates, cells = running.tune([small_cell("GRU")], of_three, lambda cells, what: done.extend(cells), losses(best))
+    rates, cells = running.tune(
+        [small_cell("GRU")], of_three, lambda cells, what, planned: done.extend(cells), losses(best)
+    )
     assert list(rates.values()) == pytest.approx([found])
     assert len(set(cells)) == tried
     assert set(cells) == set(done)

@@ -225,7 +225,7 @@ def naive_correlation_within(rows, rewards) -> list[float]:
     return correlations
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rated())
 def test_every_count_and_share_is_that_of_a_plain_loop(data):
     rows, rewards = data
@@ -247,7 +247,7 @@ def test_every_count_and_share_is_that_of_a_plain_loop(data):
     assert (measured.value if measured else None) == (pytest.approx(np.mean(within)) if within else None)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rated(), st.integers(1, 3))
 def test_rewards_are_related_to_lengths_a_few_prompts_at_a_time_as_all_at_once(data, at_once):
     rows, rewards = data
@@ -256,7 +256,7 @@ def test_rewards_are_related_to_lengths_a_few_prompts_at_a_time_as_all_at_once(d
     assert sorted(within) == pytest.approx(sorted(naive_correlation_within(rows, rewards)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rated(), st.integers(0, 100))
 def test_a_shift_of_the_rewards_of_a_prompt_changes_nothing_but_their_relation_to_length(data, shift):
     rows, rewards = data

@@ -201,7 +201,7 @@ def test_two_fields_for_a_prompt_are_read_once_if_one_holds_the_other_and_else_r
 
 OPENINGS = [[], [{"role": "system", "content": "Be brief."}], [user("Hi"), assistant("Hello!")]]
 ENDS = st.sampled_from(["", " ", "\n", "\n\n"])
-anything_goes = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+anything_goes = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
 
 
 @anything_goes
@@ -398,7 +398,7 @@ ANYTHING += [{"text": None}, {"replies": [{}]}, {"replies": 3, "role": "user", "
 FIELDS = sorted({name for names in NAMES.values() for name in names} | {"response_a", "response_b", "winner_model_a"})
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(DATA.glob("*.*[!d]"))), st.randoms(use_true_random=False))
 def test_a_record_in_which_anything_stands_anywhere_is_read_or_refused_and_never_fails(path, random):
     row = random.choice(list(read_file(path)))

@@ -65,6 +65,18 @@ def test_nobody_imports_in_a_circle():
     TopologicalSorter({name: imported(path) - {name} for name, path in modules().items()}).prepare()
 
 
+def test_the_core_is_small_enough_to_be_studied():
+    """Kernels are not counted: reading stops at them."""
+    core = [path for name, path in modules().items() if folder_of(name) in ("", *CORE) and "kernels" not in name]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in core}
+    assert sum(lines.values()) <= 4600 and max(lines.values()) <= 320
+    functions = (ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for path in core)
+    longest = max(
+        one.end_lineno - one.lineno + 1 for tree in functions for one in tree if isinstance(one, ast.FunctionDef)
+    )
+    assert longest <= 40
+
+
 def loaded_by(statement: str) -> set[str]:
     """Return the modules that a fresh Python has loaded after a statement."""
     code = f"import sys; {statement}; print(*sys.modules)"

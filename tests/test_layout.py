@@ -50,7 +50,7 @@ def check_sees(layout: Layout, expected: list[set[int]]) -> None:
     assert layout.positions.tolist() == [len(wanted) - 1 for wanted in expected]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(forest=forests())
 def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
     lengths, parents, reads = forest
@@ -64,7 +64,7 @@ def test_a_token_sees_its_path_and_itself_and_nothing_else(forest):
     assert layout.tokens_so_far == sum(lengths)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(parts=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9))
 def test_both_ways_a_token_sees_its_whole_row_and_nothing_else(parts):
     layout = lay_out_sequences(*zip(*parts, strict=True))
@@ -80,7 +80,7 @@ def test_both_ways_a_token_sees_its_whole_row_and_nothing_else(parts):
     assert layout.tokens_so_far == len(rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_segments_may_continue_what_earlier_layouts_hold(data):
     lengths, parents, reads = data.draw(forests())
@@ -95,7 +95,7 @@ def test_segments_may_continue_what_earlier_layouts_hold(data):
         check_sees(layout, expected[before:])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(forest=forests(most_tokens=400))
 def test_tiles_waste_no_more_than_they_may(forest):
     lengths, parents, reads = forest
@@ -129,7 +129,7 @@ def test_a_segment_that_alone_continues_another_asks_together_with_it():
     assert sum(tile.queries.shape[0] for tile in fork.tiles) == 3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(forest=forests())
 def test_levels_hold_every_token_once_and_parents_before_children(forest):
     lengths, parents, reads = forest
@@ -152,7 +152,7 @@ def test_levels_hold_every_token_once_and_parents_before_children(forest):
     assert computed == set(range(-1, len(lengths)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_levels_count_segments_over_past_and_new_ones(data):
     lengths, parents, reads = data.draw(forests())
@@ -185,7 +185,7 @@ def test_many_segments_of_one_token_are_one_tile(count):
 
 
 @given(forests(most_tokens=5), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_unequal_lengths_end_to_end_are_the_same_attention_as_tiles(forest, seed):
     """What `bench gpu` gives PyTorch's kernel for unequal lengths, by the loop that says what the kernel computes."""
     layout = lay_out(*forest)

@@ -37,7 +37,7 @@ def test_noise_corrected_by_hand():
     assert noise_corrected_loss(f64(1.0), f64(0.0), noise=0.1).item() == pytest.approx(0.18826, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.floats(-4, 4), st.floats(-4, 4), st.floats(-2, 2), st.floats(0, 1), st.floats(0, 0.45)), min_size=1

@@ -38,7 +38,7 @@ def test_lambdarank_by_hand():
     assert lambdarank_loss(row(1, 2, 0), row(3, 1, 0), REAL).item() == pytest.approx(expected, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows())
 def test_listnet_agrees_with_a_loop(one: tuple[Tensor, Tensor, Tensor]):
     lists = zip(*(x.tolist() for x in one), strict=True)

@@ -178,7 +178,7 @@ def assert_agrees(losses: Tensor, rewards: Tensor, expected: list[float]) -> Non
     assert losses.tolist() == pytest.approx(expected, rel=1e-11 if exact else 3e-6, abs=1e-11 if exact else 3e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(reward, reward, st.floats(-3, 3), st.floats(0, 1)), min_size=1, max_size=5),
     st.sampled_from(DTYPES),
@@ -191,7 +191,7 @@ def test_bradley_terry_agrees_with_a_loop(pairs: list[tuple], dtype: torch.dtype
     assert_agrees(losses, chosen, [oracles.bradley_terry(*pair) for pair in zip(*columns, strict=True)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows(), st.floats(-2, 2), st.sampled_from([None, 1, 2, 4, 99]))
 def test_all_pairs_agrees_with_a_loop(row: tuple[Tensor, Tensor, Tensor], margin: float, block: int | None):
     losses = all_pairs_loss(*row, margin=margin, block=block)
@@ -199,7 +199,7 @@ def test_all_pairs_agrees_with_a_loop(row: tuple[Tensor, Tensor, Tensor], margin
     assert_agrees(losses, row[0], [oracles.all_pairs(*one, margin) for one in lists])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows(), st.sampled_from([None, 1, 2, 99]))
 def test_all_pairs_agrees_with_a_loop_when_each_pair_has_a_margin(row: tuple[Tensor, ...], block: int | None):
     scores = row[1]
@@ -209,14 +209,14 @@ def test_all_pairs_agrees_with_a_loop_when_each_pair_has_a_margin(row: tuple[Ten
     assert_agrees(losses, row[0], [oracles.all_pairs(*one) for one in lists])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows(), st.sampled_from([None, 1, 2, 3, 9]))
 def test_plackett_luce_agrees_with_a_loop(row: tuple[Tensor, Tensor, Tensor], top: int | None):
     lists = zip(*(x.tolist() for x in row), strict=True)
     assert_agrees(plackett_luce_loss(*row, top=top), row[0], [oracles.plackett_luce(*one, top) for one in lists])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(reward, reward, st.sampled_from([-1, 0, 1]), st.floats(0.01, 3)), min_size=1, max_size=5),
     st.sampled_from(DTYPES),
@@ -229,7 +229,7 @@ def test_rao_kupper_agrees_with_the_worths_of_the_paper(pairs: list[tuple], dtyp
     assert_agrees(losses, first, [oracles.rao_kupper(*pair) for pair in zip(*columns, strict=True)])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(reward, reward, st.sampled_from([-1, 0, 1]), st.floats(0.01, 9)), min_size=1, max_size=5),
     st.sampled_from(DTYPES),
@@ -242,7 +242,7 @@ def test_davidson_agrees_with_the_worths_of_the_paper(pairs: list[tuple], dtype:
     assert_agrees(losses, first, [oracles.davidson(*pair) for pair in zip(*columns, strict=True)])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rows())
 def test_centering_agrees_with_a_loop(row: tuple[Tensor, Tensor, Tensor]):
     rewards, _, mask = row

@@ -67,7 +67,7 @@ def test_kendall_does_not_count_ties_against_a_measure():
 some_numbers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(some_numbers)
 def test_correlations_agree_with_scipy(pairs: list[tuple[int, int]]):
     first, second = np.array(pairs, dtype=float).T

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,7 +44,6 @@ def log_sigmoid(x: float) -> float:
 rankings = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(
     margin=st.floats(-3, 3),
     probability=st.floats(0, 1),
@@ -61,7 +60,6 @@ def test_a_pair_is_bradley_terry_with_margin_soft_label_and_smoothing(margin, pr
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)  # label and margin travel in float32
 
 
-@settings(deadline=None)
 @given(scores=rankings)
 def test_all_pairs_is_the_mean_over_the_pairs_of_each_row(scores):
     batch = batch_of(*scores, margin=0.5)
@@ -73,7 +71,6 @@ def test_all_pairs_is_the_mean_over_the_pairs_of_each_row(scores):
         assert found.item() == pytest.approx(sum(losses) / max(len(losses), 1), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(scores=rankings)
 def test_plackett_luce_is_the_product_of_its_draws(scores):
     batch = batch_of(*scores)
@@ -85,7 +82,6 @@ def test_plackett_luce_is_the_product_of_its_draws(scores):
         assert found.item() == pytest.approx(sum(losses), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(scores=rankings, tie_width=st.floats(0.1, 3))
 def test_rao_kupper_is_the_mean_over_all_pairs_with_ties_as_an_outcome(scores, tie_width):
     batch = batch_of(*scores)
@@ -312,7 +308,6 @@ def test_hits_are_of_the_order_that_is_probably_true(probability, expected):
     assert (hits.item(), cases.item()) == expected
 
 
-@settings(deadline=None)
 @given(
     scores=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=5),
     rewards=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=5, max_size=5),

@@ -71,7 +71,6 @@ def test_the_token_at_which_an_encoder_is_read_is_never_cut():
     assert len(list(fit([item], PackingConfig(max_tokens=6), counts, keep_first=True))) == counts[CUT_PROMPT] == 1
 
 
-@settings(deadline=None)
 @given(
     prompt=st.lists(st.integers(0, 9), max_size=12),
     responses=st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4),
@@ -216,7 +215,7 @@ def naive_next_tokens(batch: list[Encoded], share_prompt: bool) -> Counter:
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batch=encoded_batches(), share_prompt=st.booleans())
 def test_targets_are_found_by_segment_as_a_loop_over_sequences_finds_them(batch, share_prompt):
     packed = pack(batch, share_prompt=share_prompt)

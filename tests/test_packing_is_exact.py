@@ -18,7 +18,7 @@ from minirm.tokens.packing import Encoded, pack
 from tests.oracles import hidden_states, nll_one_by_one, rewards_one_by_one
 from tests.strategies import ARCHITECTURES, CAUSAL, VOCABULARY, encoded_batches, packed_for, randomised
 
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 each_causal = pytest.mark.parametrize("name", CAUSAL)
 UNEQUAL = Encoded(

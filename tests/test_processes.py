@@ -30,13 +30,13 @@ from minirm.runs import together as together_
 from minirm.runs.journal import Observer, read_log
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD
 from minirm.runs.state import read_state, restore_trainer, save_state, trainer_state
-from minirm.runs.together import say_where, whole_weights
+from minirm.runs.together import any_wants, say_where, whole_weights
 from minirm.tokens.packing import pack
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.tokens.tokenizer import Tokenizer
 from minirm.training.loop import Step, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
-from minirm.training.parallel import Ranks, whole
+from minirm.training.parallel import whole
 from tests.conftest import kind_and_rude, write_lines
 from tests.strategies import randomised
 from tests.test_run import StopAt, a_config
@@ -125,7 +125,7 @@ def test_several_processes_take_the_steps_that_one_would(trained_alone, tmp_path
 
 
 def _wish(rank: int, folder: Path) -> None:
-    assert Ranks().any(rank == 1, False) == [True, False]
+    assert any_wants(rank == 1, False) == [True, False]
 
 
 def test_processes_stop_when_one_of_them_is_to_stop(tmp_path):
@@ -221,7 +221,7 @@ def test_processes_score_each_response_once_and_say_what_one_would(trained, tmp_
         folder.mkdir()
         (folder / "run").symlink_to(trained)
         write_lines(folder / "pairs.jsonl", kind_and_rude(17))
-    _evaluate_and_score(0, alone)
+    in_processes(_evaluate_and_score, alone, 1)
     in_processes(_evaluate_and_score, shared, 3)
     assert (shared / "scored.jsonl").read_text() == (alone / "scored.jsonl").read_text()
     one, three = (json.loads((folder / "eval" / "metrics.json").read_text()) for folder in (alone, shared))

@@ -380,7 +380,7 @@ def comparisons(draw):
     )
 
 
-anything_goes = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+anything_goes = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 @anything_goes

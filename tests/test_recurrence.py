@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,7 +27,6 @@ def by_hand(network, x, start, steps):
 
 
 @NETWORKS
-@settings(deadline=None)
 @given(lengths=LENGTHS)
 def test_states_and_all_gradients_are_those_of_pytorch(kind, lengths):
     network, x, start, steps = a_level(kind, lengths)

@@ -1,5 +1,7 @@
 """The speed bench compares like with like: the same arithmetic, the same rewards, the same gradients."""
 
+import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from bench.contenders import (
     attending_by_kernel,
     making_keys_at_reads,
 )
+from bench.earlier import ITS_OWN, PASSES
 from bench.flops import flops_of_rows, useful_flops
 from bench.peers import (
     each_pair,
@@ -105,7 +108,7 @@ def flops_on_demand(config: ModelConfig, encoded: Encoded, *, everywhere: bool =
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=encoded_batches())
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
 def test_useful_flops_are_what_the_rewards_ask_for(style, batch):
@@ -121,7 +124,7 @@ def test_useful_flops_outside_attention_by_hand():
     assert inside == 4 * TINY.width * (1 + 2 + 3 + 3 * TINY.heads)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=encoded_batches())
 def test_flops_of_rows_are_those_of_each_sequence_alone_with_no_layer_cut_short(batch):
     config, rows = ARCHITECTURES["gpt2"], [row for encoded in batch for row in sequences(encoded)]
@@ -333,3 +336,14 @@ def test_a_shape_met_before_is_met_as_a_new_one():
     if not any(made):
         pytest.skip("bfloat16 products are not oneDNN's on this processor")
     assert made[1:] == ["cache_hit", "cache_miss"]
+
+
+def test_what_is_asked_of_an_earlier_commit_is_there_in_this_one():
+    tree = ast.parse(ITS_OWN)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names)
+    [calls] = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+    ]
+    assert tuple(key.value for key in calls.keys) == PASSES

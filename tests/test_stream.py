@@ -47,7 +47,7 @@ def store(tmp_path, lengths) -> TokenStore:
     return TokenStore.write(of_lengths(lengths), tmp_path / "store")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=encoded_batches(), dials=st.tuples(*[st.floats(0, 1e6)] * 3))
 def test_what_is_stored_is_read_back_with_margin_weight_and_probability(tmp_path, batch, dials):
     batch = [replace(batch[0], margin=dials[0], weight=dials[1], probability=dials[2]), *batch[1:]]
@@ -77,7 +77,7 @@ def test_steps_are_stored_with_those_rows_that_have_them(tmp_path):
     assert preferred(store[1]).steps is None
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(encoded_batches(), st.integers(1, 3))
 def test_a_store_is_the_same_however_many_comparisons_are_written_at_once(tmp_path, batch, at_once):
     items = [with_steps(item) if n % 2 else item for n, item in enumerate(batch * 2)]

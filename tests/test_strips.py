@@ -31,7 +31,7 @@ def by_kernel(projected: torch.Tensor, tiles: Tiles, heads: int, groups: int, he
     return segment_attention(*projected.split(widths, dim=-1), tiles, head_width)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 12), st.lists(st.integers(1, 12), max_size=4)), min_size=1, max_size=4),
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (6, 3), (3, 1)]),
@@ -121,7 +121,7 @@ def test_strips_serve_on_a_cpu_where_there_is_work_and_no_path_is_very_long():
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "prefix", "bert"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(batch=encoded_batches())
 def test_a_transformer_takes_strips_where_they_pay_and_no_weights_are_dropped(name, batch):
     config = ARCHITECTURES[name]

@@ -102,7 +102,7 @@ def test_sentiment_is_one_less_its_distance_from_what_was_asked(wanted, praise, 
     assert attributes(Asked(FILM, wanted, ""), said(praise=praise, blame=blame))["sentiment"] == match
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, st.sampled_from(SPLITS), st.integers(0, 10**9))
 def test_utility_read_off_the_text_is_the_utility_recorded(config, split, index):
     world = World(config)
@@ -112,7 +112,6 @@ def test_utility_read_off_the_text_is_the_utility_recorded(config, split, index)
         assert attributes(read_prompt(prompt_text(judged)), read_response(response)) == found
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_has_a_utility_within_bounds(prompt, response):
     assert abs(WORLD.utility(prompt, response)) <= sum(WEIGHTS.values())
@@ -234,7 +233,7 @@ def test_reversed_keeps_prompts_and_truth_of_the_test_set():
 # ── Swapped prompts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(configs)
 def test_swapped_keeps_the_responses_of_the_test_set_under_another_prompt(config):
     world = World(config)

@@ -51,7 +51,7 @@ def nll_of_responses(model: LanguageModel, batch: list[Encoded]) -> Tensor:
     return total
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(batch=encoded_batches())
 def test_the_language_models_loss_and_gradient_are_those_of_each_response_alone(batch):
     model = randomised(LanguageModel(CONFIG))

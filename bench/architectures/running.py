@@ -73,14 +73,16 @@ class Work:
     options: argparse.Namespace
     sources: Sources
     steps: int = 0
-    """To be done in all, as far as is known at the start …"""
+    """That the plan still asks for; rates beyond those of the plan are not in it …"""
     done: int = 0
-    """… and done in `minutes` of this call."""
+    """… and those done in `minutes` of this call."""
     minutes: float = 0.0
 
-    def finish(self, name: str, cells: Sequence[Cell], what: str) -> None:
+    def finish(self, name: str, cells: Sequence[Cell], what: str, *, planned: bool = True) -> None:
         """Train what is not finished.
 
+        Args:
+            planned: whether the plan has these cells, and not a rate beyond.
         Raises:
             Unfinished: something is not, and only what there is was asked for.
         """
@@ -89,7 +91,8 @@ class Work:
         missing = [cell for cell in wanted if not cell.path(cache, self.sources).is_file()]
         if missing and self.options.so_far:
             raise Unfinished(f"{len(missing)} of {len(wanted)} trainings")
-        self.steps -= sum(cell.steps for cell in wanted) - sum(cell.steps for cell in missing)
+        finished = sum(cell.steps for cell in wanted) - sum(cell.steps for cell in missing)
+        self.steps -= finished if planned else 0
         print(f"{name}, {what}: {len(missing)} of {len(wanted)} trainings to do{self._left()}", flush=True)
         stale = sum(bool(cell.stale(cache, self.sources)) for cell in missing)
         if stale:
@@ -100,11 +103,12 @@ class Work:
             print(f"  {done} of {len(missing)}, {minutes:.1f} min, {left:.1f} to go", flush=True)
         self.minutes += (time.perf_counter() - began) / 60
         self.done += sum(cell.steps for cell in missing)
+        self.steps -= sum(cell.steps for cell in missing) if planned else 0
 
     def _left(self) -> str:
         if not self.done:
             return ""
-        return f"; all that is left, about {max(0, self.steps - self.done) * self.minutes / self.done:.0f} min"
+        return f"; all that is left, about {max(0, self.steps) * self.minutes / self.done:.0f} min"
 
     def read(self, cell: Cell) -> dict:
         """Return what a finished cell found."""
@@ -159,7 +163,7 @@ def _only(setup: Setup, done: dict[str, Table], missing: dict[str, str]) -> Setu
 
 
 def tune(
-    conditions: Sequence[Cell], plan: Plan, finish: Callable[[Sequence[Cell], str], None], read: Callable[[Cell], dict]
+    conditions: Sequence[Cell], plan: Plan, finish: Callable[..., None], read: Callable[[Cell], dict]
 ) -> tuple[Rates, list[Cell]]:
     """Return the learning rate of the lowest validation loss in each condition, and every cell that was tried.
 
@@ -168,7 +172,7 @@ def tune(
     tried = {condition: list(plan.rates) for condition in conditions}
     for extension in range(plan.extensions + 1):
         cells = {c: [replace(c, learning_rate=rate) for rate in rates] for c, rates in tried.items()}
-        finish([cell for several in cells.values() for cell in several], "learning rates")
+        finish([cell for several in cells.values() for cell in several], "learning rates", planned=not extension)
         best = {condition: best_rate([read(cell) for cell in several]) for condition, several in cells.items()}
         for condition, rates in tried.items() if extension < plan.extensions else ():
             if len(rates) > 1 and best[condition] == min(rates):

@@ -7,8 +7,9 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from minirm.cli.console import check_open, new_console
-from minirm.errors import InputError, name_paths
+from minirm.errors import InputError
 from minirm.files.fields import Usage
+from minirm.files.reading import names_of
 from minirm.files.records import read_comparisons
 from minirm.files.survey import as_rows, describe
 from minirm.runs.cache import entries
@@ -46,7 +47,7 @@ class Data:
             raise InputError(f"{self.cache}: no such folder")
         table = Table("prepared data", "of", "MB", "days old", title=str(self.cache))
         for entry in entries(self.cache):
-            files = name_paths(entry.files) if entry.is_finished else "not finished; the same minirm train goes on"
+            files = names_of(entry.files) if entry.is_finished else "not finished; the same minirm train goes on"
             table.add_row(entry.folder.name, files, f"{entry.bytes / 1e6:,.1f}", f"{entry.days:.1f}")
         new_console().print(table)
 
@@ -55,7 +56,7 @@ class Data:
         how = {"format": self.format, "fields": self.fields}
         other = read_comparisons(self.other, **how) if self.other else None
         summary = describe(read_comparisons(self.files, **how, usage=usage), other)
-        table = Table("", "", title=name_paths(self.files))
+        table = Table("", "", title=names_of(self.files))
         for name, value in as_rows(summary):
             table.add_row(name, value)
         console = new_console()

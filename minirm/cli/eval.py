@@ -11,13 +11,14 @@ from tyro.conf import Positional, arg
 from minirm.cli.console import new_console, print_evaluation
 from minirm.cli.processes import joined_processes
 from minirm.cli.watcher import counting, tell
-from minirm.errors import InputError, name_paths
+from minirm.errors import InputError
 from minirm.evaluation.report import check_evaluation_folder, write_evaluation
 from minirm.evaluation.rewardbench import check_ties, score_subsets, write_results
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.fields import Usage, tell_unread
 from minirm.files.kept import Kept
+from minirm.files.reading import names_of
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 from minirm.hub.load import load
@@ -58,7 +59,7 @@ class Eval:
         if unread := tell_unread(usage):
             tell(f"minirm: {unread}")
         if not comparisons:
-            raise InputError(f"{name_paths(self.data)}: no two responses differ in score: nothing to evaluate")
+            raise InputError(f"{names_of(self.data)}: no two responses differ in score: nothing to evaluate")
         if self.format == "rewardbench":
             check_ties(comparisons)
         responses = sum(len(comparison.responses) for comparison in comparisons)
@@ -66,7 +67,7 @@ class Eval:
             rewards, evaluation = scorer.evaluate(comparisons, dropped=counts)
 
         def write() -> None:
-            title = f"{self.run_folder} on {name_paths(self.data)}"
+            title = f"{self.run_folder} on {names_of(self.data)}"
             write_evaluation(self.out, comparisons, rewards, evaluation, title=title)
             if self.format == "rewardbench":
                 write_results(self.out, comparisons, rewards, model=str(self.run_folder))
@@ -74,7 +75,7 @@ class Eval:
         if self.out is not None:
             by_the_first(write)
         console = new_console()
-        print_evaluation(console, evaluation, name_paths(self.data))
+        print_evaluation(console, evaluation, names_of(self.data))
         if self.format == "rewardbench":
             scores = [f"{name} {score:.3f}" for name, score in score_subsets(comparisons, rewards).items()]
             console.print(f"RewardBench's own scores: {', '.join(scores)}", soft_wrap=True, markup=False)

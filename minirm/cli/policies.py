@@ -14,9 +14,10 @@ from minirm.cli import STOPPED
 from minirm.cli.console import new_console
 from minirm.cli.watcher import Stopper
 from minirm.config import PackingConfig
-from minirm.errors import InputError, name_paths
+from minirm.errors import InputError
 from minirm.files import disk
 from minirm.files.pretrained import AnyTokenizer
+from minirm.files.reading import names_of
 from minirm.files.records import read_comparisons
 from minirm.files.survey import usable
 from minirm.hub.load import load
@@ -61,7 +62,7 @@ class Inputs:
 
     def job(self, method: str, prompts: Prompts, reward: Reward, learner: LearnerOf, *dials: object) -> Follow:
         """Return the job of a method; the first of its dials say how long a response may be, and the seed."""
-        inputs = {"reward": str(self.reward), "data": name_paths(self.data)}
+        inputs = {"reward": str(self.reward), "data": names_of(self.data)}
         digest = run_folder.model_digest(self.reward) if self.reward else None
         asked = {name: value for some in dials for name, value in to_json(some).items()}
         ends = dials[0].max_new_tokens, dials[0].seed
@@ -84,7 +85,7 @@ class Ppo:
         disk.check_folder(self.inputs.out)
         reward = self.inputs.reward_function()
         if self.inputs.data:
-            prompts = _split(read_prompts(self.inputs.data), name_paths(self.inputs.data))
+            prompts = _split(read_prompts(self.inputs.data), names_of(self.inputs.data))
         else:
             prompts = tuple([one.comparison.prompt for one in World().sample(512, side)] for side in ("train", "test"))
 
@@ -129,7 +130,7 @@ class Dpo:
             comparisons = list(usable(read_comparisons(self.inputs.data), counts))
         else:
             comparisons = [one.comparison for one in World().sample(4096, "train")]
-        prompts = _split([one.prompt for one in comparisons], name_paths(self.inputs.data))
+        prompts = _split([one.prompt for one in comparisons], names_of(self.inputs.data))
         shown = set(prompts[1])
         learned = [one for one in comparisons if one.prompt not in shown]
 

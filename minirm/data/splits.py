@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,8 +37,3 @@ def validation_mask(keys: Sequence, share: float, seed: int) -> np.ndarray:
     drawn = np.zeros(len(keys), bool)
     drawn[np.argsort(lots, kind="stable")[: min(max(round(share * len(keys)), 1), len(keys) - 1)]] = True
     return drawn
-
-
-def prompt_set(keys: Iterable[bytes]) -> frozenset[bytes]:
-    """Return prompt keys (prompts, 16) as `prompt_key` gives them."""
-    return frozenset(map(bytes, keys))

@@ -12,7 +12,6 @@ from torch.distributed.fsdp import FSDPModule
 
 from minirm.config import PackingConfig
 from minirm.data.comparison import Comparison, RawRecord, Turn
-from minirm.data.splits import prompt_set
 from minirm.errors import InputError, field_error
 from minirm.evaluation.evaluate import Evaluation, evaluate
 from minirm.evaluation.pairs import RewardLists
@@ -203,7 +202,7 @@ class RewardScorer(Scorer):
             comparisons,
             rewards,
             swapped_rewards=swapped,
-            training_prompts=None if known is None else prompt_set(known),
+            training_prompts=None if known is None else frozenset(map(bytes, known)),
             cut=dict(cut),
             dropped=dropped,
             seed=seed,

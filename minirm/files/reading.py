@@ -110,6 +110,11 @@ def name_of(path: Path) -> str:
     return name if name.isprintable() else printable(name).replace("\n", "\\n")
 
 
+def names_of(paths: Iterable[Path]) -> str:
+    """Return paths for a message: `a.jsonl, b.jsonl`."""
+    return ", ".join(map(name_of, paths))
+
+
 def read_file(path: Path) -> Iterator[RawRecord]:
     """Yield the records of one file.
 

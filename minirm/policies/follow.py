@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from minirm.data.comparison import Comparison
-from minirm.data.splits import has_prompt, prompt_key, prompt_set
+from minirm.data.splits import has_prompt, prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.report import Section, Table, write_report
 from minirm.evaluation.scoring import RewardScorer
@@ -145,7 +145,7 @@ class Follow:
         model, tokenizer = load_language_model(self.policy, pick_device())
         self.tokenizer = tokenizer
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there
-        self.known = prompt_set(read_prompts(self.policy / PROMPTS))
+        self.known = frozenset(map(bytes, read_prompts(self.policy / PROMPTS)))
         try:
             prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
             model.check_room(prompts, self.max_new_tokens)

@@ -34,7 +34,7 @@ from minirm.runs.journal import Journal, Observer, read_log
 from minirm.runs.prepare import Prepared, check_unchanged, config_in, prepare, read_prepared
 from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, RunConfig
 from minirm.runs.state import State, restore_trainer, trainer_state
-from minirm.runs.together import by_the_first, say_where, whole_weights
+from minirm.runs.together import any_wants, by_the_first, say_where, whole_weights
 from minirm.tokens.stream import Stream
 from minirm.training.loop import Evaluated, Trainer
 from minirm.training.objectives import LanguageModelObjective, RewardObjective
@@ -196,7 +196,7 @@ class _Stages:
             if isinstance(event, Evaluated) and stage == REWARD:
                 self._show_texts(trainer)
             late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES  # by this process's clock
-            stop, late = trainer.ranks.any(stop or self.observer.should_stop(), late)
+            stop, late = any_wants(stop or self.observer.should_stop(), late)
             if stop or late or isinstance(event, Evaluated):
                 tensors, progress = trainer_state(trainer, stage)
                 self.job.save(tensors, {**progress, "written": self.journal.written()})

@@ -21,12 +21,12 @@ from minirm.config import OF_SINGLES
 from minirm.config_rules import require
 from minirm.data.comparison import Comparison
 from minirm.data.splits import prompt_key, validation_mask
-from minirm.errors import InputError, name_paths
+from minirm.errors import InputError
 from minirm.files.disk import read_json, write_json, write_whole
 from minirm.files.fields import Usage, tell_unread
 from minirm.files.kept import Kept
 from minirm.files.pretrained import AnyTokenizer, open_tokenizer
-from minirm.files.reading import find_files
+from minirm.files.reading import find_files, names_of
 from minirm.files.records import read_comparisons
 from minirm.files.survey import MERGED, DataSummary, describe
 from minirm.runs.cache import key_of, prepared_once
@@ -248,7 +248,7 @@ def _split(config: RunConfig, folder: Path) -> tuple[dict[str, Kept], np.ndarray
         )
     else:
         if len(prompts) < 2:
-            names = name_paths(config.data.data)
+            names = names_of(config.data.data)
             raise InputError(f"{names}: one distinct prompt only: two are needed to keep one for validation")
         held_out = validation_mask(as_rows(prompts), config.data.validation_share / 100, config.seed)
         sides = {"training": ~held_out[of_comparison], "validation": held_out[of_comparison]}
@@ -277,7 +277,7 @@ def _check_learnable(config: RunConfig, summary: DataSummary) -> None:
     """Refuse data that the reward stage, where there is one, can't learn from."""
     if REWARD not in config.stages:
         return
-    names, compares = name_paths(config.data.data), config.reward.loss not in OF_SINGLES
+    names, compares = names_of(config.data.data), config.reward.loss not in OF_SINGLES
     require(not compares or summary.pairs > 0, f"{names}: no two responses differ in score: nothing to learn from")
 
 
@@ -301,7 +301,7 @@ def _check_validation(config: RunConfig, comparisons: Kept) -> None:
 def _names(config: RunConfig, part: str) -> str:
     """Return the files of a part, for messages."""
     own_files = config.data.validation if part == "validation" else ()
-    return name_paths(own_files or config.data.data)
+    return names_of(own_files or config.data.data)
 
 
 def _check_something_is_left(config: RunConfig, part: str, stage: str, store: TokenStore, counts: Counter) -> None:

@@ -32,7 +32,6 @@ from torch import nn
 
 from minirm.config import ModelConfig, PackingConfig
 from minirm.config_rules import Positive
-from minirm.data.splits import prompt_set
 from minirm.errors import InputError, shorten
 from minirm.evaluation.report import CONFIG, METRICS
 from minirm.evaluation.scoring import LoadedRun
@@ -97,7 +96,7 @@ def read_start(folder: Path) -> Start:
         InputError: the folder is missing, lacks a file, or a file does not fit the others.
     """
     model, tokenizer = read_model_config(folder, read_description(folder))
-    return Start(folder, model, tokenizer, prompt_set(read_prompts(folder / PROMPTS)))
+    return Start(folder, model, tokenizer, frozenset(map(bytes, read_prompts(folder / PROMPTS))))
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu") -> LoadedRun:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -45,6 +46,11 @@ def together(work: Callable[[], T]) -> list[T]:
 def _patient_group() -> dist.ProcessGroup:
     """Return all ranks, as they wait for one that reads files: for a day, where a step may take `PATIENCE` alone."""
     return dist.new_group(backend="gloo", timeout=timedelta(days=1))
+
+
+def any_wants(*wishes: bool) -> list[bool]:
+    """Return of each wish whether one of the ranks has it, so that all of them act after the same step."""
+    return [total > 0 for total in Ranks().sum(torch.tensor(wishes, dtype=torch.float64))]
 
 
 def say_where(place: str) -> None:

@@ -50,10 +50,6 @@ class Ranks:
             dist.all_reduce(total)
         return total.tolist()
 
-    def any(self, *wishes: bool) -> list[bool]:
-        """Return of each wish whether one of the ranks has it, so that all of them act after the same step."""
-        return [total > 0 for total in self.sum(torch.tensor(wishes, dtype=torch.float64))]
-
 
 def _sharded(model: nn.Module, ranks: int) -> nn.Module:
     is_transformer = model.config.backbone == "transformer"
