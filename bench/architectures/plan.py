@@ -56,8 +56,9 @@ class Plan:
     """Passes over the comparisons of whatever subject; None: as `steps_for` has it."""
     skill: int = 6000
     """Training comparisons of a single skill, each of which is seen once."""
-    halvings: int = 1
-    """How often the comparisons of known truth are halved in the learning curve; those of a file are once, if many."""
+    halvings: int = 0
+    """How often the comparisons of known truth are halved in the learning curve; those of a file are once, if many. Two
+    points are no curve, and each is tuned anew: how fast a skill is learned is seen while it is."""
     shapes: tuple[Shape, ...] = ((2, 64),)
     """Depth and width: that of the tables first, all in the curve over model size."""
     contestants: tuple[str, ...] = ()
@@ -94,7 +95,6 @@ PLANS = {
         comparisons=800,
         steps=300,
         skill=1600,
-        halvings=0,
         contestants=("GPT-2 (Hugging Face)", "GPT-2 style", "Llama style", "GRU", "longer wins",
                      "TF-IDF + logistic regression"),
         seeds=2,
