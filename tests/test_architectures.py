@@ -502,7 +502,7 @@ def test_rates_are_extended_where_the_best_lies_at_the_edge(best, found, tried):
 
 
 def test_every_condition_is_tuned_by_itself_and_patience_shares_the_fixed_budgets_rate():
-    setup = small_setup(WORLD, "match", shapes=((2, 64), (2, 32)))
+    setup = small_setup(WORLD, "match", shapes=((2, 64), (2, 32)), halvings=1)
     tables = [plan.table_cells(setup), plan.curve_cells(setup), plan.size_cells(setup)]
     tuned = {plan.untuned(cell) for cell in plan.every_cell(tables) if cell.contestant == "GPT-2 style"}
     assert len(tuned) == 4  # two subjects, a shorter curve, another size
