@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 
+from minirm.errors import InputError
+
 NAMES = {
     "architectures": "which architecture makes a better reward model, and at what price",
     "speed": "training and scoring, against TRL, Hugging Face and plain loops",
@@ -36,6 +38,9 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as minirm's command line does
     try:
         return importlib.import_module(f"bench.{name}").main(sys.argv[2:]) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as missing:
         print(f'bench: {missing.name} is not installed: pip install -e ".[peers]"', file=sys.stderr)
         return 2

@@ -59,6 +59,7 @@ class ItsOwnProcess:
     """A commit's own code, in a process of its own."""
 
     def __init__(self, sources: Path, data: Path) -> None:
+        self.sources = sources
         environment = os.environ | {"PYTHONPATH": str(sources)}
         command = [sys.executable, "-c", ITS_OWN, str(data.resolve())]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -71,20 +72,30 @@ class ItsOwnProcess:
         """Return the seconds of one pass."""
         self.process.stdin.write(f"{name}\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        if not (said := self.process.stdout.readline()):
+            raise InputError(f"{self.sources}: its bench ended while it was timed")
+        return float(said)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the time of the earlier commit over that of this one, for each kind of pass."""
+    """Print the time of the earlier commit over that of this one, for each kind of pass.
+
+    Raises:
+        InputError: there is no such commit, or its bench can't do what is asked of it.
+    """
     parser = argparse.ArgumentParser(prog="python -m bench earlier", description=__doc__)
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     options = parser.parse_args(arguments)
-    git = partial(subprocess.run, cwd=REPOSITORY, check=True, capture_output=True)
+    if options.rounds < 1:
+        raise InputError(f"--rounds {options.rounds}: must be at least 1")
+    git = partial(subprocess.run, cwd=REPOSITORY, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder) / "sources"
-        git(["git", "worktree", "add", "--detach", str(there), options.commit])
+        made = git(["git", "worktree", "add", "--detach", str(there), options.commit])
+        if made.returncode:
+            raise InputError(f"commit {options.commit!r}: {made.stderr.strip().splitlines()[-1]}")
         try:
             both = {"earlier": ItsOwnProcess(there, options.data), "now": ItsOwnProcess(REPOSITORY, options.data)}
             print(*(f"{name}: {value}" for name, value in machine().items()), sep=", ")

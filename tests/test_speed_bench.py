@@ -14,6 +14,7 @@ from hypothesis import given, settings
 
 pytest.importorskip("transformers")
 
+from bench.__main__ import main as bench_main
 from bench.contenders import (
     MINIRM,
     NO_PADDING_ALONE,
@@ -347,3 +348,18 @@ def test_what_is_asked_of_an_earlier_commit_is_there_in_this_one():
         node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
     ]
     assert tuple(key.value for key in calls.keys) == PASSES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["earlier", "no-such-commit"], "error: commit 'no-such-commit': "),
+        (["earlier", "HEAD", "--rounds", "0"], "error: --rounds 0: must be at least 1"),
+        (["defaults", "--set", "hh-harmless", "--data", "absent"], "error: absent/hh-harmless/pairs.jsonl.gz"),
+    ],
+)
+def test_a_bench_refuses_what_it_cannot_measure_in_one_line(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    assert bench_main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith(said) and error.count("\n") == 1

@@ -60,7 +60,7 @@ def comparison(study: Study) -> str:
     seeds = ", ".join(f"{seeds} on {kind}" for kind, seeds in _seeds(study).items())
     return (
         "Every network was trained from nothing (a checkpoint excepted), by the same loop, on the same comparisons, "
-        f"as many of them in a step, with the same tokenizer, from several seeds ({seeds}). "
+        f"as many of them in a step, with the same tokenizer. Seeds: {seeds}. "
         f"Widths were chosen so that {what_matches(study)}. A comparison is a prompt with its "
         f"K responses. The budget is one rule: a skill's comparisons are seen once; elsewhere {plan.comparisons:,} "
         f"comparisons get {plan.steps:,} steps, and n of them √(n / {plan.comparisons:,}) times as many"
