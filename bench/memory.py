@@ -34,6 +34,11 @@ def peak_resident_bytes(call: Callable[[], object]) -> int:
     return _resident_bytes("VmHWM") - before
 
 
+def most_resident_bytes() -> int:
+    """Return the most memory that this process has held so far, as Linux sees it."""
+    return _resident_bytes("VmHWM")
+
+
 def _resident_bytes(field: str) -> int:
     """Return VmRSS (now) or VmHWM (the most since `clear_refs`) of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()

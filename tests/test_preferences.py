@@ -9,19 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import preferences
-from bench.judgements import Judged, JudgementSet
-from bench.preferences import (
-    BESIDE,
-    LONGER,
-    MODEL,
-    WITH_LENGTH,
-    WORDS,
-    Measured,
-    added,
-    around_shared_response,
-    scored_once,
-    who_wrote,
-)
+from bench.judgements import Judged, JudgementSet, read_splits
+from bench.preferences import learning
+from bench.preferences.command import parser, splits
+from bench.preferences.learning import LONGER, WITH_LENGTH, WORDS, Learned, scored_once, who_wrote
+from bench.preferences.recipes import around_shared_response
+from bench.preferences.table import MODEL, Measured, added, behind_another, beside_words, together
 from bench.recipes.common import Setting
 from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
@@ -89,33 +82,75 @@ def test_added_rewards_count_alike_whatever_their_size():
     assert np.ravel(added(small, [[5.0, 4.0], [4.0, 5.0]])).tolist() == pytest.approx([0, 0, 0, 0])
 
 
+def learned(*rewards: list) -> list[Learned]:
+    return [Learned(one, seconds=10.0 * n, memory=1000 * n) for n, one in enumerate(rewards, start=1)]
+
+
 def test_the_table_is_over_groups_and_seeds_and_compares_with_the_strongest_baseline():
     rows = [Comparison((), ("a", "bb", "ccc"), (1.0, 1.05, 2.0)) for _ in range(6)]
     measured = Measured(JudgementSet("topic", least_difference=0.5))  # a and bb are too close to be told apart
     right, wrong = [[0.0, 0.0, 1.0]] * 6, [[1.0, 1.0, 0.0]] * 6
-    rewards = {LONGER: [right], WORDS: [wrong], WITH_LENGTH: [[[2.0, 0.0, 1.0]] * 6], MODEL: [right, wrong]}
-    measured.add(Judged(rows, ["x", "x", "x", "y", "y", "z"]), rewards)
+    plain = {LONGER: right, WORDS: wrong, WITH_LENGTH: [[2.0, 0.0, 1.0]] * 6}
+    networks, others = {MODEL: learned(right, wrong), "bert + LoRA": learned(right)}, {"oracle": right}
+    measured.add(Judged(rows, ["x", "x", "x", "y", "y", "z"]), plain, networks, others)
     found = measured.figures()
     assert (measured.pairs, measured.groups, measured.strongest) == (12, 3, LONGER)
     assert {name: float(of["accuracy"].whole.mean()) for name, of in found.items()} == {
-        LONGER: 1.0, WORDS: 0.0, WITH_LENGTH: 0.5, MODEL: 0.5, "minirm, seeds together": 0.5, BESIDE: 0.5
+        LONGER: 1.0, WORDS: 0.0, WITH_LENGTH: 0.5, MODEL: 0.5, together(MODEL): 0.5, beside_words(MODEL): 0.5,
+        "bert + LoRA": 1.0, beside_words("bert + LoRA"): 1.0, "oracle": 1.0,
     }  # fmt: skip
     assert found[MODEL][f"minus {LONGER}"].whole.tolist() == [0.0, -1.0]  # seed by seed
+    assert found["bert + LoRA"][f"minus {MODEL}"].whole.tolist() == [0.5]  # the mean of the seeds from nothing
     assert found[MODEL]["accuracy"].without.shape == (3, 2)  # without each topic
+    assert measured.costs() == {MODEL: (15.0, 2000), "bert + LoRA": (10.0, 1000)}
 
 
-def test_a_set_is_measured_with_adapters_of_a_pretrained_folder(tmp_path, monkeypatch, capsys):
-    """What trains and scores is replaced, since it takes seconds: a response's length is its reward."""
+def test_rewards_behind_other_prompts_are_a_row_of_their_own():
+    rows = [Comparison((Turn("user", name),), ("a", "b"), (1.0, 0.0)) for name in "xyz"]
+    measured = Measured(JudgementSet("prompt", prompt_decides=True))
+    right, wrong = [[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3
+    measured.add(
+        Judged(rows, [*"xyz"]), {LONGER: wrong, WORDS: wrong, WITH_LENGTH: wrong}, {MODEL: learned(right + wrong)}, {}
+    )
+    found = measured.figures()
+    assert found[MODEL]["accuracy"].whole.tolist() == [1.0]
+    assert found[behind_another(MODEL)]["accuracy"].whole.tolist() == [0.0]
+
+
+def measured_set(tmp_path, monkeypatch, *options: str) -> tuple[list, str]:
+    """Return the runs that were asked for and the page; a response's length is its reward.
+
+    What trains and scores is replaced, since it takes seconds.
+    """
     pytest.importorskip("sklearn")
     asked = []
-    monkeypatch.setattr(Setting, "trained", lambda self, config, name: asked.append(config) or tmp_path)
+    monkeypatch.setattr(learning, "_trained", lambda setting, config: asked.append(config) or (tmp_path, 2_000_000))
+    monkeypatch.setattr(learning, "read_log", lambda run, stage: [{"kind": "step", "seconds": 3.0}])
     monkeypatch.setattr(Setting, "scored", lambda self, run, rows: [[*map(len, row.responses)] for row in rows])
-    write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 6}", "better") for n in range(48)])
+    write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 12}", "better") for n in range(96)])
     places = ["--data", str(tmp_path), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
-    command = ["ukpconvarg1-strict", "--from", str(bert_folder(tmp_path / "bert")), "--epochs", "2", "--folds", "1"]
-    assert preferences.main([*command, *places]) == 0
-    [config] = asked
+    assert preferences.main(["ukpconvarg1-strict", *options, *places]) == 0
+    return asked, (tmp_path / "out" / "ukpconvarg1-strict.md").read_text()
+
+
+def test_a_set_is_measured_with_adapters_of_a_pretrained_folder_beside_what_began_with_nothing(tmp_path, monkeypatch):
+    bert = str(bert_folder(tmp_path / "bert"))
+    asked, page = measured_set(tmp_path, monkeypatch, "--from", bert, "--epochs", "2", "--folds", "1")
+    *from_nothing, config = asked
+    assert len(from_nothing) == 2 and all(one.lora is None for one in from_nothing)
     assert config.lora is not None and not config.packing.share_prompt and config.reward.epochs == 2
-    page = (tmp_path / "out" / "ukpconvarg1-strict-bert.md").read_text()
-    assert "16 test pairs in 2 groups (topic and side)" in page
-    assert "| minirm | 1.000 [1.000, 1.000] |" in page and "1.000 [1.000, 1.000]" in capsys.readouterr().out
+    assert {one.data.data for one in asked} == {asked[0].data.data}
+    assert "24 test pairs in 3 groups (topic and side)" in page
+    assert "| bert + LoRA | 1.000 [1.000, 1.000] |" in page and "| bert + LoRA | 6 | 2 |" in page
+
+
+def test_recipes_are_chosen_without_a_look_at_the_test_part(tmp_path):
+    """Each inner part's groups, and those that are learned beside them, make up the first split's training part."""
+    write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 12}", "better") for n in range(96)])
+    whole, test = next(read_splits(tmp_path, "ukpconvarg1-strict"))
+    inner = list(splits(parser().parse_args(["ukpconvarg1-strict", "--inner", "--data", str(tmp_path)])))
+    assert sorted(group for _, part in inner for group in part.groups) == sorted(whole.groups)
+    for training, part in inner:
+        assert not {*training.groups} & {*part.groups}
+        assert {*training.groups, *part.groups} == {*whole.groups}
+        assert not {*whole.groups} & {*test.groups}

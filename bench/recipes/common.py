@@ -60,11 +60,15 @@ class Setting:
 
     def trained(self, config: RunConfig, name: str) -> Path:
         """Return the folder of a finished run; what an earlier call left unfinished goes on."""
-        folder = self.cache / f"{name}-{_digest(to_json(config), torch.__version__)}"
+        folder = self.folder(config, name)
         if not is_finished(folder):
             print(f"{name}:", flush=True)
             train_run(config, folder, Teller(), open_start=read_start)
         return folder
+
+    def folder(self, config: RunConfig, name: str) -> Path:
+        """Return the folder in which `trained` leaves this run."""
+        return self.cache / f"{name}-{_digest(to_json(config), torch.__version__)}"
 
     def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:
         """Return the rewards that a finished run gives to comparisons."""

@@ -1,0 +1,134 @@
+"""The command line: which set, which networks, on which splits."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import bench.preferences
+from bench.judgements import SETS, Judged, fold, read_splits
+from bench.places import out_folder
+from bench.preferences.learning import ORACLE, ask, baselines, oracle, train_and_score
+from bench.preferences.recipes import QUESTIONS, RECIPES, Recipe
+from bench.preferences.table import MODEL, Measured, page
+from bench.recipes.common import Setting, write_page
+from bench.timing import machine
+from minirm.errors import InputError
+from minirm.evaluation.scoring import swap_prompts
+from minirm.hub.reading import is_pretrained
+
+INNER_PARTS = 5
+"""Parts of the first split's training groups of which each is tested on in its turn with --inner."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure one data set and write its table."""
+    options = parser().parse_args(argv)
+    if not (options.data / options.name).is_dir():
+        print(f"{options.data / options.name}: not there; skipped")
+        return 0
+    if options.ask and options.name not in QUESTIONS:
+        raise InputError(f"--ask: no question is known for {options.name}: must be one of {', '.join(QUESTIONS)}")
+    began, facts, setting = time.perf_counter(), machine(), Setting(options.data, options.cache)
+    if options.quick:
+        options.folds = 1
+    try:
+        recipes = recipes_of(options)
+        measured = Measured(SETS[options.name])
+        for number, (training, test) in enumerate(splits(options)):
+            print(f"split {number + 1}: {len(training.comparisons)} comparisons for training", flush=True)
+            add_split(setting, options, measured, recipes, training, test)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    facts = {"command": " ".join(["python -m bench preferences", *argv]), **facts, "minutes of this call": minutes}
+    out = out_folder(options.out, whole=options.folds is None and not options.inner)
+    found = page(options.name, SETS[options.name], recipes[MODEL].seeds, measured)
+    print(write_page(found, options.name, facts, out))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    options = argparse.ArgumentParser(
+        prog="python -m bench preferences",
+        description=bench.preferences.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("name", choices=SETS)
+    add("--data", type=Path, default=Path("../shared/data"))
+    add("--cache", type=Path, default=Path("bench-cache/preferences"), help="finished trainings")
+    add(
+        "--from", dest="starts", nargs="+", default=[], type=Path,
+        help="language models' runs, and pretrained folders, of which adapters learn",
+    )  # fmt: skip
+    add("--ask", type=Path, help="a language model's run or folder, which is asked and not trained")
+    add("--epochs", type=float, help="of reward stages, instead of the recipe's")
+    add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
+    add("--seeds", type=int, help="models from nothing, instead of the recipe's")
+    add("--folds", type=int, help="only the first so many")
+    add("--inner", action="store_true", help="test on parts of the first split's training groups; it is not opened")
+    add("--quick", action="store_true", help="one seed, one fold, a twentieth of an epoch")
+    add("--out", type=Path, help="bench/results; with --folds, --inner or --quick a new temporary folder")
+    return options
+
+
+def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
+    """Return the recipe of each network: from nothing, and from each start."""
+    first = RECIPES[options.name]
+    recipes = {MODEL: first}
+    for start in options.starts:
+        kind = " + LoRA" if is_pretrained(start) else ", then minirm"
+        recipes[f"{start.name}{kind}"] = first.begun_with(start)
+    return {name: _as_asked(recipe, options) for name, recipe in recipes.items()}
+
+
+def _as_asked(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    reward = recipe.reward
+    if options.epochs is not None:
+        reward = replace(reward, epochs=options.epochs)
+    if options.rate is not None:
+        reward = replace(reward, learning_rate=options.rate)
+    recipe = replace(recipe, reward=reward, seeds=options.seeds or recipe.seeds)
+    if options.quick:
+        first, second = (replace(stage, epochs=stage.epochs / 20) for stage in (recipe.language_model, recipe.reward))
+        recipe = replace(recipe, language_model=first, reward=second, seeds=1)
+    return recipe
+
+
+def splits(options: argparse.Namespace) -> Iterator[tuple[Judged, Judged]]:
+    """Yield training and test part of each split that is asked for."""
+    if not options.inner:
+        yield from read_splits(options.data, options.name, options.folds)
+        return
+    whole, _ = next(read_splits(options.data, options.name, 1))
+    for train, test in islice(fold(whole, INNER_PARTS, seed=1), options.folds):
+        yield whole.take(train), whole.take(test)
+
+
+def add_split(
+    setting: Setting,
+    options: argparse.Namespace,
+    measured: Measured,
+    recipes: Mapping[str, Recipe],
+    training: Judged,
+    test: Judged,
+) -> None:
+    """Add what every method says of a test part, having learned from the training part beside it."""
+    rows = test.comparisons
+    tests = [*rows, *(swap_prompts(rows) if SETS[options.name].prompt_decides else [])]
+    plain, others = baselines(options.name, training, test), {}
+    if options.name == "alpaca-pairs" and not options.inner:
+        others[ORACLE] = oracle(setting.shared / options.name, training, test)
+    if options.ask:
+        others[f"{options.ask.name}, asked"] = ask(setting, options.ask, options.name, rows)
+    networks = {}
+    for name, recipe in recipes.items():
+        print(f"{name}:", flush=True)
+        networks[name] = [train_and_score(setting, training, tests, recipe, seed) for seed in range(recipe.seeds)]
+    measured.add(test, plain, networks, others)
