@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from bench.architectures.contestants import APART, AS_GPT2, GPT2, HEADS, OWN_GPT2, PREFIX
-from bench.architectures.differences import Difference, against_baseline, difference, family, told_apart
+from bench.architectures.differences import Difference, against_baseline, at_convergence, difference, family, told_apart
 from bench.architectures.figures import WAY
 from bench.architectures.prices import seconds
 from bench.architectures.study import ALL_SKILLS, Study, figure_of
@@ -49,7 +49,24 @@ def verdict(study: Study) -> str:
     if not said:
         return "Every training failed; see who took part."
     missing = f"Unfinished: without {', '.join(map(_file_name, study.missing))}." if study.missing else ""
-    return " ".join(filter(None, [missing, *said, _price(study)]))
+    return " ".join(filter(None, [missing, *said, _to_convergence(study), _price(study)]))
+
+
+def _to_convergence(study: Study) -> str:
+    """Return who is most accurate where trainings end by validation, and who is told from the baseline there."""
+    networks = {contestant.name for contestant in study.setup.networks}
+    reached = {name: line["converged"][0] for name, line in study.points(study.converged).items() if name in networks}
+    if len(reached) < 2:
+        return ""
+    best, found = max(reached, key=reached.get), at_convergence(study)
+    baseline = shortened(study.baseline)
+    value = _short(f"{reached[best]:.3f}")
+    said = f"Trained to convergence on {Path(study.main).name}, {shortened(best)} is most accurate ({value}"
+    if best in found:
+        said += f", {difference_words(found[best])} against {baseline}"
+    told = [one.interval[0] > 0 for name, one in found.items() if name in networks and one.is_resolved]
+    others = f"{sum(told)} of {len(reached) - 1} others are resolved above {baseline}"
+    return f"{said}); {others}" + (f", {len(told) - sum(told)} below." if not all(told) else ".")
 
 
 def _file_name(subject: str) -> str:

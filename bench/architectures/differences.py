@@ -43,8 +43,10 @@ class Difference:
 def difference(study: Study, subject: str, first: str, second: str, figure: str | None = None) -> Difference | None:
     """Return a difference that stands alone, by the subject's own figure if none is named; None: not measured."""
     one, other = (study.figure(subject, name, figure or figure_of(subject)) for name in (first, second))
-    if one is None or other is None:
-        return None
+    return None if one is None or other is None else _between(first, second, one, other)
+
+
+def _between(first: str, second: str, one: Resampled, other: Resampled) -> Difference:
     found = _broadcast(one, other) - _broadcast(other, one)
     return Difference(
         first, second, two_way_interval(found), p_value(found), smallest_detectable(found), tuple(found.whole.tolist())
@@ -62,6 +64,16 @@ def against_baseline(study: Study, subject: str, figure: str | None = None) -> l
     others = [name for name in study.ranking(subject) if name != study.baseline]
     found = [difference(study, subject, name, study.baseline, figure) for name in others]
     return family([one for one in found if one is not None])
+
+
+def at_convergence(study: Study) -> dict[str, Difference]:
+    """Return everybody's difference in accuracy to the baseline, all trained to convergence, as one family."""
+    found = {name: line["converged"] for name, line in study.accuracies(study.converged).items()}
+    baseline = found.pop(study.baseline, None)
+    if baseline is None:
+        return {}
+    members = [_between(name, study.baseline, one, baseline) for name, one in found.items()]
+    return {one.first: one for one in family(members)}
 
 
 def told_apart(study: Study, subject: str, names: Sequence[str]) -> dict[tuple[str, str], bool]:

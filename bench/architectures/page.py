@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.architectures import pictures, words
 from bench.architectures.answers import difference_words, shortened, statements, with_interval
 from bench.architectures.cells import STARTS
-from bench.architectures.differences import against_baseline, groups, usual_detectable
+from bench.architectures.differences import against_baseline, at_convergence, groups, usual_detectable
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
@@ -193,14 +193,22 @@ def _curves(study: Study) -> Blocks:
 
 
 def _converged(study: Study) -> Table:
-    points, rows = study.points(study.converged), []
+    points, rows, differences = study.points(study.converged), [], at_convergence(study)
     for name, line in points.items():
         results = [study.result(cell) for key, (cell,) in study.converged.items() if key[0] == name]
         seen = [r["best_step"] * study.setup.plan.per_batch(study.main) for r in results if "best_step" in r]
         fixed = with_interval(study.interval(study.main, name, ACCURACY))
-        rows.append((name, fixed, with_interval(line["converged"]), f"{sum(seen) / len(seen):,.0f}" if seen else "–"))
-    columns = ("contestant", "fixed budget", "to convergence", "comparisons until the best")
-    return Table(columns, rows, f"Accuracy on {Path(study.main).name}.")
+        against = difference_words(differences.get(name))
+        least = f"{sum(seen) / len(seen):,.0f}" if seen else "–"
+        rows.append((name, fixed, with_interval(line["converged"]), against, least))
+    columns = (
+        "contestant",
+        "fixed budget",
+        "to convergence",
+        f"minus {shortened(study.baseline)}",
+        "comparisons until the best",
+    )
+    return Table(columns, rows, f"Accuracy on {Path(study.main).name}. Differences are of trainings to convergence.")
 
 
 def _costs(study: Study) -> Table:
