@@ -22,7 +22,12 @@ BASELINE = "GPT-2 (Hugging Face)"
 class MadeUp(Study):
     """A study whose figures are given: by subject and contestant a mean, over four seeds and twenty groups."""
 
-    def __init__(self, means: dict[str, dict[str, float]], plain: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        means: dict[str, dict[str, float]],
+        plain: tuple[str, ...] = (),
+        converged: dict[str, float] | None = None,
+    ) -> None:
         names = list(dict.fromkeys(name for found in means.values() for name in found))
         contestants = [SimpleNamespace(name=name, kind="own", is_network=name not in plain) for name in names]
         object.__setattr__(self, "missing", {})
@@ -38,11 +43,15 @@ class MadeUp(Study):
         )
         object.__setattr__(self, "setup", setup)
         object.__setattr__(self, "costs", {})
+        object.__setattr__(self, "converged", converged or {})
         self.__dict__["resampled"] = {
             (subject, name): {figure: self.drawn(name, mean) for figure in (WAY, ACCURACY)}
             for subject, found in means.items()
             for name, mean in found.items()
         }
+
+    def accuracies(self, cells: dict[str, float]) -> dict[str, dict[object, Resampled]]:
+        return {name: {"converged": self.drawn(name, mean)} for name, mean in cells.items()}
 
     @staticmethod
     def drawn(name: str, mean: float) -> Resampled:
@@ -111,6 +120,18 @@ def test_differences_of_a_subject_are_one_family_and_groups_all_pairs():
     names = [contestant.name for contestant in study().setup.networks]
     groups = differences.groups(study(), ALL_SKILLS, names)
     assert [set(group) for group in groups] == [{"Llama style", "GRU"}, {BASELINE}]
+
+
+def test_the_verdict_says_who_is_told_from_the_baseline_where_trainings_end_by_validation():
+    ways = {BASELINE: 0.5, "Llama style": 0.8, "noisy GRU": 0.9, "state space": 0.2, "longer wins": 0.3}
+    made = MadeUp({ALL_SKILLS: ways, "world": ways}, ("longer wins",), {**ways, "noisy GRU": 0.5})
+    found = differences.at_convergence(made)
+    assert set(found) == {*ways} - {BASELINE}  # one family, what needs no network in it
+    assert {name for name, one in found.items() if one.is_resolved} == {"Llama style", "state space", "longer wins"}
+    said = answers.verdict(made)
+    assert "Trained to convergence on world, Llama style is most accurate (.8" in said
+    assert "; 1 of 3 others are resolved above GPT-2, 1 below." in said
+    assert "convergence" not in answers.verdict(study())
 
 
 def test_numbers_of_a_table_are_short_and_a_star_marks_what_is_resolved():
