@@ -1,6 +1,7 @@
 """Files are read as a stream; what is wrong with them is said in one line with its place."""
 
 import bz2
+import contextlib
 import errno
 import gzip
 import io
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minirm.errors import InputError
+from minirm.files.guarded import Guarded
 from minirm.files.reading import LARGEST_DOCUMENT, find_files, read_file, read_pipe
 from minirm.files.tables import LARGEST_RECORD
 
@@ -402,3 +404,21 @@ def test_a_pipe_gives_each_line_as_soon_as_it_is_whole(cuts, end):
             taken = content[: len(content) - sum(map(len, pieces))]
             assert len(seen) == sum(bool(line) for line in taken.split(b"\n")[:-1])
     assert seen == RECORDS
+
+
+def test_a_child_closes_no_file_of_its_own_when_what_its_parent_left_open_is_thrown_away(tmp_path):
+    """The number of a file that the parent had open is free in the child, unless something else keeps it."""
+    path = tmp_path / "text"
+    path.write_text("as it is")
+    left_open = [path.open() for _ in range(8)]
+
+    def read(_: object) -> list[str]:
+        with contextlib.ExitStack() as stack:
+            ours = [stack.enter_context(path.open()) for _ in range(64)]
+            left_open.clear()  # as garbage is collected: at any time
+            return [file.read() for file in ours]
+
+    child = Guarded(read, "text")
+    for _ in range(2):
+        assert child("", 5.0) == ["as it is"] * 64
+    child.close()

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--ask", type=Path, help="a language model's run or folder, which is asked and not trained")
     add("--epochs", type=float, help="of reward stages, instead of the recipe's")
     add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
+    add("--precision", choices=("float32", "bfloat16"), help="of what begins with pretrained weights; float32")
     add("--seeds", type=int, help="models from nothing, instead of the recipe's")
     add("--folds", type=int, help="only the first so many")
     add("--inner", action="store_true", help="test on parts of the first split's training groups; it is not opened")
@@ -90,6 +91,8 @@ def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
 
 def _as_asked(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     reward = recipe.reward
+    if options.precision is not None and recipe.lora is not None:
+        reward = replace(reward, precision=options.precision)
     if options.epochs is not None:
         reward = replace(reward, epochs=options.epochs)
     if options.rate is not None:

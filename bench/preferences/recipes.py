@@ -83,6 +83,7 @@ ARGUMENTS = Recipe(
     PackingConfig(tokens_per_batch=2048, max_tokens=256),
     TrainConfig(epochs=0.0),
     TrainConfig(epochs=6.0, learning_rate=3e-4, average_read=True, evaluate_every=0.5),
+    vocab_size=2048,
     merged=merged_by_wins,
     seeds=2,
 )

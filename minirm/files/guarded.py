@@ -88,14 +88,16 @@ class Guarded:
 
 
 def _limit(line: Connection, megabytes: int) -> None:
-    """Bound this process's memory, and let go of all that it inherited but one connection."""
+    """Bound this process's memory, and let go of all that it inherited but one connection.
+
+    What was open becomes /dev/null and keeps its number: whoever opened it may close it late, in this process too, and
+    must not close a file of ours that got the number meanwhile.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads stayed behind
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(nowhere, stream)
-    os.closerange(3, line.fileno())
-    os.closerange(line.fileno() + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 16))
+    for number in {0, 1, 2, *map(int, os.listdir("/dev/fd"))} - {nowhere, line.fileno()}:
+        os.dup2(nowhere, number)
     statm = Path("/proc/self/statm")
     if statm.exists():
         held = int(statm.read_text().split()[0]) * resource.getpagesize()
