@@ -48,7 +48,7 @@ class Recipe:
         )
         if not is_pretrained(folder):
             return begun
-        reward = replace(self.reward, epochs=3.0, learning_rate=5e-4, average_read=None)
+        reward = replace(self.reward, epochs=2.0, learning_rate=5e-4, average_read=None)
         return replace(begun, reward=reward, lora=LORA, seeds=1)
 
 
