@@ -30,7 +30,9 @@ class Recipe:
     start: Path | None = None
     """… a run, all of whose weights learn on, or …"""
     lora: LoraConfig | None = None
-    """… a pretrained folder, of which adapters and the head learn."""
+    """… a pretrained folder, of which adapters and the head learn …"""
+    adapter_epochs: float = 2.0
+    """… in so many passes."""
 
     def begun_with(self, folder: Path) -> "Recipe":
         """Return the recipe by which a model of elsewhere learns from the same comparisons.
@@ -48,7 +50,7 @@ class Recipe:
         )
         if not is_pretrained(folder):
             return begun
-        reward = replace(self.reward, epochs=2.0, learning_rate=5e-4, average_read=None)
+        reward = replace(self.reward, epochs=self.adapter_epochs, learning_rate=5e-4, average_read=None)
         return replace(begun, reward=reward, lora=LORA, seeds=1)
 
 
@@ -111,13 +113,16 @@ RECIPES = {
         TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True, evaluate_every=0.25),
         merged=merged_by_wins,
         seeds=3,
+        adapter_epochs=1.0,
     ),
     **dict.fromkeys(("ukpconvarg1-strict", "ibm-argq-pairs", "ibm-eviconv"), ARGUMENTS),
     "nycc-k16": Recipe(
         sized("tiny", max_positions=128),
         PackingConfig(tokens_per_batch=8192, max_tokens=128),
         TrainConfig(epochs=0.0),
-        TrainConfig(epochs=0.25, learning_rate=1e-3, average_read=True, evaluate_every=0.25),
+        TrainConfig(epochs=1.0, learning_rate=1e-3, average_read=True, evaluate_every=0.25),
+        seeds=2,
+        adapter_epochs=0.25,
     ),
     "alpaca-rankings": Recipe(
         sized("tiny", max_positions=512, dropout=0.2),
