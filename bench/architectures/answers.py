@@ -65,7 +65,9 @@ def _to_convergence(study: Study) -> str:
     if best in found:
         said += f", {difference_words(found[best])} against {baseline}"
     told = [one.interval[0] > 0 for name, one in found.items() if name in networks and one.is_resolved]
-    others = f"{sum(told)} of {len(reached) - 1} others are resolved above {baseline}"
+    others = (
+        f"{sum(told)} of the {len(reached) - (study.baseline in reached)} other networks are resolved above {baseline}"
+    )
     return f"{said}); {others}" + (f", {len(told) - sum(told)} below." if not all(told) else ".")
 
 
@@ -82,11 +84,13 @@ def leader(study: Study, subject: str) -> str:
     what = "of the way from chance to the best possible" if known else "right"
     where = _skills(study) if subject == ALL_SKILLS else Path(subject).name
     said = f"On {where}, {shortened(best)} leads the networks: {value} {what}"
+    apart = told_apart(study, subject, [best, *others])
+    alike = [name for name in others if not apart[best, name]]
     if best != study.baseline:
         against = next((one for one in against_baseline(study, subject) if one.first == best), None)
         said += f", {difference_words(against)} against {shortened(study.baseline)}"
-    apart = told_apart(study, subject, [best, *others])
-    alike = [name for name in others if not apart[best, name]]
+        if against is not None and against.is_resolved:  # by its own, smaller family: it is said, and not said again
+            alike, others = ([name for name in names if name != study.baseline] for names in (alike, others))
     return f"{said}{_alike(alike, others)}. {_plain(study, subject)}".strip()
 
 
@@ -106,9 +110,9 @@ def _alike(alike: list[str], others: list[str]) -> str:
     if not alike:
         return "; it is told apart from every other"
     if len(alike) == len(others):
-        return "; it is told apart from no other"
+        return f"; it is told apart from none of the {len(others)} others"
     if len(alike) > FEW:
-        return f"; {len(alike)} of {len(others)} others are not told apart from it"
+        return f"; {len(alike)} of the {len(others)} others are not told apart from it"
     return f"; not told apart from it: {', '.join(map(shortened, alike))}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.architectures import pictures, words
 from bench.architectures.answers import difference_words, shortened, statements, with_interval
 from bench.architectures.cells import STARTS
-from bench.architectures.differences import against_baseline, at_convergence, groups, usual_detectable
+from bench.architectures.differences import Difference, against_baseline, at_convergence, groups, usual_detectable
 from bench.architectures.figures import (
     ACCURACY,
     ECE,
@@ -26,7 +26,7 @@ from bench.architectures.prices import (
 from bench.architectures.profile import profile, until_most
 from bench.architectures.provenance import code_digest
 from bench.architectures.scaling import exponents
-from bench.architectures.study import Study, figure_in, figure_of
+from bench.architectures.study import ALL_SKILLS, Study, figure_in, figure_of
 from bench.architectures.subjects import AS_TRAINED, REVERSED, SWAPPED, is_known_truth, is_skill
 from minirm.evaluation.pairs import pair_table
 from minirm.evaluation.report import Picture, Section, Table
@@ -44,7 +44,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
         ("At a glance", _glance(study)),
         ("Who is told apart from whom", [_groups(study), words.intervals(study)]),
         ("The subjects", [words.comparison(study), _subjects(study)]),
-        ("Skill by skill", [words.PROFILE, _skills(study)] if study.setup.skills else []),
+        ("Skill by skill", [*_all_skills(study), words.PROFILE, _skills(study)] if study.setup.skills else []),
         *((f"How good: {Path(subject).name}", _subject(study, subject)) for subject in others),
         *((f"Questions, asked of {Path(subject).name}", [_statements(study, subject)]) for subject in asked),
         ("Budgets and sizes", _curves(study)),
@@ -82,9 +82,9 @@ def _groups(study: Study) -> Table:
             together = " | ".join(", ".join(map(shortened, group)) for group in found)
             rows.append((Path(subject).name, together, f"{usual_detectable(against_baseline(study, subject)):.3f}"))
     caption = (
-        "The architectures on each subject, the best first. A bar ends a group of which no two are told apart; one may "
-        "stand in several. Last: the smallest true difference to the baseline that this design shows four times in "
-        "five, before any correction."
+        "The architectures on each subject, the best first. A bar ends a group of neighbours of which no two are told "
+        "apart; one may stand in several, and two that share none need not be told apart. Last: the smallest true "
+        "difference to the baseline that this design shows four times in five, before any correction."
     )
     return Table(("subject", "groups", "shows"), rows, caption)
 
@@ -106,6 +106,17 @@ def _subjects(study: Study) -> Table:
     return Table(
         columns, rows, "Comparisons for training, steps, comparisons in the test, and the best accuracy there."
     )
+
+
+def _all_skills(study: Study) -> Blocks:
+    """Return the mean over the skills, where there are several."""
+    resolved = {one.first: one for one in against_baseline(study, ALL_SKILLS)}
+    rows = [
+        (name, with_interval(study.interval(ALL_SKILLS, name, WAY)), difference_words(resolved.get(name)))
+        for name in study.ranking(ALL_SKILLS)
+    ]
+    columns = ("contestant", "part of the way", f"minus {study.baseline}")
+    return [Table(columns, rows, f"Mean over the {len(study.setup.skills)} skills.")] if rows else []
 
 
 def _skills(study: Study) -> Table:
@@ -141,9 +152,11 @@ def _views(study: Study, subject: str) -> Table:
     for name in study.ranking(subject):
         against = "the baseline" if name == study.baseline else difference_words(differences.get(name))
         seen = [with_interval(study.interval(subject, name, view)) for view in (ACCURACY, *others)]
-        rows.append((name, seen[0], against, *seen[1:]))
+        way = [with_interval(study.interval(subject, name, WAY))] if is_known_truth(subject) else []
+        rows.append((name, seen[0], against, *way, *seen[1:]))
+    ways = ["part of the way"] if is_known_truth(subject) else []
     shows = f"Accuracy on held-out pairs. Shown four times in five: {usual_detectable(list(differences.values())):.3f}."
-    return Table(("contestant", AS_TRAINED, f"minus {study.baseline}", *others), rows, shows)
+    return Table(("contestant", AS_TRAINED, f"minus {study.baseline}", *ways, *others), rows, shows)
 
 
 def _quality(study: Study, subject: str, view: str) -> Table:
@@ -156,11 +169,21 @@ def _quality(study: Study, subject: str, view: str) -> Table:
 
 def _statements(study: Study, subject: str) -> Table:
     answers = statements(study, subject)
-    rows = [(question, f"{one.first} − {one.second}", difference_words(one)) for question, one in answers]
+    rows = [
+        (question + _other_width(study, subject, one), f"{one.first} − {one.second}", difference_words(one))
+        for question, one in answers
+    ]
     what = "part of the way" if figure_of(subject) == WAY else "accuracy"
     shows = usual_detectable([one for _, one in answers])
     caption = f"Difference in {what}, all of these being one family. Shown four times in five: {shows:.3f}."
     return Table(("question", "first − second", "difference"), rows, caption)
+
+
+def _other_width(study: Study, subject: str, one: Difference) -> str:
+    """Return how wide the two networks are, where they are not alike: what is matched is not width."""
+    known = {contestant.name: contestant for contestant in study.setup.networks}
+    widths = [study.setup.cell(known[name], subject).width for name in (one.first, one.second) if name in known]
+    return f" (width {widths[0]}, not {widths[1]})" if len(set(widths)) > 1 else ""
 
 
 def _curves(study: Study) -> Blocks:
@@ -197,18 +220,21 @@ def _converged(study: Study) -> Table:
     for name, line in points.items():
         results = [study.result(cell) for key, (cell,) in study.converged.items() if key[0] == name]
         seen = [r["best_step"] * study.setup.plan.per_batch(study.main) for r in results if "best_step" in r]
+        capped = sum(
+            study.result(cell).get("steps") == cell.steps for key, (cell,) in study.converged.items() if key[0] == name
+        )
         fixed = with_interval(study.interval(study.main, name, ACCURACY))
         against = difference_words(differences.get(name))
         least = f"{sum(seen) / len(seen):,.0f}" if seen else "–"
-        rows.append((name, fixed, with_interval(line["converged"]), against, least))
+        rows.append((name, fixed, with_interval(line["converged"]), against, least, f"{capped}" if seen else "–"))
     columns = (
-        "contestant",
-        "fixed budget",
-        "to convergence",
-        f"minus {shortened(study.baseline)}",
-        "comparisons until the best",
-    )
-    return Table(columns, rows, f"Accuracy on {Path(study.main).name}. Differences are of trainings to convergence.")
+        "contestant", "fixed budget", "to convergence", f"minus {shortened(study.baseline)}",
+        "comparisons until the best", "trainings that all steps ended",
+    )  # fmt: skip
+    shows = usual_detectable(list(differences.values()))
+    where = f"Accuracy on {Path(study.main).name}."
+    caption = f"{where} Differences are of trainings to convergence; shown four times in five: {shows:.3f}."
+    return Table(columns, rows, caption)
 
 
 def _costs(study: Study) -> Table:

@@ -154,7 +154,14 @@ class Study:
     def interval(self, subject: str, name: str, figure: str) -> Interval | None:
         """Return a figure with its interval; None where it was not measured."""
         found = self.figure(subject, name, figure)
-        return None if found is None else two_way_interval(found, bounds=bounds_of(figure))
+        bounds = self._ends_of_the_way(subject) if figure == WAY else bounds_of(figure)
+        return None if found is None else two_way_interval(found, bounds=bounds)
+
+    def _ends_of_the_way(self, subject: str) -> tuple[float, float]:
+        """Return the parts of the way at which accuracy is 0 and 1: beyond the best possible lies the labels' luck."""
+        subjects = self.setup.skills if subject == ALL_SKILLS else [subject]
+        end = float(np.mean([0.5 / (self.best_possible(one) - 0.5) for one in subjects]))
+        return -end, end
 
     def ranking(self, subject: str) -> list[str]:
         """Return all that were measured on a subject, the best first."""

@@ -35,7 +35,9 @@ def intervals(study: Study) -> str:
         "each seed has its own start, its own order and, where there are enough, its own training comparisons. The "
         "luck of tuning, one training for each rate, is in no interval. "
         "Differences are paired by prompt and seed. A star marks what is resolved: its p-value, with Holm's correction "
-        "for all differences of its table, is below .05; its interval is that of a difference alone. What is not "
+        "for all differences of its table, is below .05; its interval is that of a difference alone. Differences to "
+        "the baseline are one family, those of all pairs of networks, of which groups and “not told apart” speak, "
+        "another and larger one. What is not "
         "resolved is not shown to be small: the smallest difference that a table would have shown, four times in "
         "five, stands with it."
     )
@@ -128,7 +130,8 @@ LAW = (
 )
 CONVERGED = (
     f"Beside the fixed budget: at a constant rate, until {PATIENCE} evaluations brought no lower validation loss, "
-    f"within {LONGEST} times the steps. The rate is the one tuned for the fixed budget."
+    f"within {LONGEST} times the steps. The rate is the one tuned for the fixed budget, whose schedule falls. A "
+    "network that learns nothing for so long is stopped there, though it might have gone on."
 )
 
 
