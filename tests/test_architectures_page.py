@@ -53,6 +53,9 @@ class MadeUp(Study):
     def accuracies(self, cells: dict[str, float]) -> dict[str, dict[object, Resampled]]:
         return {name: {"converged": self.drawn(name, mean)} for name, mean in cells.items()}
 
+    def best_possible(self, subject: str) -> float:
+        return 0.9
+
     @staticmethod
     def drawn(name: str, mean: float) -> Resampled:
         rng = np.random.default_rng(len(name))
@@ -110,6 +113,29 @@ def test_the_verdict_names_one_that_is_not_told_apart_though_one_between_is():
     assert "* against GPT-2; not told apart from it: noisy GRU." in answers.leader(made, ALL_SKILLS)
 
 
+def test_the_verdict_does_not_call_the_baseline_both_resolved_and_not_told_apart():
+    """By the family of differences to it, it may be; by the larger one of all pairs it may not."""
+    others, seen = {f"noisy {n}": 0.497 for n in range(6)}, set()
+    for lead in np.linspace(0.004, 0.012, 20):
+        made = MadeUp({ALL_SKILLS: {BASELINE: 0.5, "Llama style": 0.5 + lead, **others}})
+        apart = differences.told_apart(made, ALL_SKILLS, made.networks(ALL_SKILLS))
+        [one] = [d for d in differences.against_baseline(made, ALL_SKILLS) if d.first == "Llama style"]
+        if made.networks(ALL_SKILLS)[0] == "Llama style":
+            seen.add((one.is_resolved, apart["Llama style", BASELINE]))
+            alike = sum(not apart["Llama style", name] for name in others)
+            said = answers.leader(made, ALL_SKILLS)
+            if one.is_resolved:
+                assert f"{alike} of the 6 others are not told" in said or "none of the 6 others" in said
+    assert (True, False) in seen
+
+
+def test_the_part_of_the_way_ends_where_accuracy_does():
+    made = MadeUp({ALL_SKILLS: {"noisy GRU": 1.0}, "match:1": {"noisy GRU": 1.0}})
+    for subject in (ALL_SKILLS, "match:1"):
+        value, low, high = made.interval(subject, "noisy GRU", WAY)
+        assert -1.25 <= low < value < high == pytest.approx(1.25)  # 0 and 1, where the best possible is .9
+
+
 def test_differences_of_a_subject_are_one_family_and_groups_all_pairs():
     found = {one.first: one for one in differences.against_baseline(study(), ALL_SKILLS)}
     assert set(found) == {"Llama style", "GRU", "longer wins"}
@@ -130,7 +156,7 @@ def test_the_verdict_says_who_is_told_from_the_baseline_where_trainings_end_by_v
     assert {name for name, one in found.items() if one.is_resolved} == {"Llama style", "state space", "longer wins"}
     said = answers.verdict(made)
     assert "Trained to convergence on world, Llama style is most accurate (.8" in said
-    assert "; 1 of 3 others are resolved above GPT-2, 1 below." in said
+    assert "; 1 of the 3 other networks are resolved above GPT-2, 1 below." in said
     assert "convergence" not in answers.verdict(study())
 
 
