@@ -109,11 +109,10 @@ def _alike(alike: list[str], others: list[str]) -> str:
         return ""
     if not alike:
         return "; it is told apart from every other"
-    if len(alike) == len(others):
-        return f"; it is told apart from none of the {len(others)} others"
-    if len(alike) > FEW:
-        return f"; {len(alike)} of the {len(others)} others are not told apart from it"
-    return f"; not told apart from it: {', '.join(map(shortened, alike))}"
+    if len(alike) <= FEW:
+        return f"; not told apart from it: {', '.join(map(shortened, alike))}"
+    many = "none" if len(alike) == len(others) else f"{len(others) - len(alike)}"
+    return f"; it is told apart from {many} of the {len(others)} others"
 
 
 def _plain(study: Study, subject: str) -> str:
