@@ -111,8 +111,10 @@ def _alike(alike: list[str], others: list[str]) -> str:
         return "; it is told apart from every other"
     if len(alike) <= FEW:
         return f"; not told apart from it: {', '.join(map(shortened, alike))}"
-    many = "none" if len(alike) == len(others) else f"{len(others) - len(alike)}"
-    return f"; it is told apart from {many} of the {len(others)} others"
+    told = [shortened(name) for name in others if name not in alike]
+    if len(told) > FEW:
+        return f"; {len(alike)} of the {len(others)} others are not told apart from it"
+    return f"; of the {len(others)} others it is told apart from {' and '.join(told) or 'none'}"
 
 
 def _plain(study: Study, subject: str) -> str:
