@@ -587,6 +587,20 @@ def test_a_contestants_code_is_its_own_and_not_what_is_said_of_it(monkeypatch):
     code_of.cache_clear()
 
 
+def test_a_contestants_code_is_found_though_it_is_decorated(monkeypatch):
+    """A decorator's own file would say nothing: what changes a start under no_grad must be in the key."""
+    asked = set()
+    monkeypatch.setattr("bench.architectures.contestants.code_digest", lambda *starts: asked.update(starts) or "")
+    code_of.cache_clear()
+    for one in CONTESTANTS:
+        code_of(one.identity)
+    code_of.cache_clear()
+    assert all(file.is_relative_to(provenance.REPOSITORY) for file, _ in asked)
+    assert {"start", "loud_read"} <= {name for file, name in asked if file.name == "changes.py"}
+    with pytest.raises(ValueError, match="defines no nothing"):
+        code_digest((provenance.REPOSITORY / "bench" / "places.py", "nothing"))
+
+
 @pytest.mark.parametrize(
     ("what", "other"),
     [("code_digest", lambda *places: "other"), ("installed", lambda *packages: {"transformers": "another"})],

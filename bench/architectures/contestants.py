@@ -311,6 +311,6 @@ def code_of(identity: str) -> str:
         build = build.func
         if isinstance(given.get("change"), partial):
             given = given | given["change"].keywords | {"change": given["change"].func}
-    parts = [one for one in (build, *given.values()) if callable(one)]
+    parts = [inspect.unwrap(one) for one in (build, *given.values()) if callable(one)]  # not what decorates them
     code = code_digest(*((Path(inspect.getfile(one)), one.__qualname__.partition(".")[0]) for one in parts))
     return f"{sorted(map(str, fields.items()))} {[str(v) for v in given.values() if not callable(v)]} {code}"

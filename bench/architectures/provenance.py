@@ -39,16 +39,31 @@ class Module(NamedTuple):
 
 @lru_cache
 def code_digest(*starts: Place, given: tuple[str, ...] = GIVEN) -> str:
-    """Return 12 letters that change when these functions, or what of ours they use, compute something else."""
+    """Return 12 letters that change when these functions, or what of ours they use, compute something else.
+
+    Where the repository lies does not change them.
+    """
     digest = hashlib.blake2b(digest_size=6)
-    for (file, name), text in sorted(followed(starts, given).items()):
-        where = str(file.relative_to(REPOSITORY)) if file.is_relative_to(REPOSITORY) else file.name
+    for where, name, text in sorted(
+        (_place(file), name, text) for (file, name), text in followed(starts, given).items()
+    ):
         digest.update(f"{where} {name}\n{text}\n".encode())
     return digest.hexdigest()
 
 
+def _place(file: Path) -> str:
+    return str(file.relative_to(REPOSITORY)) if file.is_relative_to(REPOSITORY) else file.name
+
+
 def followed(starts: tuple[Place, ...], given: tuple[str, ...] = GIVEN) -> dict[Place, str]:
-    """Return all that is used from some starts on, each as its syntax tree in words."""
+    """Return all that is used from some starts on, each as its syntax tree in words.
+
+    Raises:
+        ValueError: a start is no function, class or constant of its file, so that nothing would be followed.
+    """
+    for file, name in starts:
+        if name and name not in read_module(file.resolve()).definitions:
+            raise ValueError(f"{file}: defines no {name}: what computes a figure must be found")
     found: dict[Place, str] = {}
     waiting = [(file.resolve(), name) for file, name in starts]
     while waiting:
