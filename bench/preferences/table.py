@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.architectures.answers import with_interval
@@ -11,6 +12,7 @@ from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_
 from bench.judgements import Judged, JudgementSet
 from bench.preferences.learning import SCORES, WITH_LENGTH, WORDS, Learned
 from bench.recipes.common import Page, table
+from bench.recipes.pictures import beside_each_other
 from minirm.evaluation.pairs import Rewards, pair_table
 
 MODEL = "minirm from nothing"
@@ -162,7 +164,13 @@ def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Pa
     header = ["network", "seconds of a training's steps, mean", "MB of its process at the peak"]
     lines = [about, "", *table(["method", *columns], rows), "", *table(header, costs)]
     figures = {f"{method}: {key}": two_way_interval(f) for method, of in found.items() for key, f in of.items()}
-    return Page(title, lines, figures)
+    return Page(title, lines, figures, _picture(found, title))
+
+
+def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str) -> Figure:
+    accuracies = {method: two_way_interval(figures["accuracy"]) for method, figures in found.items()}
+    networks = {method for method, figures in found.items() if any(column.startswith("minus") for column in figures)}
+    return beside_each_other(accuracies, networks, f"accuracy on {title}")
 
 
 def _cell(figures: dict[str, Resampled], column: str) -> str:

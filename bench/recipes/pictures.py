@@ -1,6 +1,6 @@
 """The recipes' pictures, as matplotlib figures that read at phone width."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from matplotlib.figure import Figure
 
@@ -25,4 +25,22 @@ def series(points: Mapping[str, Mapping[float, Interval]], xlabel: str, ylabel: 
     axes.tick_params(labelsize=9.5, color=GREY)
     axes.grid(color=PALE, linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def beside_each_other(values: Mapping[str, Interval], marked: Collection[str], xlabel: str) -> Figure:
+    """Return a point with its interval for each name, one below the other, some in colour."""
+    figure = Figure(figsize=(WIDTH_INCHES, 0.32 * len(values) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, (value, low, high)) in enumerate(values.items()):
+        colour = COLOURS[1] if name in marked else GREY
+        axes.errorbar(
+            value, place, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, markersize=5
+        )
+    axes.set_yticks(range(len(values)), [*values])
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9.5, color=GREY)
+    axes.grid(axis="x", color=PALE, linewidth=0.8)
     return figure
