@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,21 @@ def test_a_set_is_measured_with_adapters_of_a_pretrained_folder_beside_what_bega
     assert {one.data.data for one in asked} == {asked[0].data.data}
     assert "24 test pairs in 3 groups (topic and side)" in page
     assert "| bert + LoRA | 1.000 [1.000, 1.000] |" in page and "| bert + LoRA | 6 | 2 |" in page
+
+
+def test_a_model_that_is_only_asked_stands_in_the_table_and_is_no_baseline(tmp_path, monkeypatch):
+    questions = []
+
+    def opened(folder, question, yes, no):
+        questions.append((question, yes, no))
+        return SimpleNamespace(score_comparisons=lambda rows: [[*map(len, row.responses)] for row in rows])
+
+    monkeypatch.setattr(learning, "load_zero_shot", opened)
+    _, page = measured_set(tmp_path, monkeypatch, "--ask", str(tmp_path / "instructed"), "--folds", "1")
+    [([message], *answers)] = questions
+    assert answers == ["Yes", "No"]
+    assert "{prompt}" in message["content"] and "{response}" in message["content"]
+    assert "| instructed, asked | 1.000 [1.000, 1.000] |  |" in page
 
 
 def test_recipes_are_chosen_without_a_look_at_the_test_part(tmp_path):
