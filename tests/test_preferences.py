@@ -160,6 +160,11 @@ def test_a_model_that_is_only_asked_stands_in_the_table_and_is_no_baseline(tmp_p
     assert "| instructed, asked | 1.000 [1.000, 1.000] |  |" in page
 
 
+def test_pairs_that_differ_by_little_are_left_out_of_the_test_as_asked(tmp_path, monkeypatch):
+    _, page = measured_set(tmp_path, monkeypatch, "--folds", "1", "--least-difference", "1")
+    assert "24 test pairs" in page and "Pairs whose scores differ by at least 1." in page
+
+
 def test_recipes_are_chosen_without_a_look_at_the_test_part(tmp_path):
     """Each inner part's groups, and those that are learned beside them, make up the first split's training part."""
     write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 12}", "better") for n in range(96)])

@@ -36,8 +36,10 @@ def main(argv: Sequence[str]) -> int:
     if options.quick:
         options.folds = 1
     try:
-        recipes = recipes_of(options)
-        measured = Measured(SETS[options.name])
+        recipes, judged = recipes_of(options), SETS[options.name]
+        if options.least_difference is not None:
+            judged = replace(judged, least_difference=options.least_difference)
+        measured = Measured(judged)
         for number, (training, test) in enumerate(splits(options)):
             print(f"split {number + 1}: {len(training.comparisons)} comparisons for training", flush=True)
             add_split(setting, options, measured, recipes, training, test)
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     minutes = round((time.perf_counter() - began) / 60, 1)
     facts = {"command": " ".join(["python -m bench preferences", *argv]), **facts, "minutes of this call": minutes}
     out = out_folder(options.out, whole=options.folds is None and not options.inner)
-    found = page(options.name, SETS[options.name], recipes[MODEL].seeds, measured)
+    found = page(options.name, judged, recipes[MODEL].seeds, measured)
     print(write_page(found, options.name, facts, out))
     return 0
 
@@ -72,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
     add("--precision", choices=("float32", "bfloat16"), help="of what begins with pretrained weights; float32")
     add("--seeds", type=int, help="models from nothing, instead of the recipe's")
+    add("--least-difference", type=float, help="of two scores, for a test pair to count, instead of the set's")
     add("--folds", type=int, help="only the first so many")
     add("--inner", action="store_true", help="test on parts of the first split's training groups; it is not opened")
     add("--quick", action="store_true", help="one seed, one fold, a twentieth of an epoch")
