@@ -18,6 +18,7 @@ from bench.preferences.recipes import around_shared_response
 from bench.preferences.table import MODEL, Measured, added, behind_another, beside_words, together
 from bench.recipes.common import Setting
 from minirm.data.comparison import Comparison, Turn
+from minirm.errors import InputError
 from minirm.files.records import read_comparisons
 from tests.test_judgements import record, write
 from tests.test_pretrained import bert_folder
@@ -158,6 +159,25 @@ def test_a_model_that_is_only_asked_stands_in_the_table_and_is_no_baseline(tmp_p
     assert answers == ["Yes", "No"]
     assert "{prompt}" in message["content"] and "{response}" in message["content"]
     assert "| instructed, asked | 1.000 [1.000, 1.000] |  |" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--least-difference", "1.5"], "differ by 1.5"),
+        (["--precision", "bfloat16"], "--precision"),
+        (["--seeds", "0"], "--seeds"),
+        (["--folds", "-1"], "--folds"),
+        (["--from", "A/bert", "B/bert"], "called bert too"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(tmp_path, monkeypatch, options, named):
+    for parent in "AB":
+        (tmp_path / parent).mkdir()
+        bert_folder(tmp_path / parent / "bert")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=named):
+        measured_set(tmp_path, monkeypatch, *options)
 
 
 def test_pairs_that_differ_by_little_are_left_out_of_the_test_as_asked(tmp_path, monkeypatch):

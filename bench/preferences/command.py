@@ -33,6 +33,8 @@ def main(argv: Sequence[str]) -> int:
     if options.ask and options.name not in QUESTIONS:
         raise InputError(f"--ask: no question is known for {options.name}: must be one of {', '.join(QUESTIONS)}")
     began, facts, setting = time.perf_counter(), machine(), Setting(options.data, options.cache)
+    if any(count is not None and count < 1 for count in (options.seeds, options.folds)):
+        raise InputError("--seeds and --folds must be at least 1")
     if options.quick:
         options.folds = 1
     try:
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=float, help="of reward stages, instead of the recipe's")
     add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
     add("--precision", choices=("float32", "bfloat16"), help="of what begins with pretrained weights; float32")
-    add("--seeds", type=int, help="models from nothing, instead of the recipe's")
+    add("--seeds", type=int, help="of each network, instead of the recipe's")
     add("--least-difference", type=float, help="of two scores, for a test pair to count, instead of the set's")
     add("--folds", type=int, help="only the first so many")
     add("--inner", action="store_true", help="test on parts of the first split's training groups; it is not opened")
@@ -88,7 +90,14 @@ def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
     recipes = {MODEL: first}
     for start in options.starts:
         kind = " + LoRA" if is_pretrained(start) else ", then minirm"
-        recipes[f"{start.name}{kind}"] = first.begun_with(start)
+        name = f"{start.name}{kind}"
+        if name in recipes:
+            raise InputError(
+                f"--from {start}: another start is called {start.name} too: their rows must differ in name"
+            )
+        recipes[name] = first.begun_with(start)
+    if options.precision is not None and all(recipe.lora is None for recipe in recipes.values()):
+        raise InputError("--precision: goes with --from and a pretrained folder, whose adapters learn in it")
     return {name: _as_asked(recipe, options) for name, recipe in recipes.items()}
 
 
@@ -126,6 +135,7 @@ def add_split(
     test: Judged,
 ) -> None:
     """Add what every method says of a test part, having learned from the training part beside it."""
+    measured.check(test)
     rows = test.comparisons
     tests = [*rows, *(swap_prompts(rows) if SETS[options.name].prompt_decides else [])]
     plain, others = baselines(options.name, training, test), {}

@@ -13,6 +13,7 @@ from bench.judgements import Judged, JudgementSet
 from bench.preferences.learning import SCORES, WITH_LENGTH, WORDS, Learned
 from bench.recipes.common import Page, table
 from bench.recipes.pictures import beside_each_other
+from minirm.errors import InputError
 from minirm.evaluation.pairs import Rewards, pair_table
 
 MODEL = "minirm from nothing"
@@ -45,6 +46,13 @@ class Measured:
         self._costs: dict[str, list[Learned]] = defaultdict(list)
         self._networks: list[str] = []
         """Their names, and those of what was made of them."""
+
+    def check(self, test: Judged) -> None:
+        """Raise InputError where no pair of a test part counts."""
+        rows = test.comparisons
+        least = self._judged.least_difference
+        if not (pair_table(rows, [row.scores for row in rows]).reward_difference >= least).any():
+            raise InputError(f"no two scores of a test part differ by {least:g}: nothing to test on")
 
     def add(
         self,
@@ -153,8 +161,8 @@ def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Pa
     rows = [[method, *(_cell(figures, column) for column in columns)] for method, figures in found.items()]
     about = (
         f"{measured.pairs:,} test pairs in {measured.groups} groups ({judged.group}); no group is on both sides. "
-        f"{seeds} seeds from nothing; 95% intervals over groups and seeds (grouped jackknife, Student's t); "
-        "differences are paired."
+        f"Seeds from nothing: {seeds}, from elsewhere as many as the recipe has. 95% intervals over groups, and over "
+        "seeds where a row has several (grouped jackknife, Student's t); differences are paired."
     )
     if judged.least_difference:
         about += f" Pairs whose scores differ by at least {judged.least_difference:g}."
