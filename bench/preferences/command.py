@@ -12,7 +12,7 @@ import bench.preferences
 from bench.judgements import SETS, Judged, fold, read_splits
 from bench.places import out_folder
 from bench.preferences.learning import ORACLE, ask, baselines, oracle, train_and_score
-from bench.preferences.recipes import QUESTIONS, RECIPES, Recipe
+from bench.preferences.recipes import QUESTIONS, RECIPES, REMEDIES, Recipe
 from bench.preferences.table import MODEL, Measured, page
 from bench.recipes.common import Setting, write_page
 from bench.timing import machine
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="starts", nargs="+", default=[], type=Path,
         help="language models' runs, and pretrained folders, of which adapters learn",
     )  # fmt: skip
+    add("--remedies", nargs="*", metavar="NAME", help=f"beside it, changes of it; without a name all: {', '.join(REMEDIES)}")
     add("--ask", type=Path, help="a language model's run or folder, which is asked and not trained")
     add("--epochs", type=float, help="of reward stages, instead of the recipe's")
     add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
@@ -96,6 +97,10 @@ def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
                 f"--from {start}: another start is called {start.name} too: their rows must differ in name"
             )
         recipes[name] = first.begun_with(start)
+    for name in options.remedies or (REMEDIES if options.remedies is not None else ()):
+        if name not in REMEDIES:
+            raise InputError(f"--remedies {name}: must be of {', '.join(REMEDIES)}")
+        recipes[name] = REMEDIES[name](first)
     if options.precision is not None and all(recipe.lora is None for recipe in recipes.values()):
         raise InputError("--precision: goes with --from and a pretrained folder, whose adapters learn in it")
     return {name: _as_asked(recipe, options) for name, recipe in recipes.items()}

@@ -132,6 +132,35 @@ RECIPES = {
     ),
 }
 
+
+
+def _model(**fields: object) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, model=replace(recipe.model, **fields))
+
+
+def _reward(**fields: object) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, reward=replace(recipe.reward, **fields))
+
+
+REMEDIES: dict[str, Callable[[Recipe], Recipe]] = {
+    "dropout 0": _model(dropout=0.0),
+    "dropout 0.3": _model(dropout=0.3),
+    "one layer": _model(layers=1),
+    "D = 64": _model(width=64, heads=2),
+    "Llama style": _model(style="llama"),
+    "words beside: n-grams up to 2": _model(ngrams=2),
+    "words beside: n-grams up to 4": _model(ngrams=4),
+    "no average read": _reward(average_read=False),
+    "weight decay 1": _reward(weight_decay=1.0),
+    "label smoothing 0.1": _reward(label_smoothing=0.1),
+    "language-model loss x 0.1": _reward(language_model_weight=0.1),
+    "language-model loss x 1": _reward(language_model_weight=1.0),
+    "the last weights, no early stopping": _reward(evaluate_every=1e6),
+    "rate x 3": lambda recipe: _reward(learning_rate=3 * recipe.reward.learning_rate)(recipe),
+    "rate / 3": lambda recipe: _reward(learning_rate=recipe.reward.learning_rate / 3)(recipe),
+}
+"""What may help where comparisons are few, each one change of a recipe; ensembles are in every table."""
+
 QUESTIONS = {
     **dict.fromkeys(
         ("ukpconvarg1-strict", "ibm-argq-pairs"),

@@ -34,6 +34,8 @@ class ModelOptions:
     """Where a response is judged by what it has in common with its prompt: a decoder sees that from the first step."""
     dropout: float | None = None
     """Probability that a hidden unit is dropped in training."""
+    ngrams: int | None = None
+    """Longest n-gram that a linear read-out of a response's words, beside the network, counts; by default none."""
 
     def configure(self, max_tokens: int) -> ModelConfig:
         """Return the model's configuration, with room for `max_tokens` positions."""
@@ -41,18 +43,19 @@ class ModelOptions:
         return sized(self.size or "small", max_positions=max_tokens, **fields)
 
     def take_over(self, model: ModelConfig, vocab_size: int | None, folder: Path) -> ModelConfig:
-        """Return the configuration of another run's model, which may be given another dropout and nothing else.
+        """Return the configuration of another run's model, which may be given another dropout and n-grams.
 
         Raises:
             InputError: an option, or `vocab_size`, asks for another model.
         """
         asked = {**SIZES.get(self.size, {}), **{k: v for k, v in vars(self).items() if v is not None}}
         asked |= {"vocab_size": vocab_size or model.vocab_size}
-        for name in sorted(asked.keys() - {"size", "dropout"}):
+        for name in sorted(asked.keys() - {"size", "dropout", "ngrams"}):
             has = getattr(model, name)
             if asked[name] != has:
                 raise InputError(f"{name}={asked[name]} does not go with --from {folder}: its model has {name}={has}")
-        return model if self.dropout is None else replace(model, dropout=self.dropout)
+        own = {"dropout": self.dropout, "ngrams": self.ngrams}
+        return replace(model, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)

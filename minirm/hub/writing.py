@@ -54,6 +54,8 @@ def export_run(run_folder: str | Path, out: str | Path) -> None:
     if config.backbone != "transformer" or family is None:
         what = f"backbone={config.backbone}" + f", style={config.style}" * (config.backbone == "transformer")
         raise InputError(f"{run_folder}: {what}: transformers has no such classifier to load it")
+    if config.ngrams:
+        raise InputError(f"{run_folder}: ngrams={config.ngrams}: transformers' models have no read-out of words")
     if config.token_types and not config.bidirectional:
         raise InputError(f"{run_folder}: token_types=True: transformers has no decoder with token types")
     if config.style != "llama" and config.key_value_heads != config.heads:

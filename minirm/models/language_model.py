@@ -5,18 +5,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from minirm.config import ModelConfig
 from minirm.config_rules import require
+from minirm.models.kernels.next_token import next_token_nll
 from minirm.models.kernels.rows import take_rows
 from minirm.models.protocol import Backbone, State
 from minirm.models.reward_model import build_backbone
 from minirm.tokens.layout import Layout, lay_out
 from minirm.tokens.packing import PackedBatch
-
-LOGITS_AT_ONCE = 1024
-"""Tokens whose V logits are held at the same time."""
 
 
 class LanguageModel(nn.Module):
@@ -39,18 +36,15 @@ class LanguageModel(nn.Module):
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return −log p (S,) of targets (S,) given the states that predict them (S, D), in nats, float32."""
-        chunks = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
-        # Each chunk's logits are made again for the backward pass: (S, V) in float32 would outweigh the model.
-        return torch.cat([checkpoint(self._nll, h, target, use_reentrant=False) for h, target in chunks])
+        return next_token_nll(hidden, self._matrix, targets)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (…, V) of hidden states (…, D)."""
-        return F.linear(hidden, (self.unembedding or self.backbone.embedding).weight)
+        return F.linear(hidden, self._matrix)
 
-    def _nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.logits(hidden)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(wide, targets, reduction="none")
+    @property
+    def _matrix(self) -> Tensor:
+        return (self.unembedding or self.backbone.embedding).weight
 
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuse prompts, in tokens, that the model can't continue.

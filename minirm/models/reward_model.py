@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from minirm.config import ModelConfig
+from minirm.models.kernels.next_token import next_token_nll
+from minirm.models.kernels.rows import take_rows
+from minirm.models.ngrams import NGrams
 from minirm.models.protocol import Backbone
 from minirm.models.recurrent import Recurrent
 from minirm.models.torch_decoder import TorchDecoder
@@ -47,6 +50,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config) if backbone is None else backbone
+        self.ngrams = NGrams(config.ngrams) if config.ngrams else None
         self.draw_head()
 
     def draw_head(self) -> None:
@@ -58,11 +62,22 @@ class RewardModel(nn.Module):
         # Not learned: the bias of a BERT that comes from elsewhere, which so keeps its rewards.
         self.register_buffer("offset", torch.zeros(1) if encodes else None)
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Return rewards (B, K), float32 under any autocast (float64 in a float64 model); 0 where there is none."""
-        hidden, _ = self.backbone(batch.tokens, batch.layout, only_reads=True)  # (N, D)
+    def forward(self, batch: PackedBatch, *, with_language: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return rewards (B, K), float32 under any autocast (float64 in a float64 model); 0 where there is none.
+
+        With `with_language`, also −log p (S,) of the batch's next tokens, as a language model on the same states has it.
+        """
+        if with_language:
+            states, _ = self.backbone(batch.tokens, batch.layout)  # (M, D)
+            nll = next_token_nll(take_rows(states, batch.sources), self.backbone.embedding.weight, batch.targets)
+            return self._judge(take_rows(states, batch.layout.reads), batch), nll
+        return self._judge(self.backbone(batch.tokens, batch.layout, only_reads=True)[0], batch)
+
+    def _judge(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return rewards (B, K) of what was read (N, D)."""
         hidden = self.pooler(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             rewards = self.head(hidden.to(self.head.weight.dtype))[:, 0]  # (N,)
             rewards = rewards if self.offset is None else rewards + self.offset
+            rewards = rewards if self.ngrams is None else rewards + self.ngrams(batch.tokens, batch.layout)
         return rewards.new_zeros(batch.mask.numel()).index_copy(0, batch.slots, rewards).view(batch.mask.shape)

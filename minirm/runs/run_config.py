@@ -14,7 +14,7 @@ LANGUAGE_MODEL, REWARD = "language model", "reward"
 STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL, REWARD)}
 """The stages that a run goes through."""
 
-REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "grades")
+REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "grades", "language_model_weight")
 """What a language-model stage has no use for."""
 
 
@@ -96,6 +96,12 @@ class RunConfig:
             require(value == unset, f"language_model.{name}={value} must be {unset}: the reward stage alone knows it")
         by_step = self.reward.loss == "step" and self.model.style in LOOK_AHEAD
         require(not by_step, f"style={self.model.style} must not go with loss=step: a step would see those behind it")
+        words, weight = self.model.ngrams, self.reward.language_model_weight
+        by_step = words > 0 and self.reward.loss == "step"
+        require(not by_step, f"ngrams={words} must be 0 for loss=step: they are of a whole response")
+        predicts = self.model.style not in LOOK_AHEAD and self.model.predicts_prompts and self.model.tied_head
+        what = f"backbone={self.model.backbone}, style={self.model.style}, tied_head={self.model.tied_head}"
+        require(predicts or not weight, f"reward.language_model_weight={weight} must be 0 for {what}")
 
     def _check_encoder(self) -> None:
         """Refuse an encoder what sees both ways can't do, with all that is to be set in one line."""

@@ -61,8 +61,10 @@ class RewardObjective:
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a reward model."""
-        rewards = model(batch)  # (B, K)
+        language = self.config.language_model_weight if model.training else 0.0  # validation is of rewards alone
+        rewards, nll = model(batch, with_language=True) if language else (model(batch), None)  # (B, K), (S,)
         losses = preference_losses(rewards, batch, self.config)
+        losses = losses if nll is None else losses + language * nll.mean()
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
         hits, cases = (count_step_hits if batch.labels.steps else count_hits)(rewards.detach(), batch)
