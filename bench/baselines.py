@@ -13,9 +13,9 @@ from itertools import compress
 import numpy as np
 
 from minirm.data.comparison import Comparison
-from minirm.data.splits import validation_mask
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
+from minirm.files.splits import validation_mask
 
 PAIRS_PER_COMPARISON, MOST_PAIRS = 40, 100_000
 """A ranking of 56 has 1,540 pairs: as rows of TF-IDF they would fill the memory."""

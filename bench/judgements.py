@@ -11,10 +11,10 @@ from pathlib import Path
 
 from bench.baselines import first_user_turn, group_folds
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.files.reading import read_file
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.files.survey import usable
 
 

@@ -100,8 +100,7 @@ class ModelConfig:
     token_types: bool = False
     """A decoder's tokens say whether a prompt or a response holds them, and look for their like: see likeness.py."""
     ngrams: Annotated[int, Meta(ge=0, le=16)] = 0
-    """Longest n-gram of a response's tokens that a linear read-out beside the backbone adds to the reward: see ngrams.py.
-    0: no such read-out."""
+    """Longest n-gram of a response that a linear read-out beside the backbone counts, in tokens: ngrams.py. 0: none."""
     norm_eps: Positive = 1e-5
     """Added to the variance in LayerNorm and RMSNorm; Google's BERT has 1e-12."""
 
@@ -219,8 +218,8 @@ class TrainConfig:
     centering: NotNegative = 0.0
     """Weight of the penalty that pulls a comparison's rewards to mean zero."""
     language_model_weight: NotNegative = 0.0
-    """Reward stage: weight of the mean −log p of a batch's tokens, in nats, added to the loss: states that still predict
-    text judge new text better (GRM, arXiv:2406.10216, which learns preferred responses alone). Validation leaves it out."""
+    """Reward stage: weight of the mean −log p of a batch's tokens, in nats, added to the loss of training steps alone.
+    Source: GRM, arXiv:2406.10216, which adds that of preferred responses."""
     average_read: bool | None = None
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is

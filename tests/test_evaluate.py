@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import _spearman_within, evaluate
 from minirm.evaluation.pairs import RewardLists, flatten, pair_table
 from minirm.evaluation.report import as_table
+from minirm.files.splits import prompt_key
 from minirm.metrics import pearson, spearman
 
 FEW = {"resamples": 200}

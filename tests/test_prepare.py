@@ -16,11 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minirm.cli.main import main
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.files.disk import remove_folder
 from minirm.files.kept import Kept
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.runs import encode as encoding
 from minirm.runs import prepare as preparing
 from minirm.runs.job import train_run

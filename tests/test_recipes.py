@@ -17,8 +17,8 @@ from bench.architectures.statistics import Resampled, two_way_interval
 from bench.recipes import main, s0, s1, s2, s3, s4
 from bench.recipes.common import Setting, at_most, mean_of, measured, pairs_file, read_usable
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import prompt_key
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.metrics import negative_log_likelihood, pairwise_accuracy
 from minirm.worlds.films import praise
 from minirm.worlds.grammar import World, WorldConfig

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import minirm
 from minirm.cli.main import main
 from minirm.cli.watcher import Stopper
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.files.disk import write_tensors
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.models.language_model import LanguageModel
 from minirm.policies import follow, learner
 from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound

@@ -13,13 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from minirm.cli.watcher import Stopper
 from minirm.config import LoraConfig, PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.evaluate import Fit, evaluate
 from minirm.evaluation.report import as_table
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files.disk import alone_in
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.hub.load import load
 from minirm.runs import job as run
 from minirm.runs.job import prepare, read_config, train_run, usual_epochs

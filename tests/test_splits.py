@@ -5,7 +5,7 @@ from itertools import compress
 import pytest
 
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import prompt_key, validation_mask
+from minirm.files.splits import prompt_key, validation_mask
 
 
 def about(prompt, *responses):

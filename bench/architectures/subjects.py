@@ -11,11 +11,11 @@ import numpy as np
 
 from bench.baselines import draw_prompts, first_user_turn, group_folds
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.pairs import pair_table
 from minirm.evaluation.scoring import swap_prompts
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.files.survey import usable
 from minirm.worlds import skills
 from minirm.worlds.films import read_prompt

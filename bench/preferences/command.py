@@ -11,6 +11,7 @@ from pathlib import Path
 import bench.preferences
 from bench.judgements import SETS, Judged, fold, read_splits
 from bench.places import out_folder
+from bench.preferences.language import Language
 from bench.preferences.learning import ORACLE, ask, baselines, oracle, train_and_score
 from bench.preferences.recipes import QUESTIONS, RECIPES, REMEDIES, Recipe
 from bench.preferences.table import MODEL, Measured, page
@@ -38,10 +39,11 @@ def main(argv: Sequence[str]) -> int:
     if options.quick:
         options.folds = 1
     try:
-        recipes, judged = recipes_of(options), SETS[options.name]
+        read = [(one, one.run(setting, options.texts or options.data / "texts")) for one in options.language]
+        recipes, judged = recipes_of(options, read), SETS[options.name]
         if options.least_difference is not None:
             judged = replace(judged, least_difference=options.least_difference)
-        measured = Measured(judged)
+        measured = Measured(judged, languages=options.language)
         for number, (training, test) in enumerate(splits(options)):
             print(f"split {number + 1}: {len(training.comparisons)} comparisons for training", flush=True)
             add_split(setting, options, measured, recipes, training, test)
@@ -71,7 +73,13 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="starts", nargs="+", default=[], type=Path,
         help="language models' runs, and pretrained folders, of which adapters learn",
     )  # fmt: skip
-    add("--remedies", nargs="*", metavar="NAME", help=f"beside it, changes of it; without a name all: {', '.join(REMEDIES)}")
+    named = f"beside it, changes of its recipe; without a name all: {', '.join(REMEDIES)}"
+    add("--remedies", nargs="*", metavar="NAME", help=named)
+    add(
+        "--language", nargs="+", default=[], type=Language.parse, metavar="MODEL:MILLIONS",
+        help="beside it, from models that read so many million tokens of texts first: tiny:0 tiny:20",
+    )  # fmt: skip
+    add("--texts", type=Path, help="folder of the texts that they read, instead of the data's own")
     add("--ask", type=Path, help="a language model's run or folder, which is asked and not trained")
     add("--epochs", type=float, help="of reward stages, instead of the recipe's")
     add("--rate", type=float, help="learning rate of reward stages, instead of the recipe's")
@@ -85,10 +93,10 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def recipes_of(options: argparse.Namespace) -> dict[str, Recipe]:
-    """Return the recipe of each network: from nothing, and from each start."""
+def recipes_of(options: argparse.Namespace, read: Sequence[tuple[Language, Path]] = ()) -> dict[str, Recipe]:
+    """Return the recipe of each network: from nothing, from language models that read so much, and from each start."""
     first = RECIPES[options.name]
-    recipes = {MODEL: first}
+    recipes = {MODEL: first} | {language.name: first.begun_with(run) for language, run in read}
     for start in options.starts:
         kind = " + LoRA" if is_pretrained(start) else ", then minirm"
         name = f"{start.name}{kind}"

@@ -1,11 +1,12 @@
-"""Language first: runs of `minirm train --stage lm` on any texts, from which reward models then start."""
+"""Language first: runs of `minirm train --stage lm` on a folder of texts, from which reward models then begin."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.recipes.common import Setting
-from minirm.config import ModelConfig, PackingConfig, TrainConfig, sized
+from minirm.config import PackingConfig, TrainConfig, sized
+from minirm.errors import InputError
 from minirm.runs.prepare import prepare
 from minirm.runs.run_config import LANGUAGE_MODEL, DataConfig, RunConfig
 from minirm.tokens.stream import Stream
@@ -15,27 +16,58 @@ MODELS = {
     "tiny": sized("tiny", max_positions=512),
     "small": sized("small", max_positions=512),
 }
-"""Name → a model that learns the language."""
+"""Name → a model that learns the language: 2 layers, D = 64; 2, D = 128; 4, D = 256."""
 PACKING = PackingConfig(tokens_per_batch=4096, max_tokens=512)
 RATE_TIMES_WIDTH = 0.25
 """A wider model learns at a lower rate: 0.002 at D = 128."""
+HARDLY = 1e-12
+"""The rate of the one step of a model that is to read nothing."""
 
 
-def language_model(setting: Setting, texts: Path, model: ModelConfig, tokens: float) -> Path:
-    """Return the folder of a finished language model that has read so many tokens of texts, repeated where they end."""
-    data = DataConfig(
-        (texts,),
-        validation_share=1.0,
-        vocab_size=2048,
-        cache=setting.cache / "prepared",
-        language_model_responses="all",
-        language_model_tokens="all",
-    )
-    stage = TrainConfig(learning_rate=RATE_TIMES_WIDTH / model.width, precision="bfloat16")
-    config = RunConfig(data, model, PACKING, stage, TrainConfig(), stage="lm")
-    each = setting.result("tokens of an epoch", str(texts), lambda: _tokens_of_an_epoch(config))
-    config = replace(config, language_model=replace(stage, epochs=tokens / each))
-    return setting.trained(config, "language")
+@dataclass(frozen=True)
+class Language:
+    """A model, and how much it reads before it learns to judge."""
+
+    model: str
+    """One of `MODELS`."""
+    millions: float
+    """Of tokens. 0: none, so that it has the texts' vocabulary, and weights as they were drawn."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Language":
+        """Return what "tiny:20" names.
+
+        Raises:
+            InputError: it names no model, or no number of tokens.
+        """
+        model, _, millions = text.partition(":")
+        if model not in MODELS or not millions.replace(".", "", 1).isdigit():
+            raise InputError(f"--language {text}: must be MODEL:MILLIONS of tokens, MODEL one of {', '.join(MODELS)}")
+        return cls(model, float(millions))
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return f"{self.model}, {self.millions:g} M tokens first"
+
+    def run(self, setting: Setting, texts: Path) -> Path:
+        """Return the folder of the finished run, which read the texts again where they ended."""
+        data = DataConfig(
+            (texts,),
+            validation_share=1.0,
+            vocab_size=2048,
+            cache=setting.cache / "prepared",
+            language_model_responses="all",
+            language_model_tokens="all",
+        )
+        model = MODELS[self.model]
+        stage = TrainConfig(learning_rate=RATE_TIMES_WIDTH / model.width, precision="bfloat16")
+        config = RunConfig(data, model, PACKING, stage, TrainConfig(), stage="lm")
+        each = setting.result("tokens of an epoch", str(texts), lambda: _tokens_of_an_epoch(config))
+        epochs = self.millions * 1e6 / each or PACKING.tokens_per_batch / each
+        rate = stage.learning_rate if self.millions else HARDLY
+        stage = replace(stage, epochs=epochs, learning_rate=rate)
+        return setting.trained(replace(config, language_model=stage), "language")
 
 
 def _tokens_of_an_epoch(config: RunConfig) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.judgements import merged_by_wins
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
+from minirm.files.splits import prompt_key
 from minirm.hub.reading import is_pretrained, read_start
 
 LORA = LoraConfig(rank=8, alpha=16.0, matrices=("query", "key", "value", "output", "up", "down"))
@@ -131,7 +131,6 @@ RECIPES = {
         TrainConfig(epochs=1.0, learning_rate=3e-4, average_read=True),
     ),
 }
-
 
 
 def _model(**fields: object) -> Callable[[Recipe], Recipe]:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 from bench.architectures.answers import with_interval
 from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_interval
 from bench.judgements import Judged, JudgementSet
+from bench.preferences.language import Language
 from bench.preferences.learning import SCORES, WITH_LENGTH, WORDS, Learned
 from bench.recipes.common import Page, table
-from bench.recipes.pictures import beside_each_other
+from bench.recipes.pictures import beside_each_other, series
 from minirm.errors import InputError
 from minirm.evaluation.pairs import Rewards, pair_table
+from minirm.metrics import Interval
 
 MODEL = "minirm from nothing"
 """The network that all others are compared with."""
+WITHOUT = "minus the same with 0 tokens first"
 
 
 def together(network: str) -> str:
@@ -38,8 +42,10 @@ def behind_another(network: str) -> str:
 class Measured:
     """Which pairs came out right, by method, seed and pair; pairs of several splits one after the other."""
 
-    def __init__(self, judged: JudgementSet):
+    def __init__(self, judged: JudgementSet, languages: Sequence[Language] = ()):
         self._judged = judged
+        self.languages = languages
+        """Of the networks that read texts first."""
         self._right: dict[str, list[NDArray]] = defaultdict(list)
         self._groups: list[str] = []
         self._shorter: list[NDArray] = []
@@ -112,6 +118,9 @@ class Measured:
                 found[method][f"minus {other}"] = _mean(right[method] - right[other], groups)
             if not method.startswith(MODEL):
                 found[method][f"minus {MODEL}"] = _mean(right[method] - from_nothing, groups)
+        for one in self.languages:
+            if one.millions and (without := replace(one, millions=0.0).name) in right:
+                found[one.name][WITHOUT] = _mean(right[one.name] - right[without].mean(0, keepdims=True), groups)
         return found
 
     @property
@@ -156,7 +165,7 @@ def _mean(values: NDArray, groups: NDArray) -> Resampled:
 def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Page:
     """Return the table of a set, and its figures with their intervals."""
     found = measured.figures()
-    columns = ["accuracy", "where the better is shorter", f"minus {measured.strongest}", f"minus {MODEL}"]
+    columns = ["accuracy", "where the better is shorter", f"minus {measured.strongest}", f"minus {MODEL}", WITHOUT]
     columns = [column for column in columns if any(column in figures for figures in found.values())]
     rows = [[method, *(_cell(figures, column) for column in columns)] for method, figures in found.items()]
     about = (
@@ -172,10 +181,16 @@ def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Pa
     header = ["network", "seconds of a training's steps, mean", "MB of its process at the peak"]
     lines = [about, "", *table(["method", *columns], rows), "", *table(header, costs)]
     figures = {f"{method}: {key}": two_way_interval(f) for method, of in found.items() for key, f in of.items()}
-    return Page(title, lines, figures, _picture(found, title))
+    return Page(title, lines, figures, _picture(found, title, measured.languages))
 
 
-def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str) -> Figure:
+def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str, languages: Sequence[Language]) -> Figure:
+    """Return all methods side by side, or, where models read different amounts first, what each amount gave."""
+    lines: dict[str, dict[float, Interval]] = defaultdict(dict)
+    for one in sorted(languages, key=lambda one: one.millions):
+        lines[one.model][one.millions] = two_way_interval(found[one.name]["accuracy"])
+    if len({one.millions for one in languages}) > 1:
+        return series(lines, "million tokens of text, read first", f"accuracy on {title}")
     accuracies = {method: two_way_interval(figures["accuracy"]) for method, figures in found.items()}
     networks = {method for method, figures in found.items() if any(column.startswith("minus") for column in figures)}
     return beside_each_other(accuracies, networks, f"accuracy on {title}")

@@ -16,10 +16,10 @@ from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from minirm.data.comparison import Comparison, Turn
-from minirm.data.splits import prompt_key
 from minirm.evaluation.pairs import Rewards
 from minirm.files.disk import write_whole
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key
 from minirm.files.survey import usable
 from minirm.hub.load import load
 from minirm.hub.reading import read_start

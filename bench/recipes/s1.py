@@ -33,8 +33,8 @@ from bench.recipes.common import (
 )
 from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
 from minirm.evaluation.pictures import learning_curve
+from minirm.files.splits import prompt_key
 from minirm.runs.journal import read_log
 from minirm.runs.run_config import REWARD, DataConfig, RunConfig
 from minirm.worlds.grammar import World, WorldConfig

@@ -29,7 +29,7 @@ from bench.recipes.common import (
 )
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
+from minirm.files.splits import prompt_key
 from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.worlds.grammar import Judged, World
 

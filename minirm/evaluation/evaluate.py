@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from minirm import metrics
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.pairs import PairTable, Responses, Rewards, flatten, flatten_rewards, ordered_pairs
+from minirm.files.splits import prompt_key
 from minirm.intervals import FEWEST_PROMPTS
 from minirm.vectors import ranks
 
@@ -187,7 +187,7 @@ def evaluate(
     Args:
         rewards: one list of K rewards per comparison, in logits.
         swapped_rewards: the same for the same responses behind another comparison's prompt.
-        training_prompts: `minirm.data.splits.prompt_key` of all that was trained on; leakage is reported if given.
+        training_prompts: `minirm.files.splits.prompt_key` of all that was trained on; leakage is reported if given.
         cut: what `minirm.evaluation.scoring.score_comparisons` says that it cut; reported if given.
         dropped: what `minirm.files.survey.usable` says that it left out before; reported if given.
         resamples: bootstrap resamples of the prompts, for the 95% intervals.

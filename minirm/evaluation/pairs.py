@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minirm.data.comparison import Comparison
-from minirm.data.splits import has_prompt, prompt_key
+from minirm.files.splits import has_prompt, prompt_key
 
 Rewards = Sequence[Sequence[float]]
 """One list of K rewards per comparison, in logits."""

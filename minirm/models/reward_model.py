@@ -65,7 +65,7 @@ class RewardModel(nn.Module):
     def forward(self, batch: PackedBatch, *, with_language: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return rewards (B, K), float32 under any autocast (float64 in a float64 model); 0 where there is none.
 
-        With `with_language`, also −log p (S,) of the batch's next tokens, as a language model on the same states has it.
+        With `with_language`, also −log p (S,) of the batch's next tokens, as a `LanguageModel` of this backbone has it.
         """
         if with_language:
             states, _ = self.backbone(batch.tokens, batch.layout)  # (M, D)

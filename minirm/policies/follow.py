@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from minirm.data.comparison import Comparison
-from minirm.data.splits import has_prompt, prompt_key
 from minirm.errors import InputError
 from minirm.evaluation.report import Section, Table, write_report
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files.disk import read_json, write_json, write_tensors, write_text
 from minirm.files.pretrained import AnyTokenizer
+from minirm.files.splits import has_prompt, prompt_key
 from minirm.models.language_model import LanguageModel
 from minirm.policies.learner import Learner
 from minirm.policies.log import PolicyLog

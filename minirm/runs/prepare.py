@@ -20,7 +20,6 @@ import torch
 from minirm.config import OF_SINGLES
 from minirm.config_rules import require
 from minirm.data.comparison import Comparison
-from minirm.data.splits import prompt_key, validation_mask
 from minirm.errors import InputError
 from minirm.files.disk import read_json, write_json, write_whole
 from minirm.files.fields import Usage, tell_unread
@@ -28,6 +27,7 @@ from minirm.files.kept import Kept
 from minirm.files.pretrained import AnyTokenizer, open_tokenizer
 from minirm.files.reading import find_files, names_of
 from minirm.files.records import read_comparisons
+from minirm.files.splits import prompt_key, validation_mask
 from minirm.files.survey import MERGED, DataSummary, describe
 from minirm.runs.cache import key_of, prepared_once
 from minirm.runs.checksums import digest_of

@@ -14,7 +14,9 @@ LANGUAGE_MODEL, REWARD = "language model", "reward"
 STAGES = {"lm": (LANGUAGE_MODEL,), "reward": (REWARD,), "both": (LANGUAGE_MODEL, REWARD)}
 """The stages that a run goes through."""
 
-REWARD_ONLY = ("loss", "weighting", "label_smoothing", "centering", "average_read", "tie_width", "grades", "language_model_weight")
+REWARD_ONLY = (
+    "loss", "weighting", "label_smoothing", "centering", "language_model_weight", "average_read", "tie_width", "grades",
+)  # fmt: skip
 """What a language-model stage has no use for."""
 
 
