@@ -1,20 +1,10 @@
 """The one kind of error that is the user's to mend."""
 
-import re
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """What the user handed in breaks a rule. The message is one line that names the place, the value and the rule."""
-
-
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What moves a terminal's cursor or turns its text round, but for line breaks and tabs; and half a surrogate pair."""
-
-
-def printable(text: str) -> str:
-    """Return the text with control characters as JSON spells them, to be shown on a terminal."""
-    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def field_error(field: str, value: object, rule: str) -> InputError:

@@ -12,7 +12,7 @@ import pytest
 
 from minirm.cli.main import main
 from minirm.data.comparison import Comparison
-from minirm.errors import printable
+from minirm.files.printable import printable
 from minirm.files.survey import describe
 from tests.conftest import QUICK, STAGES, kind_and_rude, write_lines
 

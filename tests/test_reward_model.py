@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from minirm.config import SIZES, ModelConfig, sized
+from minirm.config import SIZES, ModelConfig, TrainConfig, sized
 from minirm.errors import InputError
+from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
+from minirm.training.objectives import RewardObjective
 from tests.strategies import ARCHITECTURES, packed_for
 from tests.test_train import some_comparisons
 
@@ -85,3 +87,17 @@ def test_a_read_that_begins_as_average_is_the_mean_of_the_values_of_all_that_it_
         mean = values[torch.from_numpy(seen)].mean(0).view(config.key_value_heads, 1, -1)
         heads = mean.expand(-1, config.heads // config.key_value_heads, -1).flatten()
         torch.testing.assert_close(out[row], attention.out(heads))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gru"])
+def test_a_language_models_loss_beside_the_rewards_is_that_of_a_language_model_on_the_same_weights(name):
+    batch = packed_for(name, some_comparisons(9))
+    model = RewardModel(ARCHITECTURES[name]).double()
+    language_model = LanguageModel(ARCHITECTURES[name], model.backbone)
+    alone, both = (RewardObjective(TrainConfig(language_model_weight=weight)) for weight in (0.0, 0.3))
+    plain, mixed, weight = alone(model, batch), both(model, batch), alone.total_weight(batch)
+    torch.testing.assert_close((mixed.loss - plain.loss) / (0.3 * weight), language_model(batch).mean())
+    assert torch.equal(mixed.hits, plain.hits)
+    mixed.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    assert torch.equal(both(model.eval(), batch).loss, alone(model, batch).loss)  # validation is of rewards alone

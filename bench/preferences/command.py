@@ -28,6 +28,7 @@ INNER_PARTS = 5
 def main(argv: Sequence[str]) -> int:
     """Measure one data set and write its table."""
     options = parser().parse_args(argv)
+    options.language = [Language.parse(text) for text in options.language]
     if not (options.data / options.name).is_dir():
         print(f"{options.data / options.name}: not there; skipped")
         return 0
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     named = f"beside it, changes of its recipe; without a name all: {', '.join(REMEDIES)}"
     add("--remedies", nargs="*", metavar="NAME", help=named)
     add(
-        "--language", nargs="+", default=[], type=Language.parse, metavar="MODEL:MILLIONS",
+        "--language", nargs="+", default=[], metavar="MODEL:MILLIONS",
         help="beside it, from models that read so many million tokens of texts first: tiny:0 tiny:20",
     )  # fmt: skip
     add("--texts", type=Path, help="folder of the texts that they read, instead of the data's own")

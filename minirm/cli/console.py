@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from minirm.errors import InputError, printable
+from minirm.errors import InputError
 from minirm.evaluation.evaluate import Evaluation
 from minirm.evaluation.report import as_table
+from minirm.files.printable import printable
 from minirm.runs.job import is_writer
 
 UNPAIRED = "backslashreplace"

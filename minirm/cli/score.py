@@ -16,10 +16,11 @@ from minirm.cli.processes import joined_processes
 from minirm.cli.watcher import counting, tell
 from minirm.config_rules import require
 from minirm.data.comparison import RawRecord
-from minirm.errors import InputError, printable
+from minirm.errors import InputError
 from minirm.evaluation.scoring import RewardScorer
 from minirm.files import disk
 from minirm.files.disk import write_whole
+from minirm.files.printable import printable
 from minirm.files.reading import read_file, read_pipe
 from minirm.hub.load import load, load_zero_shot
 from minirm.policies.zero_shot import NO, YES, ZeroShotScorer

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from minirm.errors import printable
+from minirm.files.printable import printable
 from minirm.runs.job import is_writer
 from minirm.runs.journal import Observer
 from minirm.training.loop import Evaluated, Step

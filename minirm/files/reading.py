@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minirm.data.comparison import RawRecord
-from minirm.errors import InputError, printable, shorten
+from minirm.errors import InputError, shorten
+from minirm.files.printable import printable
 from minirm.files.tables import LARGEST_RECORD, read_columns, read_csv
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")

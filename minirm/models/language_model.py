@@ -36,15 +36,11 @@ class LanguageModel(nn.Module):
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return −log p (S,) of targets (S,) given the states that predict them (S, D), in nats, float32."""
-        return next_token_nll(hidden, self._matrix, targets)
+        return next_token_nll(hidden, (self.unembedding or self.backbone.embedding).weight, targets)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (…, V) of hidden states (…, D)."""
-        return F.linear(hidden, self._matrix)
-
-    @property
-    def _matrix(self) -> Tensor:
-        return (self.unembedding or self.backbone.embedding).weight
+        return F.linear(hidden, (self.unembedding or self.backbone.embedding).weight)
 
     def check_room(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         """Refuse prompts, in tokens, that the model can't continue.

@@ -34,16 +34,9 @@ class TorchDecoder(nn.Module):
         self.positions = nn.Embedding(config.max_positions, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.memory_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        layer = nn.TransformerDecoderLayer(
-            config.width,
-            config.heads,
-            config.inner_width,
-            config.dropout,
-            activation="gelu",
-            layer_norm_eps=config.norm_eps,
-            batch_first=True,
-            norm_first=True,
-        )
+        shape = config.width, config.heads, config.inner_width, config.dropout
+        how = {"activation": "gelu", "layer_norm_eps": config.norm_eps, "batch_first": True, "norm_first": True}
+        layer = nn.TransformerDecoderLayer(*shape, **how)
         norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.decoder = nn.TransformerDecoder(layer, config.layers, norm)  # copies the layer, weights and all
         self._initialise()

@@ -61,10 +61,11 @@ class RewardObjective:
 
     def __call__(self, model: nn.Module, batch: PackedBatch) -> Outcome:
         """Return what the batch gives under a reward model."""
-        language = self.config.language_model_weight if model.training else 0.0  # validation is of rewards alone
-        rewards, nll = model(batch, with_language=True) if language else (model(batch), None)  # (B, K), (S,)
+        share = self.config.language_model_weight
+        learns = share > 0 and model.training  # validation is of rewards alone
+        rewards, nll = model(batch, with_language=True) if learns else (model(batch), None)  # (B, K), (S,)
         losses = preference_losses(rewards, batch, self.config)
-        losses = losses if nll is None else losses + language * nll.mean()
+        losses = losses if nll is None else losses + share * nll.mean()
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
         hits, cases = (count_step_hits if batch.labels.steps else count_hits)(rewards.detach(), batch)
