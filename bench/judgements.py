@@ -9,6 +9,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from bench.baselines import first_user_turn, group_folds
 from minirm.data.comparison import Comparison
 from minirm.errors import InputError
@@ -61,6 +63,10 @@ class Judged:
     def take(self, numbers: Sequence[int]) -> "Judged":
         """Return some of them."""
         return Judged([self.comparisons[n] for n in numbers], [self.groups[n] for n in numbers])
+
+    def at_most(self, count: int) -> "Judged":
+        """Return so many of them, drawn at random (seed 0), in their order."""
+        return self.take(sorted(np.random.default_rng(0).permutation(len(self.comparisons))[:count].tolist()))
 
 
 def read_splits(data: Path, name: str, folds: int | None = None) -> Iterator[tuple[Judged, Judged]]:

@@ -6,20 +6,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import preferences
 from bench.judgements import Judged, JudgementSet, read_splits
-from bench.preferences import learning
+from bench.preferences import language, learning, table
 from bench.preferences.command import parser, splits
 from bench.preferences.learning import LONGER, WITH_LENGTH, WORDS, Learned, scored_once, who_wrote
-from bench.preferences.recipes import around_shared_response
+from bench.preferences.recipes import REMEDIES, around_shared_response
+from bench.preferences.summary import STRONGEST
 from bench.preferences.table import MODEL, Measured, added, behind_another, beside_words, together
 from bench.recipes.common import Setting
+from minirm.config import PackingConfig, sized
 from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
+from minirm.files.disk import read_tensors
 from minirm.files.records import read_comparisons
+from minirm.runs.journal import read_log
 from tests.test_judgements import record, write
 from tests.test_pretrained import bert_folder
 
@@ -119,7 +124,7 @@ def test_rewards_behind_other_prompts_are_a_row_of_their_own():
     assert found[behind_another(MODEL)]["accuracy"].whole.tolist() == [0.0]
 
 
-def measured_set(tmp_path, monkeypatch, *options: str) -> tuple[list, str]:
+def measured_set(tmp_path, monkeypatch, *options: str, name: str = "ukpconvarg1-strict") -> tuple[list, str]:
     """Return the runs that were asked for and the page; a response's length is its reward.
 
     What trains and scores is replaced, since it takes seconds.
@@ -131,8 +136,8 @@ def measured_set(tmp_path, monkeypatch, *options: str) -> tuple[list, str]:
     monkeypatch.setattr(Setting, "scored", lambda self, run, rows: [[*map(len, row.responses)] for row in rows])
     write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 12}", "better") for n in range(96)])
     places = ["--data", str(tmp_path), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
-    assert preferences.main(["ukpconvarg1-strict", *options, *places]) == 0
-    return asked, (tmp_path / "out" / "ukpconvarg1-strict.md").read_text()
+    assert preferences.main([name, *options, *places]) == 0
+    return asked, (tmp_path / "out" / f"{'preferences' if name == 'people' else name}.md").read_text()
 
 
 def test_a_set_is_measured_with_adapters_of_a_pretrained_folder_beside_what_began_with_nothing(tmp_path, monkeypatch):
@@ -189,9 +194,69 @@ def test_recipes_are_chosen_without_a_look_at_the_test_part(tmp_path):
     """Each inner part's groups, and those that are learned beside them, make up the first split's training part."""
     write(tmp_path / "ukpconvarg1-strict", [record(n, f"topic {n % 12}", "better") for n in range(96)])
     whole, test = next(read_splits(tmp_path, "ukpconvarg1-strict"))
-    inner = list(splits(parser().parse_args(["ukpconvarg1-strict", "--inner", "--data", str(tmp_path)])))
+    options = parser().parse_args(["ukpconvarg1-strict", "--inner", "--data", str(tmp_path)])
+    inner = list(splits("ukpconvarg1-strict", options))
     assert sorted(group for _, part in inner for group in part.groups) == sorted(whole.groups)
     for training, part in inner:
         assert not {*training.groups} & {*part.groups}
         assert {*training.groups, *part.groups} == {*whole.groups}
         assert not {*whole.groups} & {*test.groups}
+
+
+def test_all_sets_together_have_a_table_and_each_a_page(tmp_path, monkeypatch):
+    """Marks say what is resolved from the strongest without a network; a set that is not there is said to be skipped."""
+    bert = str(bert_folder(tmp_path / "bert"))
+    write(tmp_path / "ibm-argq-pairs", [record(n, f"topic {n % 12}", "better") for n in range(96)])
+    page = measured_set(tmp_path, monkeypatch, "--from", bert, "--folds", "1", name="people")[1]
+    header, _, *rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert header == "| accuracy | ukpconvarg1-strict | ibm-argq-pairs |"
+    assert [row.split("|")[1].strip() for row in rows] == [STRONGEST, MODEL, "bert + LoRA"]
+    assert "not resolved" in page and (tmp_path / "out" / "preferences.png").is_file()
+    assert (tmp_path / "out" / "ibm-argq-pairs.md").is_file()
+
+
+def test_every_method_learns_and_is_tested_on_the_same_few_comparisons(tmp_path, monkeypatch):
+    asked, page = measured_set(tmp_path, monkeypatch, "--folds", "1", "--most", "40", "10")
+    assert "10 test pairs" in page
+    files = [path for (path,) in (asked[0].data.data, asked[0].data.validation)]
+    assert sum(len(path.read_text().splitlines()) for path in files) == 40
+
+
+def test_changes_of_a_recipe_are_rows_beside_it_each_of_one_change(tmp_path, monkeypatch):
+    asked, page = measured_set(tmp_path, monkeypatch, "--folds", "1", "--seeds", "1", "--remedies")
+    assert len(asked) == 1 + len(REMEDIES)
+    plain = asked[0]
+    for config, name in zip(asked[1:], REMEDIES, strict=True):
+        assert f"| {name} |" in page
+        parts = [part for part in ("model", "reward", "data") if getattr(config, part) != getattr(plain, part)]
+        assert len(parts) == 1, name
+    with pytest.raises(InputError, match="--remedies prayer"):
+        measured_set(tmp_path, monkeypatch, "--remedies", "prayer")
+
+
+def test_language_first_reads_as_many_tokens_as_asked_and_its_rows_are_held_against_none(tmp_path, monkeypatch):
+    """The runs are real ones, on a few texts; what learns to judge from them is replaced."""
+    monkeypatch.setitem(language.MODELS, "tiny", sized("tiny", width=8, heads=1, layers=1, max_positions=512))
+    monkeypatch.setattr(language, "PACKING", PackingConfig(tokens_per_batch=64, max_tokens=512))
+    (tmp_path / "texts").mkdir()
+    words = [f"{a}{b}{c}" for a in "bcdfgklmnpr" for b in "aeiou" for c in ("nd", "st", "rk", "lly", "ng", "mp")]
+    rng = np.random.default_rng(0)
+    texts = [
+        {"prompt": " ".join(rng.choice(words, 12)), "response": " ".join(rng.choice(words, 12))} for _ in range(900)
+    ]
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    monkeypatch.setattr(language, "VOCABULARY", 400)
+    asked, page = measured_set(
+        tmp_path, monkeypatch, "--language", "tiny:0", "tiny:0.004", "--folds", "1", "--seeds", "1"
+    )
+    _, nothing, some = asked
+    read = [json.loads((config.start / "config.json").read_text())["language_model"] for config in (nothing, some)]
+    steps = [read_log(config.start, "language model") for config in (nothing, some)]
+    tokens = [sum(entry["tokens"] for entry in log if entry["kind"] == "step") for log in steps]
+    assert tokens[0] <= 64 and tokens[1] == pytest.approx(4000, rel=0.1)
+    assert read[0]["learning_rate"] < 1e-9
+    drawn, learned = (read_tensors(config.start / "model.safetensors") for config in (nothing, some))
+    assert not torch.equal(drawn["backbone.embedding.weight"], learned["backbone.embedding.weight"])
+    assert "| tiny, 0.004 M tokens first | 1.000 [1.000, 1.000] |" in page and table.WITHOUT in page
+    with pytest.raises(InputError, match="--language huge:1"):
+        measured_set(tmp_path, monkeypatch, "--language", "huge:1")

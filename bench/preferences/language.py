@@ -18,6 +18,7 @@ MODELS = {
 }
 """Name → a model that learns the language: 2 layers, D = 64; 2, D = 128; 4, D = 256."""
 PACKING = PackingConfig(tokens_per_batch=4096, max_tokens=512)
+VOCABULARY = 2048
 RATE_TIMES_WIDTH = 0.25
 """A wider model learns at a lower rate: 0.002 at D = 128."""
 HARDLY = 1e-12
@@ -55,7 +56,7 @@ class Language:
         data = DataConfig(
             (texts,),
             validation_share=1.0,
-            vocab_size=2048,
+            vocab_size=VOCABULARY,
             cache=setting.cache / "prepared",
             language_model_responses="all",
             language_model_tokens="all",

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -162,7 +162,15 @@ def _mean(values: NDArray, groups: NDArray) -> Resampled:
     return resample(lambda keep: values[:, keep].mean(1), groups)
 
 
-def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Page:
+@dataclass(frozen=True)
+class SetPage(Page):
+    """The page of one set."""
+
+    strongest: str = ""
+    """What of all that needs no network is the most accurate."""
+
+
+def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> SetPage:
     """Return the table of a set, and its figures with their intervals."""
     found = measured.figures()
     columns = ["accuracy", "where the better is shorter", f"minus {measured.strongest}", f"minus {MODEL}", WITHOUT]
@@ -181,7 +189,7 @@ def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Pa
     header = ["network", "seconds of a training's steps, mean", "MB of its process at the peak"]
     lines = [about, "", *table(["method", *columns], rows), "", *table(header, costs)]
     figures = {f"{method}: {key}": two_way_interval(f) for method, of in found.items() for key, f in of.items()}
-    return Page(title, lines, figures, _picture(found, title, measured.languages))
+    return SetPage(title, lines, figures, _picture(found, title, measured.languages), measured.strongest)
 
 
 def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str, languages: Sequence[Language]) -> Figure:
