@@ -204,7 +204,7 @@ def test_recipes_are_chosen_without_a_look_at_the_test_part(tmp_path):
 
 
 def test_all_sets_together_have_a_table_and_each_a_page(tmp_path, monkeypatch):
-    """Marks say what is resolved from the strongest without a network; a set that is not there is said to be skipped."""
+    """Marks say what is resolved from the strongest without a network; a set that is not there is passed over."""
     bert = str(bert_folder(tmp_path / "bert"))
     write(tmp_path / "ibm-argq-pairs", [record(n, f"topic {n % 12}", "better") for n in range(96)])
     page = measured_set(tmp_path, monkeypatch, "--from", bert, "--folds", "1", name="people")[1]

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,12 @@ from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
 from minirm.files.splits import prompt_key
 from minirm.metrics import negative_log_likelihood, pairwise_accuracy
+from minirm.runs.job import train_run
+from minirm.runs.run_config import RunConfig
 from minirm.worlds.films import praise
 from minirm.worlds.grammar import World, WorldConfig
+from tests import pretrained_folders as made
+from tests.test_pretrained import bert_folder
 
 
 def pairs(count: int) -> list[Comparison]:
@@ -33,11 +38,12 @@ def pages(tmp_path_factory):
     """Run a recipe at toy size, without real data, and return its page and its numbers."""
     folder = tmp_path_factory.mktemp("recipes")
 
-    def run(name: str) -> tuple[str, dict]:
+    def run(name: str, start: Path | None = None) -> tuple[str, dict]:
         places = ["--shared", str(folder / "nowhere"), "--cache", str(folder / "cache"), "--out", str(folder)]
-        assert main([name, "--quick", *places]) == 0
-        record = json.loads((folder / f"recipe-{name}.json").read_text(encoding="utf-8"))
-        return (folder / f"recipe-{name}.md").read_text(encoding="utf-8"), record["figures"]
+        assert main([name, "--quick", *places, *([] if start is None else ["--from", str(start)])]) == 0
+        written = f"recipe-{name}" + ("" if start is None else "-pretrained")
+        record = json.loads((folder / f"{written}.json").read_text(encoding="utf-8"))
+        return (folder / f"{written}.md").read_text(encoding="utf-8"), record["figures"]
 
     return run
 
@@ -78,6 +84,26 @@ def test_s4_compares_arms_and_optimizers(pages):
     rows = page.split("## Optimizers")[1]
     assert all(f"| {optimizer} |" in rows for optimizer in s4.RATES)
     assert all(any(name.startswith(f"{arm}, rate") for name in figures) for arm in s4.ARMS)
+
+
+@pytest.mark.parametrize("name", ["s0", "s1", "s2", "s3", "s4"])
+def test_a_pretrained_folder_takes_the_place_of_what_a_recipe_trains_first(pages, name, tmp_path_factory, monkeypatch):
+    """Adapters learn of it, and nothing is trained before them; s0 asks it as it is."""
+    folder, begun = tmp_path_factory.mktemp("pretrained") / "little", []
+    if name == "s1":
+        bert_folder(folder)
+    else:
+        made.save(folder, made.byte_level(), made.TEMPLATES["ChatML"], kind="LlamaForCausalLM")
+
+    def noted(config: RunConfig, *places: object, **how: object) -> object:
+        begun.append(config)
+        return train_run(config, *places, **how)
+
+    monkeypatch.setattr("bench.recipes.common.train_run", noted)
+    page, figures = pages(name, folder)
+    assert "little" in page and all(np.isfinite(value) for value, _, _ in figures.values())
+    adapted = [config for config in begun if config.lora is not None and config.start is not None]
+    assert begun if name == "s0" else adapted == begun  # s0's policies learn to write from nothing
 
 
 def test_a_second_call_trains_nothing_and_finds_the_same(pages, monkeypatch):

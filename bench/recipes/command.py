@@ -6,8 +6,10 @@ python -m bench recipes s2      Llama with a margin that grows with the rating
 python -m bench recipes s3      0, 1 and 2 epochs of supervised fine-tuning, three sizes, adapters or all weights
 python -m bench recipes s4      GPT-2 from rankings: comparisons of a prompt together or shuffled; optimizers
 
-Each takes minutes of one core. Finished trainings are kept in --cache: the same
-command goes on from there, and with more --seeds only what is new is trained.
+With --from FOLDER, a pretrained model in Hugging Face's layout (`python -m bench pretrained`), of BERT's kind for s1
+and a language model for the others, takes the place of what a recipe trains first, and adapters learn, from fewer
+comparisons. Each then takes 10 to 40 minutes of one core, and without it minutes. Finished trainings are kept in
+--cache: the same command goes on from there, and with more --seeds only what is new is trained.
 """
 
 import argparse
@@ -35,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--scale", type=int, default=1, help="so many times the comparisons, and the model's width")
+    parser.add_argument("--from", dest="start", type=Path, help="a pretrained folder, to begin with")
     parser.add_argument("--seeds", type=int, help="default: those of the plan")
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of the real data sets")
@@ -46,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     recipe, began, facts = RECIPES[options.name], time.perf_counter(), machine()
     try:
         setting = Setting(options.shared, options.cache)
-        plan = recipe.QUICK if options.quick else recipe.PLAN.scaled(options.scale)
+        usual = recipe.PLAN if options.start is None else recipe.PRETRAINED
+        plan = replace(recipe.QUICK if options.quick else usual.scaled(options.scale), start=options.start)
         page = recipe.run(setting, plan if options.seeds is None else replace(plan, seeds=options.seeds))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,5 +64,6 @@ def main(argv: Sequence[str]) -> int:
     )
     as_published = not options.quick and options.scale == 1 and options.seeds is None
     out = out_folder(options.out, whole=as_published)
-    print(write_page(page, f"recipe-{options.name}", facts, out))
+    name = f"recipe-{options.name}" + ("" if options.start is None else "-pretrained")
+    print(write_page(page, name, facts, out))
     return 0

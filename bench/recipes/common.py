@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
+from minirm.config import ModelConfig, PackingConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.evaluation.pairs import Rewards
 from minirm.files.disk import write_whole
@@ -26,7 +27,7 @@ from minirm.hub.reading import read_start
 from minirm.metrics import Interval
 from minirm.runs.claim import is_finished
 from minirm.runs.config_json import to_json
-from minirm.runs.job import train_run
+from minirm.runs.job import computes_bfloat16, pick_device, train_run
 from minirm.runs.journal import Observer
 from minirm.runs.run_config import RunConfig
 from minirm.training.loop import Evaluated, Step
@@ -89,6 +90,24 @@ class Setting:
             text = json.dumps(compute())
             write_whole(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def begun(start: Path | None, model: ModelConfig, packing: PackingConfig) -> tuple[ModelConfig, PackingConfig]:
+    """Return the model of a folder that training starts from, and the packing within its positions.
+
+    Args:
+        start: a run or a pretrained folder. None: model and packing are as they come.
+    """
+    if start is None:
+        return model, packing
+    model = read_start(start).model
+    longest = min(packing.max_tokens, model.max_positions)
+    return model, replace(packing, max_tokens=longest, share_prompt=not model.bidirectional)
+
+
+def precision() -> str:
+    """Return what pretrained weights learn in: bfloat16 where the processor has products in it."""
+    return "bfloat16" if computes_bfloat16(pick_device()) else "float32"
 
 
 def _digest(*parts: object) -> str:

@@ -4,7 +4,7 @@ No reward model is trained. The judge is a language model that was instructed on
 positive?", and its reward is P(yes) / (P(yes) + P(no)) behind a review. The policy has read as many reviews that praise
 as reviews that blame, to requests that do not say which is wanted, and follows the judge by PPO, held near what it was.
 What a review really says is read off by the grammar that wrote the known-truth world's reviews, so that a policy which
-only fools its judge would be found out.
+only fools its judge would be found out. With --from, a pretrained, instructed language model is the judge as it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +29,7 @@ from bench.recipes.common import (
 from bench.recipes.pictures import series
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Turn
+from minirm.hub.load import load_zero_shot
 from minirm.metrics import Interval
 from minirm.policies.ppo import PPO
 from minirm.policies.sampling import Dialogue
@@ -62,6 +63,8 @@ class Plan:
     """Requests for films that neither has met."""
     seeds: int = 3
     ppo: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=60, kl_weight=0.1))
+    start: Path | None = None
+    """A pretrained folder that judges, instead of a language model that was instructed on the question."""
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many reviews, and models as many times as wide."""
@@ -69,6 +72,7 @@ class Plan:
 
 
 PLAN = Plan()
+PRETRAINED = Plan(seeds=1)
 QUICK = Plan(
     1,
     16,
@@ -82,9 +86,8 @@ QUICK = Plan(
 
 def run(setting: Setting, plan: Plan) -> Page:
     """Train judge and policies, let the policies follow the judge, and return what they wrote before and after."""
-    judge = _language_model(setting, plan, "judge", questions(plan.reviews), seed=0)
-    model, tokenizer = load_language_model(judge)
-    scorer = ZeroShotScorer(model, tokenizer, QUESTION, "yes", "no")
+    judge = plan.start or _language_model(setting, plan, "judge", questions(plan.reviews), seed=0)
+    scorer = load_zero_shot(judge, QUESTION, *("yes", "no") if plan.start is None else ("Yes", "No"))
     tests = list(reviews(half_positive(plan.test), "test"))
     likely = setting.result(f"answers of {judge.name}", tests, lambda: scorer.score(None, [text for _, text in tests]))
     right = float(np.mean([(p > 0.5) == (praise(text) > 0.5) for p, (_, text) in zip(likely, tests, strict=True)]))
@@ -203,9 +206,10 @@ def _mean(found: Sequence[dict], when: str) -> list[float]:
 
 
 def _about(plan: Plan, right: float) -> list[str]:
+    who = "Judge and policies" if plan.start is None else f"Judge: {plan.start.name}, asked. Policies"
     return [
-        f"Known-truth world. Judge and policies: {plan.layers} layers, D = {plan.width}, from nothing, {plan.epochs} "
-        f"epochs of {plan.reviews:,} answers or reviews each; positive is what only praises. The judge answers "
+        f"Known-truth world. {who}: {plan.layers} layers, D = {plan.width}, from nothing, {plan.epochs} epochs "
+        f"of {plan.reviews:,} answers or reviews each; positive is what only praises. The judge answers "
         f"{right:.1%} of {plan.test:,} test reviews right. "
         f"PPO: {plan.ppo.iterations} iterations of {plan.ppo.prompts_per_iteration} reviews, a nat costs "
         f"{plan.ppo.kl_weight} of the reward. Figures are of {plan.test:,} requests for films that nobody has met. "

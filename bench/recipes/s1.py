@@ -4,9 +4,8 @@ The document adapts bert-base-uncased. Without a checkpoint, a small encoder lea
 its weights, and is then adapted to those of the recipe: r = 8, α = 32, dropout 0.2, 8 epochs, rate falling to 0.
 On real data it begins with alpaca-graded-pairs and turns to alpaca-pairs (another judge, other pairs), whose prompts
 are split 80/10/10; it begins with prompts of the training part alone. Only short texts are taken: none has to be cut.
-Without real data the known-truth world takes their place, another of its shortcuts first. With a checkpoint of BERT:
-
-    minirm train --from FOLDER --no-share-prompt --data FILE --lora.rank 8 --lora.alpha 32 --lora.dropout 0.2 …
+Without real data the known-truth world takes their place, another of its shortcuts first. With --from, a checkpoint of
+BERT's kind is adapted instead, and nothing is learned before.
 """
 
 import math
@@ -22,11 +21,13 @@ from bench.recipes.common import (
     Setting,
     about_intervals,
     at_most,
+    begun,
     difference_in_words,
     excerpt,
     in_words,
     measured,
     pairs_file,
+    precision,
     read_usable,
     short,
     table,
@@ -64,6 +65,8 @@ class Plan:
     shown: int = 8
     seeds: int = 3
     """Of the adaptation; what it begins from is one."""
+    start: Path | None = None
+    """A pretrained folder instead of what learned other preferences first."""
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many pairs, and a model as many times as wide."""
@@ -71,6 +74,7 @@ class Plan:
 
 
 PLAN = Plan()
+PRETRAINED = Plan(rate=5e-4, seeds=1)
 QUICK = Plan(layers=1, width=16, first_pairs=24, pairs=60, epochs=2, shown=2, seeds=1)
 
 
@@ -88,12 +92,12 @@ class Data:
 def run(setting: Setting, plan: Plan) -> Page:
     """Train the encoder twice, and return what each epoch brought and what it scores."""
     data = read_data(setting, plan)
-    start = _train_first(setting, plan, data)
+    start = plan.start or _train_first(setting, plan, data)
     adapted = [_adapt(setting, plan, data, start, seed) for seed in range(plan.seeds)]
     history = read_log(adapted[0], REWARD)
     best = [setting.scored(run, data.test) for run in adapted]
-    others = {
-        BEGINNING: setting.scored(start, data.test),
+    others = {} if plan.start else {BEGINNING: setting.scored(start, data.test)}  # whose head is new, or is not
+    others |= {
         "longer wins": length_rewards(data.test),
         "TF-IDF + logistic regression": TfidfReward().fit(data.training).rewards(data.test),
     }
@@ -141,8 +145,7 @@ def _split(rows: Sequence[Comparison]) -> tuple[list[Comparison], list[Compariso
 def _train_first(setting: Setting, plan: Plan, data: Data) -> Path:
     config = RunConfig(
         DataConfig((setting.keep("first.jsonl", pairs_file(data.first)),), validation_share=5.0),
-        ModelConfig(style="bert", layers=plan.layers, width=plan.width, heads=4, max_positions=CONTEXT),
-        PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT, share_prompt=False),
+        *_shapes(plan),
         TrainConfig(epochs=0),
         TrainConfig(epochs=1, learning_rate=1e-3, evaluate_every=0.5),
         stage="reward",
@@ -150,16 +153,21 @@ def _train_first(setting: Setting, plan: Plan, data: Data) -> Path:
     return setting.trained(config, "s1 before")
 
 
+def _shapes(plan: Plan) -> tuple[ModelConfig, PackingConfig]:
+    model = ModelConfig(style="bert", layers=plan.layers, width=plan.width, heads=4, max_positions=CONTEXT)
+    return model, PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT, share_prompt=False)
+
+
 def _adapt(setting: Setting, plan: Plan, data: Data, start: Path, seed: int) -> Path:
     files = [setting.keep(name, pairs_file(rows)) for name, rows in _files(data).items()]
+    stage = TrainConfig(
+        epochs=plan.epochs, learning_rate=plan.rate, schedule="linear", final_rate=0.0, warmup=0.0, seed=seed
+    )
     config = RunConfig(
         DataConfig((files[0],), (files[1],)),
-        ModelConfig(style="bert", layers=plan.layers, width=plan.width, heads=4, max_positions=CONTEXT),
-        PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT, share_prompt=False),
+        *begun(plan.start, *_shapes(plan)),
         TrainConfig(epochs=0),
-        TrainConfig(
-            epochs=plan.epochs, learning_rate=plan.rate, schedule="linear", final_rate=0.0, warmup=0.0, seed=seed
-        ),
+        replace(stage, precision=precision()) if plan.start else stage,
         LORA,
         "reward",
         start,
@@ -176,10 +184,14 @@ def _files(data: Data) -> dict[str, list[Comparison]]:
 
 def _about(plan: Plan, data: Data) -> list[str]:
     sizes = f"{len(data.training):,} / {len(data.validation):,} / {len(data.test):,}"
+    if plan.start is None:
+        pairs = f"{data.name}: {len(data.first):,} pairs before, then {sizes}"
+        model = f"{plan.layers} layers, D={plan.width}"
+    else:
+        pairs, model = f"{WORLD if data.name == WORLD else DATA}: {sizes}", plan.start.name
     return [
-        f"{data.name}: {len(data.first):,} pairs before, then {sizes} pairs for training, validation and test, split "
-        f"by prompt; {plan.layers} layers, D={plan.width}; r=8, α=32, dropout 0.2 on query and value, rate "
-        f"{plan.rate:g} falling linearly to 0; {about_intervals(plan.seeds)}",
+        f"{pairs} pairs for training, validation and test, split by prompt; {model}; r=8, α=32, dropout 0.2 on query "
+        f"and value, rate {plan.rate:g} falling linearly to 0; {about_intervals(plan.seeds)}",
         "",
     ]
 

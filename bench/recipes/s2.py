@@ -4,7 +4,8 @@ Llama 2's judges said how much better a response is, in four grades, and its los
 a margin by grade. The same pairs are learned with no margin, with the small one (0, 1/3, 2/3, 1) and with the large one
 (0, 1, 2, 3), from the same language model and the same seeds. On real data the rating is the difference of the judge's
 two scores (alpaca-graded-pairs), on the known-truth world the difference of utilities; a quarter of the training pairs
-is in each grade. Source: Llama 2, arXiv:2307.09288, section 3.2.2.
+is in each grade. With --from, adapters of a pretrained language model learn. Source: Llama 2, arXiv:2307.09288,
+section 3.2.2.
 """
 
 from collections.abc import Sequence
@@ -20,14 +21,16 @@ from bench.recipes.common import (
     Setting,
     about_intervals,
     at_most,
+    begun,
     difference_in_words,
     in_words,
     measured,
     pairs_file,
+    precision,
     read_usable,
     table,
 )
-from minirm.config import ModelConfig, PackingConfig, TrainConfig
+from minirm.config import LoraConfig, ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
 from minirm.files.splits import prompt_key
 from minirm.runs.run_config import DataConfig, RunConfig
@@ -52,6 +55,8 @@ class Plan:
     test: int = 800
     seeds: int = 3
     rate: float = 3e-4
+    start: Path | None = None
+    """A pretrained folder, of which adapters learn, instead of a language model of the recipe's own."""
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many pairs, and a model as many times as wide."""
@@ -59,6 +64,8 @@ class Plan:
 
 
 PLAN = Plan()
+PRETRAINED = Plan(pairs=240, test=240, seeds=1, rate=5e-4)
+LORA = LoraConfig(rank=8, alpha=16.0, matrices=("query", "key", "value", "output", "up", "down"))
 QUICK = Plan(layers=1, width=16, pairs=40, test=20, seeds=2)
 
 
@@ -83,7 +90,7 @@ class Data:
 def run(setting: Setting, plan: Plan) -> Page:
     """Train with each margin and return the table."""
     data = read_data(setting, plan)
-    start = _language_model(setting, plan, data)
+    start = plan.start or _language_model(setting, plan, data)
     rewards = {
         name: [setting.scored(_train(setting, plan, data, start, name, seed), data.test) for seed in range(plan.seeds)]
         for name in MARGINS
@@ -138,12 +145,13 @@ def _language_model(setting: Setting, plan: Plan, data: Data) -> Path:
 def _train(setting: Setting, plan: Plan, data: Data, start: Path, name: str, seed: int) -> Path:
     margins = [MARGINS[name][grade] for grade in data.grades(data.training)]
     rows = [replace(row, margin=margin) for row, margin in zip(data.training, margins, strict=True)]
+    stage = TrainConfig(epochs=1, learning_rate=plan.rate, average_read=data.name == DATA, seed=seed)
     config = RunConfig(
         DataConfig((setting.keep("pairs.jsonl", pairs_file(rows)),), validation_share=5.0),
-        _model(plan),
-        PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT),
+        *begun(plan.start, _model(plan), PackingConfig(tokens_per_batch=4096, max_tokens=CONTEXT)),
         TrainConfig(),
-        TrainConfig(epochs=1, learning_rate=plan.rate, average_read=data.name == DATA, seed=seed),
+        replace(stage, average_read=False, precision=precision()) if plan.start else stage,
+        lora=LORA if plan.start else None,
         stage="reward",
         start=start,
     )
@@ -173,9 +181,10 @@ def _by_grade(data: Data, rewards: Sequence[Sequence[Sequence[float]]]) -> dict[
 
 def _about(plan: Plan, data: Data) -> list[str]:
     edges = ", ".join(f"{edge:.3g}" for edge in data.edges)
+    model = f"Llama style, {plan.layers} layers, D={plan.width}" if plan.start is None else f"{plan.start.name} + LoRA"
     return [
-        f"{data.name}: {len(data.training):,} training and {len(data.test):,} test pairs, no prompt in both; Llama "
-        f"style, {plan.layers} layers, D={plan.width}, one epoch, rate {plan.rate:g}, all from one "
+        f"{data.name}: {len(data.training):,} training and {len(data.test):,} test pairs, no prompt in both; {model}, "
+        f"one epoch, rate {plan.rate:g}, all from one "
         f"language model; grades divided at ratings of {edges}. {about_intervals(plan.seeds)}",
         "",
     ]

@@ -4,7 +4,8 @@ A base language model reads texts of the known-truth world, good and bad ones. I
 the chosen answers of the training pairs, with the roles in front, and becomes a reward model on those pairs by
 adapters of rank 16 or with all its weights. The world is the subject because what a model can know there is known, and
 because a language model's reading decides there (whether names agree with the prompt); on the real sets at hand words
-and length alone reach what small models do. Files are LMFlow's, texts longer than 512 tokens are left out, and the test
+and length alone reach what small models do. With --from, a pretrained language model is the base, and adapters alone
+learn, in both stages. Files are LMFlow's, texts longer than 512 tokens are left out, and the test
 pairs are the last ones of the file.
 """
 
@@ -21,11 +22,13 @@ from bench.recipes.common import (
     Page,
     Setting,
     about_intervals,
+    begun,
     conversations_file,
     difference_in_words,
     in_words,
     mean_of,
     measured,
+    precision,
     read_usable,
     table,
 )
@@ -37,6 +40,7 @@ from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.worlds.grammar import World, WorldConfig
 
 LORA, FULL = "LoRA r=16", "all weights"
+ADAPTERS = LoraConfig(rank=16, alpha=32.0)
 WORLD = WorldConfig(facts=0, noise=0.35, shortcut_strength=0.2)
 """Films without facts: what must agree with the prompt are the title and the praise or blame asked for. Little noise
 and a weak shortcut, so that few pairs say much, and length says little."""
@@ -60,6 +64,13 @@ class Plan:
     """Of supervised fine-tuning."""
     rates: tuple[float, float] = (3e-3, 1e-3)
     """Learning rates of the adapters, and of all weights."""
+    start: Path | None = None
+    """A pretrained folder instead of a base that reads the world first."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """What learns."""
+        return (LORA, FULL) if self.start is None else (LORA,)
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many comparisons, and models as many times as wide."""
@@ -68,13 +79,14 @@ class Plan:
 
 
 PLAN = Plan()
+PRETRAINED = Plan(sizes=((30, 576),), pairs=400, test=200, seeds=1, rates=(5e-4, 1e-3))
 QUICK = Plan(sizes=((1, 16), (1, 32)), texts=40, pairs=60, test=30, seeds=1, epochs=(0, 1))
 
 
 def run(setting: Setting, plan: Plan) -> Page:
     """Train every cell of the table and return it."""
     study = _Study(setting, plan)
-    cells = [(size, way, epochs) for size in plan.sizes for way in (LORA, FULL) for epochs in plan.epochs]
+    cells = [(size, way, epochs) for size in plan.sizes for way in plan.ways for epochs in plan.epochs]
     found = {}
     for done, cell in enumerate(cells, start=1):
         found[cell] = study.accuracy(*cell)
@@ -112,14 +124,14 @@ class _Study:
         return measured(self.test, rewards)[ACCURACY]
 
     def _reward_model(self, size: tuple[int, int], way: str, epochs: int, seed: int) -> Path:
-        lora = LoraConfig(rank=16, alpha=32.0) if way == LORA else None
+        lora = ADAPTERS if way == LORA else None
         rate = self.plan.rates[0 if way == LORA else 1]
+        stage = TrainConfig(epochs=1, learning_rate=rate, seed=seed)
         config = RunConfig(
             DataConfig((self.training_file,), validation_share=5.0),
-            _model(size),
-            _packing(),
+            *begun(self.plan.start, _model(size), _packing()),
             TrainConfig(),
-            TrainConfig(epochs=1, learning_rate=rate, seed=seed),
+            replace(stage, precision=precision()) if self.plan.start else stage,
             lora,
             "reward",
             self._language_model(size, epochs, seed),
@@ -128,17 +140,23 @@ class _Study:
 
     def _language_model(self, size: tuple[int, int], epochs: int, seed: int) -> Path:
         """Return the base, or what it became after so many epochs of fine-tuning."""
+        if not epochs and self.plan.start:
+            return self.plan.start
         if not epochs:
             return self._read(size, self.base_file, TrainConfig(epochs=1, learning_rate=3e-3), None, "base")
         before = self._language_model(size, epochs - 1, seed)
         training = TrainConfig(epochs=1, learning_rate=1e-3, seed=100 * epochs + seed)  # another order each epoch
+        if self.plan.start:
+            training = replace(training, learning_rate=self.plan.rates[0], precision=precision())
         return self._read(size, self.chosen_file, training, before, f"sft epoch {epochs} seed {seed}")
 
     def _read(self, size: tuple[int, int], file: Path, training: TrainConfig, start: Path | None, what: str) -> Path:
         """Train a language model for one epoch: the base on every token, fine-tuning on what assistants said."""
         tokens = "all" if start is None else "assistant"
         data = DataConfig((file,), validation_share=5.0, language_model_responses="all", language_model_tokens=tokens)
-        config = RunConfig(data, _model(size), _packing(), training, TrainConfig(seed=training.seed), None, "lm", start)
+        shapes = begun(self.plan.start, _model(size), _packing())
+        lora = None if self.plan.start is None else ADAPTERS
+        config = RunConfig(data, *shapes, training, TrainConfig(seed=training.seed), lora, "lm", start)
         return self.setting.trained(config, f"s3 {_name(size)} {what}")
 
 
@@ -190,8 +208,9 @@ Found = dict[tuple[tuple[int, int], str, int], Resampled]
 
 
 def _about(plan: Plan, best: float) -> list[str]:
+    base = f"a base that read {4 * plan.texts:,} texts" if plan.start is None else f"{plan.start.name} as the base"
     return [
-        f"Known-truth world without facts: a base that read {4 * plan.texts:,} texts, {plan.pairs:,} training pairs, "
+        f"Known-truth world without facts: {base}, {plan.pairs:,} training pairs, "
         f"{plan.test:,} test pairs, one epoch of reward modelling, one base per size. The best possible accuracy is "
         f"{best:.3f}. {about_intervals(plan.seeds)}",
         "",
@@ -203,7 +222,7 @@ def _accuracies(plan: Plan, found: Found) -> list[str]:
     rows = [
         [_name(size), way, *(in_words(found[size, way, epochs]) for epochs in plan.epochs)]
         for size in plan.sizes
-        for way in (LORA, FULL)
+        for way in plan.ways
     ]
     return ["## Test accuracy", "", *table(header, rows)]
 
@@ -214,9 +233,9 @@ def _epochs(plan: Plan, found: Found) -> list[str]:
     rows = [
         [f"{_name(size)}, {way}", *(difference_in_words(found[size, way, e], found[size, way, first]) for e in others)]
         for size in plan.sizes
-        for way in (LORA, FULL)
+        for way in plan.ways
     ]
-    for way in (LORA, FULL):
+    for way in plan.ways:
         mean = {e: mean_of([found[size, way, e] for size in plan.sizes]) for e in plan.epochs}
         rows.append([f"**mean of the sizes, {way}**", *(difference_in_words(mean[e], mean[first]) for e in others)])
     return ["## What epochs of SFT change", "", *table(["", *(f"{e} minus {first}" for e in others)], rows)]
@@ -225,12 +244,14 @@ def _epochs(plan: Plan, found: Found) -> list[str]:
 def _sizes(plan: Plan, found: Found) -> list[str]:
     """Return what size changed: each model minus the smallest."""
     first, *others = plan.sizes
+    if not others:
+        return []
     rows = [
         [
             f"{way}, SFT epochs: {e}",
             *(difference_in_words(found[size, way, e], found[first, way, e]) for size in others),
         ]
-        for way in (LORA, FULL)
+        for way in plan.ways
         for e in plan.epochs
     ]
     header = ["", *(f"{_name(size)} minus {_name(first)}" for size in others)]
@@ -240,7 +261,7 @@ def _sizes(plan: Plan, found: Found) -> list[str]:
 def _picture(plan: Plan, found: Found) -> Figure:
     points = {
         f"{_name(size)}, {way}": {e: two_way_interval(found[size, way, e]) for e in plan.epochs}
-        for way in (LORA, FULL)
+        for way in plan.ways
         for size in plan.sizes
     }
     return series(points, "epochs of supervised fine-tuning", "test accuracy")

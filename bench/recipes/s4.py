@@ -10,8 +10,8 @@ side by side, at the same number of epochs and the same weight for every pair:
     shuffled, as many elements    every pair by itself, PROMPTS pairs a step, so about 19 times as many steps
 
 All begin with the same language model, which read other texts of the world, its last layer as an average. Then four
-optimizers on grouped rankings. The document's own run, with the loss of every batch and texts with their scores in
-TensorBoard, is
+optimizers on grouped rankings. With --from, adapters of a pretrained language model learn instead. The document's own
+run, with the loss of every batch and texts with their scores in TensorBoard, is
 
     minirm train --data ranking.csv --out RUN --reward.optimizer adam
 """
@@ -37,18 +37,22 @@ from bench.recipes.common import (
     difference_in_words,
     in_words,
     measured,
+    precision,
     read_usable,
     table,
 )
 from bench.recipes.pictures import series
+from bench.recipes.s2 import LORA
 from bench.recipes.s3 import WORLD
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.data.comparison import Comparison
 from minirm.evaluation.scoring import score_comparisons
 from minirm.files.records import PAIR
+from minirm.hub.reading import read_start
+from minirm.models.lora import add_adapters
 from minirm.models.reward_model import RewardModel
 from minirm.runs.run_config import DataConfig, RunConfig
-from minirm.runs.run_folder import Start, read_start
+from minirm.runs.run_folder import Start
 from minirm.tokens.packing import fit, tokenize
 from minirm.tokens.stream import Stream, TokenStore
 from minirm.training.loop import Evaluated, Trainer
@@ -88,7 +92,9 @@ class Plan:
     """Prompts a step, grouped."""
     seeds: int = 3
     rates: int = 3
-    """How many of `RATES` are tried."""
+    """How many of `RATES` are tried; the one in the middle first."""
+    start: Path | None = None
+    """A pretrained folder, of which adapters learn, instead of a language model of the recipe's own."""
 
     def scaled(self, times: int) -> "Plan":
         """Return so many times as many rankings, and a model as many times as wide."""
@@ -97,6 +103,7 @@ class Plan:
 
 
 PLAN = Plan()
+PRETRAINED = Plan(prompts=30, validation=8, test=40, epochs=1, seeds=1, rates=1)
 QUICK = Plan(layers=1, width=16, texts=20, prompts=12, validation=8, test=8, epochs=1, seeds=2, rates=1)
 
 
@@ -128,12 +135,18 @@ def run(setting: Setting, plan: Plan) -> Page:
     )
 
 
+def tried(optimizer: str, count: int) -> list[float]:
+    """Return so many rates of an optimizer, in order; one alone is the one in the middle."""
+    low, middle, high = RATES[optimizer]
+    return sorted([middle, low, high][:count])
+
+
 class _Study:
     """The rankings, and what each way learned from them."""
 
     def __init__(self, setting: Setting, plan: Plan) -> None:
         self.setting, self.plan = setting, plan
-        self.start = self._language_model()
+        self.start = plan.start or self._language_model()
         self.judged_test = rankings(plan.test, "test")
         counts = {"train": plan.prompts, "validation": plan.validation}
         judged = {"test": self.judged_test} | {part: rankings(count, part) for part, count in counts.items()}
@@ -175,7 +188,7 @@ class _Study:
 
     def tuned(self, arm: str, optimizer: str) -> Way:
         """Return the way with the rate whose best evaluation has the lowest NLL on validation, seed 0."""
-        ways = [Way(arm, optimizer, rate) for rate in RATES[optimizer][: self.plan.rates]]
+        ways = [Way(arm, optimizer, rate) for rate in tried(optimizer, self.plan.rates)]
         return min(ways, key=lambda way: min(self._validation_losses(self.histories(way, 1)[0])))
 
     def _validation_losses(self, history: list[dict]) -> list[float]:
@@ -230,10 +243,10 @@ class _Study:
         }
         rows = []
         for name, way in ways.items():
-            tried = ", ".join(f"{rate:g}" for rate in RATES[name][: self.plan.rates])
+            rates = ", ".join(f"{rate:g}" for rate in tried(name, self.plan.rates))
             values = [in_words(reached[name][figure]) for figure in (ACCURACY, NLL)]
             apart = [difference_in_words(reached[name][figure], reached["adam"][figure]) for figure in (ACCURACY, NLL)]
-            rows.append([name, f"{way.rate:g} of {tried}", *values, *(apart if name != "adam" else ["", ""])])
+            rows.append([name, f"{way.rate:g} of {rates}", *values, *(apart if name != "adam" else ["", ""])])
         header = ["", "rate", "test accuracy", "test NLL", "accuracy minus adam", "NLL minus adam"]
         text = "Grouped, weights of the evaluation with the lowest NLL on validation, for each seed."
         return ["## Optimizers", "", text, "", *table(header, rows)]
@@ -257,12 +270,14 @@ class _Study:
 
 
 def _about(plan: Plan, best: float) -> list[str]:
+    model = f"{plan.layers} layers, D={plan.width}, GPT-2 style, all from one language model"
+    model = model if plan.start is None else f"{plan.start.name} + LoRA"
     return [
         f"Known-truth world without facts: {plan.prompts} training prompts, {plan.validation} for validation, "
-        f"{plan.test} for test, each with {FEWEST} to {MOST} ranked responses, read from CSV; {plan.layers} layers, "
-        f"D={plan.width}, GPT-2 style, all from one language model; {plan.epochs} epochs, constant rate, betas "
-        f"(0.9, 0.95), {plan.per_batch} prompts a step; rates chosen on validation with the first seed. The best "
-        f"possible test accuracy is {best:.3f}. {about_intervals(plan.seeds)}",
+        f"{plan.test} for test, each with {FEWEST} to {MOST} ranked responses, read from CSV; {model}; "
+        f"{plan.epochs} epochs, constant rate, betas (0.9, 0.95), {plan.per_batch} prompts a step; rates "
+        f"chosen on validation with the first seed. The best possible test accuracy is {best:.3f}. "
+        f"{about_intervals(plan.seeds)}",
         "",
     ]
 
@@ -310,7 +325,10 @@ def train(plan: Plan, start: Path, way: Way, parts: dict[str, list[Comparison]],
     torch.manual_seed(seed)
     model = RewardModel(begun.model)
     begun.take_over(model)
-    model.backbone.begin_as_average()
+    if plan.start is None:
+        model.backbone.begin_as_average()
+    else:
+        add_adapters(model.backbone, LORA)
     config = TrainConfig(
         epochs=plan.epochs,
         optimizer=way.optimizer,
@@ -319,6 +337,7 @@ def train(plan: Plan, start: Path, way: Way, parts: dict[str, list[Comparison]],
         weighting="pair",
         evaluate_every=1 / EVALUATIONS_PER_EPOCH,
         seed=seed,
+        precision="float32" if plan.start is None else precision(),
     )
     packing = PackingConfig(TOKENS_AT_ONCE, max_tokens=256)
     with tempfile.TemporaryDirectory(prefix="minirm-bench-") as folder:
