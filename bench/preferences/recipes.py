@@ -32,7 +32,9 @@ class Recipe:
     lora: LoraConfig | None = None
     """… a pretrained folder, of which adapters and the head learn …"""
     adapter_epochs: float = 2.0
-    """… in so many passes."""
+    """… in so many passes, over what the pairs of a prompt become by …"""
+    adapter_merged: Callable[[Sequence[Comparison]], list[Comparison]] = list
+    """… this: rankings read each response once, where pairs cost a large model hours."""
 
     def begun_with(self, folder: Path) -> "Recipe":
         """Return the recipe by which a model of elsewhere learns from the same comparisons.
@@ -51,7 +53,7 @@ class Recipe:
         if not is_pretrained(folder):
             return begun
         reward = replace(self.reward, epochs=self.adapter_epochs, learning_rate=5e-4, average_read=None)
-        return replace(begun, reward=reward, lora=LORA, seeds=1)
+        return replace(begun, reward=reward, lora=LORA, merged=self.adapter_merged, seeds=1)
 
 
 def around_shared_response(pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -87,6 +89,7 @@ ARGUMENTS = Recipe(
     TrainConfig(epochs=2.0, learning_rate=3e-4, average_read=True, evaluate_every=0.25),
     vocab_size=2048,
     seeds=2,
+    adapter_merged=merged_by_wins,
 )
 RECIPES = {
     "hh-harmless": Recipe(
@@ -104,6 +107,7 @@ RECIPES = {
         TrainConfig(epochs=1.0, learning_rate=1e-3, average_read=True),
         merged=around_shared_response,
         seeds=6,
+        adapter_merged=around_shared_response,
     ),
     "wmt19-darr": Recipe(
         sized("tiny", max_positions=256, dropout=0.1, token_types=True),
@@ -113,6 +117,7 @@ RECIPES = {
         merged=merged_by_wins,
         seeds=3,
         adapter_epochs=1.0,
+        adapter_merged=merged_by_wins,
     ),
     **dict.fromkeys(("ukpconvarg1-strict", "ibm-argq-pairs", "ibm-eviconv"), ARGUMENTS),
     "nycc-k16": Recipe(
