@@ -25,9 +25,12 @@ from tests import policy_mutations
 TESTS = Path(__file__).parent
 README = TESTS / "README.md"
 BEGIN, END = "<!-- mutations: begin -->", "<!-- mutations: end -->"
-TESTED_BY = {"vectors": "metrics", "limits": "losses"} | {
-    module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES
-}
+TESTED_BY = {
+    "vectors": "metrics",
+    "limits": "losses",
+    "models.ngrams": "ngrams",
+    "training.objectives": "reward_model",
+} | {module: policy_mutations.TESTS for module, *_ in policy_mutations.MISTAKES}
 """A module → whose tests look after it, where they are not its own."""
 SLOW = "not one_graph and not less_than_a_second"  # neither looks at values
 
@@ -419,6 +422,22 @@ MUTATIONS = [
              "log_prob - reference_log_prob"),
     # Policies
     *(Mutation(*one) for one in policy_mutations.MISTAKES),
+    # What stands beside the network
+    Mutation("models.ngrams", "n-grams of the prompt counted too",
+             "inside = layout.types == 1",
+             "inside = layout.types >= 0"),
+    Mutation("models.ngrams", "n-grams that reach over the beginning of a response",
+             "whole = inside & (behind >= n)",
+             "whole = inside"),
+    Mutation("models.ngrams", "a sum over n-grams without its norm",
+             "return SCALE * sums / counts.sqrt()",
+             "return SCALE * sums"),
+    Mutation("training.objectives", "the language-model loss subtracted from the reward's",
+             "losses + share * nll.mean()",
+             "losses - share * nll.mean()"),
+    Mutation("training.objectives", "the language-model loss in validation too",
+             "learns = share > 0 and model.training",
+             "learns = share > 0"),
 ]  # fmt: skip
 
 
