@@ -600,6 +600,7 @@ def test_a_width_beyond_the_weights_of_a_run_is_refused_before_it_takes_memory(b
     [
         (["--backbone", "gru"], "backbone=gru: transformers has no such classifier to load it"),
         (["--token-types", "True"], "token_types=True: transformers has no decoder with token types"),
+        (["--ngrams", "2"], "ngrams=2: transformers' models have no read-out of words"),
     ],
 )
 def test_what_transformers_does_not_compute_is_not_exported(tmp_path, pairs_file, refused, option, why):

@@ -1,6 +1,7 @@
 """Words beside the network: against a naive count of n-grams in Python's integers, and in a run from start to end."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirm.config import ModelConfig, TrainConfig
+import minirm
+from minirm.cli.main import main
+from minirm.config import ModelConfig, PackingConfig, TrainConfig
 from minirm.errors import InputError
 from minirm.models.ngrams import BITS, MIXER, SCALE, NGrams
 from minirm.models.reward_model import RewardModel
+from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.tokens.packing import Encoded, pack
 from minirm.training.objectives import RewardObjective
+from tests.conftest import QUICK
 from tests.strategies import ARCHITECTURES, packed_for
 from tests.test_train import some_comparisons
 
@@ -68,3 +73,37 @@ def test_the_read_out_is_added_to_the_rewards_begins_at_nothing_and_learns(name)
 def test_ngrams_have_bounds():
     with pytest.raises(InputError, match="ngrams=17 must be at most 16"):
         ModelConfig(ngrams=17)
+
+
+def test_a_run_begun_with_a_language_model_may_count_words_beside_it_and_keep_its_language(tmp_path, pairs_file):
+    """What was learned comes back with the run, n-grams included, and takes part in its rewards."""
+    first, second = tmp_path / "language", tmp_path / "run"
+    assert main(["train", "--stage", "lm", "--data", str(pairs_file), "--out", str(first), *QUICK]) == 0
+    beside = ["--ngrams", "2", "--reward.language-model-weight", "0.1", "--reward.epochs", "1"]
+    assert main(["train", "--from", str(first), "--data", str(pairs_file), "--out", str(second), *beside]) == 0
+    scorer = minirm.load(second)
+    model, texts = scorer.run.model, ["a fine day", "a day", "no"]
+    before = scorer.score(None, texts)
+    assert model.ngrams.weight.count_nonzero() > 0
+    torch.nn.init.zeros_(model.ngrams.weight)
+    assert scorer.score(None, texts) != before
+
+
+@pytest.mark.parametrize(
+    ("model", "reward", "message"),
+    [
+        ({"ngrams": 2}, {"loss": "step"}, "ngrams=2 must be 0 for loss=step"),
+        ({"style": "prefix"}, {"language_model_weight": 0.1}, "must be 0 for .*style=prefix"),
+        ({"backbone": "torch_decoder"}, {"language_model_weight": 0.1}, "must be 0 for backbone=torch_decoder"),
+        ({"tied_head": False}, {"language_model_weight": 0.1}, "must be 0 for .*tied_head=False"),
+    ],
+)
+def test_what_cannot_stand_beside_a_network_is_refused(model, reward, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig(
+            DataConfig((Path("x"),)),
+            ModelConfig(**model),
+            PackingConfig(),
+            TrainConfig(epochs=0),
+            TrainConfig(**reward),
+        )
