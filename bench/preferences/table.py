@@ -21,6 +21,8 @@ from minirm.metrics import Interval
 
 MODEL = "minirm from nothing"
 """The network that all others are compared with."""
+CROWDED = 16
+"""Methods beyond which a picture leaves out those that words were added to."""
 WITHOUT = "minus the same with 0 tokens first"
 
 
@@ -199,9 +201,14 @@ def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str, languages
         lines[one.model][one.millions] = two_way_interval(found[one.name]["accuracy"])
     if len({one.millions for one in languages}) > 1:
         return series(lines, "million tokens of text, read first", f"accuracy on {title}")
-    accuracies = {method: two_way_interval(figures["accuracy"]) for method, figures in found.items()}
+    crowded = len(found) > CROWDED
+    accuracies = {
+        method: two_way_interval(figures["accuracy"])
+        for method, figures in found.items()
+        if not crowded or method not in map(beside_words, found)
+    }
     networks = {method for method, figures in found.items() if any(column.startswith("minus") for column in figures)}
-    return beside_each_other(accuracies, networks, f"accuracy on {title}")
+    return beside_each_other(accuracies, networks, "accuracy")
 
 
 def _cell(figures: dict[str, Resampled], column: str) -> str:

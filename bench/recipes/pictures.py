@@ -1,11 +1,15 @@
 """The recipes' pictures, as matplotlib figures that read at phone width."""
 
+import textwrap
 from collections.abc import Collection, Mapping
 
 from matplotlib.figure import Figure
 
 from bench.architectures.pictures import COLOURS, GREY, MARKERS, PALE, WIDTH_INCHES
 from minirm.metrics import Interval
+
+NAME_CHARACTERS = 28
+"""Of a line of a name beside its point."""
 
 
 def series(points: Mapping[str, Mapping[float, Interval]], xlabel: str, ylabel: str, columns: int = 2) -> Figure:
@@ -30,14 +34,15 @@ def series(points: Mapping[str, Mapping[float, Interval]], xlabel: str, ylabel: 
 
 def beside_each_other(values: Mapping[str, Interval], marked: Collection[str], xlabel: str) -> Figure:
     """Return a point with its interval for each name, one below the other, some in colour."""
-    figure = Figure(figsize=(WIDTH_INCHES, 0.32 * len(values) + 0.9), layout="constrained")
+    lines = sum(len(textwrap.wrap(name, NAME_CHARACTERS)) for name in values)
+    figure = Figure(figsize=(WIDTH_INCHES, 0.16 * (len(values) + lines) + 0.9), layout="constrained")
     axes = figure.subplots()
     for place, (name, (value, low, high)) in enumerate(values.items()):
         colour = COLOURS[1] if name in marked else GREY
         axes.errorbar(
             value, place, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, markersize=5
         )
-    axes.set_yticks(range(len(values)), [*values])
+    axes.set_yticks(range(len(values)), [textwrap.fill(name, NAME_CHARACTERS) for name in values])
     axes.invert_yaxis()
     axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)
