@@ -25,7 +25,7 @@ from minirm.hub.reading import is_pretrained
 ALL = "people"
 PEOPLE = ("ukpconvarg1-strict", "ibm-argq-pairs", "ibm-eviconv", "wmt19-darr", "nycc-k16", "hh-harmless")
 """Sets of people's judgements, which ALL names together."""
-QUICK = (100, 100)
+QUICK = (40, 40)
 """Comparisons for training and for the test with --quick."""
 INNER_PARTS = 5
 """Parts of the first split's training groups of which each is tested on in its turn with --inner."""
