@@ -12,7 +12,7 @@ import bench.preferences
 from bench.judgements import SETS, Judged, fold, read_splits
 from bench.places import out_folder
 from bench.preferences.language import Language
-from bench.preferences.learning import ORACLE, ask, baselines, oracle, train_and_score
+from bench.preferences.learning import ASKED, ORACLE, ask, baselines, oracle, train_and_score
 from bench.preferences.recipes import QUESTIONS, RECIPES, REMEDIES, Recipe
 from bench.preferences.summary import summary
 from bench.preferences.table import MODEL, Measured, SetPage, page
@@ -177,7 +177,7 @@ def add_split(
     if name == "alpaca-pairs" and not options.inner and options.most is None:
         others[ORACLE] = oracle(setting.shared / name, training, test)
     if options.ask:
-        others[f"{options.ask.name}, asked"] = ask(setting, options.ask, name, rows)
+        others[options.ask.name + ASKED] = ask(setting, options.ask, name, rows)
     networks = {}
     for row, recipe in recipes.items():
         print(f"{row}:", flush=True)

@@ -22,6 +22,8 @@ from minirm.runs.run_config import LANGUAGE_MODEL, REWARD, DataConfig, RunConfig
 LONGER, WORDS, WITH_LENGTH = "longer wins", "TF-IDF + logistic regression", "the same + log length"
 SCORES = "TF-IDF, ridge on the scores"
 OVERLAP, CHRF = "overlap with the prompt: F1 of words", "overlap with the prompt: chrF"
+ASKED = ", asked"
+"""How the row of a model ends that is asked and not trained."""
 ORACLE = "oracle: who wrote it, and log length"
 VALIDATION_PART = 10
 """One of so many parts of the training groups is kept for validation."""

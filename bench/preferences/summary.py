@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from bench.architectures.answers import with_interval
 from bench.architectures.pictures import COLOURS, GREY, MARKERS, PALE, WIDTH_INCHES
+from bench.preferences.learning import ASKED
 from bench.preferences.table import SetPage, beside_words, together
 from bench.recipes.common import Page, table
 
@@ -33,10 +34,11 @@ def summary(pages: Mapping[str, SetPage]) -> Page:
 
 
 def networks(page: SetPage) -> list[str]:
-    """Return the methods of a page but for what needs no network, and what was made of several."""
+    """Return the networks of a page, those that were only asked too, without what was made of several."""
     methods = [key.removesuffix(ACCURACY) for key in page.figures if key.endswith(ACCURACY)]
     made = {other(method) for method in methods for other in (together, beside_words)}
-    return [one for one in methods if f"{one}: minus {page.strongest}" in page.figures and one not in made]
+    learned = [one for one in methods if f"{one}: minus {page.strongest}" in page.figures and one not in made]
+    return [one for one in methods if one.endswith(ASKED)] + learned
 
 
 def _cell(method: str, name: str, pages: Mapping[str, SetPage]) -> str:
@@ -45,6 +47,8 @@ def _cell(method: str, name: str, pages: Mapping[str, SetPage]) -> str:
         return with_interval(page.figures[page.strongest + ACCURACY])
     if method + ACCURACY not in page.figures:
         return ""
+    if method.endswith(ASKED):
+        return with_interval(page.figures[method + ACCURACY])
     _, low, high = page.figures[f"{method}: minus {page.strongest}"]
     mark = f" {ABOVE}" if low > 0 else f" {BELOW}" if high < 0 else ""
     return with_interval(page.figures[method + ACCURACY]) + mark

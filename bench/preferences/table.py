@@ -190,7 +190,7 @@ def page(title: str, judged: JudgementSet, seeds: int, measured: Measured) -> Se
     ]
     header = ["network", "seconds of a training's steps, mean", "MB of its process at the peak"]
     lines = [about, "", *table(["method", *columns], rows), "", *table(header, costs)]
-    figures = {f"{method}: {key}": two_way_interval(f) for method, of in found.items() for key, f in of.items()}
+    figures = {f"{method}: {key}": _interval(f, key) for method, of in found.items() for key, f in of.items()}
     return SetPage(title, lines, figures, _picture(found, title, measured.languages), measured.strongest)
 
 
@@ -198,12 +198,12 @@ def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str, languages
     """Return all methods side by side, or, where models read different amounts first, what each amount gave."""
     lines: dict[str, dict[float, Interval]] = defaultdict(dict)
     for one in sorted(languages, key=lambda one: one.millions):
-        lines[one.model][one.millions] = two_way_interval(found[one.name]["accuracy"])
+        lines[one.model][one.millions] = _interval(found[one.name]["accuracy"], "accuracy")
     if len({one.millions for one in languages}) > 1:
         return series(lines, "million tokens of text, read first", f"accuracy on {title}")
     crowded = len(found) > CROWDED
     accuracies = {
-        method: two_way_interval(figures["accuracy"])
+        method: _interval(figures["accuracy"], "accuracy")
         for method, figures in found.items()
         if not crowded or method not in map(beside_words, found)
     }
@@ -211,9 +211,15 @@ def _picture(found: Mapping[str, Mapping[str, Resampled]], title: str, languages
     return beside_each_other(accuracies, networks, "accuracy")
 
 
+def _interval(figure: Resampled, column: str) -> Interval:
+    """Return a figure's interval, which for an accuracy ends at 0 and 1."""
+    value, low, high = two_way_interval(figure)
+    return Interval(value, low, high) if column.startswith("minus") else Interval(value, max(low, 0.0), min(high, 1.0))
+
+
 def _cell(figures: dict[str, Resampled], column: str) -> str:
     if column not in figures:
         return ""
-    interval = two_way_interval(figures[column])
+    interval = _interval(figures[column], column)
     unresolved = column.startswith("minus") and interval[1] <= 0 <= interval[2]
     return with_interval(interval, "+" if column.startswith("minus") else "") + " not resolved" * unresolved
