@@ -175,6 +175,8 @@ def test_a_model_that_is_only_asked_stands_in_the_table_and_is_no_baseline(tmp_p
         (["--least-difference", "1.5"], "differ by 1.5"),
         (["--precision", "bfloat16"], "--precision"),
         (["--seeds", "0"], "--seeds"),
+        (["--most", "0", "9"], "--most"),
+        (["--texts", "A"], "--texts"),
         (["--folds", "-1"], "--folds"),
         (["--from", "A/bert", "B/bert"], "called bert too"),
     ],

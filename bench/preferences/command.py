@@ -35,11 +35,13 @@ def main(argv: Sequence[str]) -> int:
     """Measure one data set, or all of people's judgements, and write the tables."""
     options = parser().parse_args(argv)
     options.language = [Language.parse(text) for text in options.language]
+    if options.texts and not options.language:
+        raise InputError("--texts: goes with --language: nobody else reads them")
     counts = (options.seeds, options.folds, *(options.most or ()))
     if any(count is not None and count < 1 for count in counts):
         raise InputError("--seeds, --folds and --most must be at least 1")
     if options.quick:
-        options.folds, options.seeds, options.most = 1, 1, options.most or QUICK
+        options.folds, options.seeds, options.most = options.folds or 1, options.seeds or 1, options.most or QUICK
     names = [name for name in (PEOPLE if options.name == ALL else [options.name]) if _is_there(options.data / name)]
     command, facts, pages = " ".join(["python -m bench preferences", *argv]), machine(), {}
     out = out_folder(options.out, whole=options.folds is None and not options.inner and options.most is None)

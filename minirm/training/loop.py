@@ -2,7 +2,7 @@
 
 A step descends along the gradient of L = Σ w·ℓ / Σ w, over the comparisons (or tokens) of the step's batches. They are
 dealt to the processes that train together, and cut into micro-batches; neither changes L or its gradient, but for what
-dropout draws.
+dropout draws and, a little, `language_model_weight`.
 """
 
 import math
