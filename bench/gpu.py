@@ -4,13 +4,13 @@
     python -m bench gpu --device cpu      a tiny model on the CPU: only to see that every line runs
 
 First the checks: the test suite's CUDA tests; rewards and gradients on the GPU against the CPU's; bfloat16 against
-float32; attention by tiles against torch.nn.attention.varlen; losses under torch.compile; how often a training step
-makes the host wait for the GPU. A check that fails is reported, and what follows still runs. Then the comparison, at
-GPT-2's shape (12 layers, D = 768) in bfloat16, on rows as long as dialogues are: minirm's own Trainer against Hugging
-Face's GPT-2 with PyTorch's fused attention, whose batches lie padded on the GPU before its clock starts; and the ways
-of attention, one layer's forward and backward pass alone. minirm's tiles are sized for a CPU; they are measured beside
-coarser ones, since a GPU computes what is padded sooner than it starts another kernel. Results go to
-bench/results/gpu.json and gpu.md.
+float32; attention by torch.nn.attention.varlen against the tiles; losses under torch.compile; that a training step
+makes the host wait for the GPU once, where its figures are read. A check that fails is reported, and what follows still
+runs. Then the comparison, at GPT-2's shape (12 layers, D = 768) in bfloat16, on rows as long as dialogues are: minirm's
+own Trainer against Hugging Face's GPT-2 with PyTorch's fused attention, whose batches lie padded on the GPU before its
+clock starts; and the ways of attention, one layer's forward and backward pass alone: the kernel that a GPU gets in half
+precision, the tiles that serve in float32, sized for a CPU, and coarser ones, since a GPU computes what is padded
+sooner than it starts another kernel. Results go to bench/results/gpu.json and gpu.md.
 """
 
 import argparse
@@ -40,10 +40,10 @@ from bench.places import out_folder
 from bench.speed_report import Aim, Row, markdown
 from bench.texts import longest, made_of_noise, sequences
 from bench.timing import interleaved, machine, ratio, spread, wait_for_gpu
-from bench.varlen import Sequences, by_kernel, by_loop, varlen_attention
 from minirm.config import ModelConfig, sized
 from minirm.losses import all_pairs_loss, centering_penalty, plackett_luce_loss
 from minirm.models.attention import segment_attention
+from minirm.models.kernels.varlen import Sequences, attend
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout
 from minirm.tokens.packing import Encoded, pack
@@ -51,7 +51,7 @@ from minirm.tokens.tokenizer import Tokenizer
 
 HUGGING_FACE, HUGGING_FACE_RANDOM = "Hugging Face loop, SDPA, sorted", "Hugging Face loop, SDPA, random batches"
 TILES, VARLEN = "tiles, scaled_dot_product_attention", "torch.nn.attention.varlen"
-COARSE = "coarse tiles"
+COARSE, FINE = "coarse tiles", "tiles"
 COARSE_ALLOWANCE = 1_000_000
 """Of `layout.TILE_ALLOWANCE`: at D = 768 and 400 TFLOP/s they take the 8 µs in which a few kernels start."""
 TINY = ModelConfig(layers=2, width=32, heads=2, vocab_size=300)
@@ -59,6 +59,11 @@ SECONDS_FOR_TESTS = 180
 
 
 T = TypeVar("T")
+
+
+def with_tiles(call: Callable[[], T]) -> Callable[[], T]:
+    """Return the call, in which attention goes through tiles, as in float32."""
+    return patch("minirm.models.kernels.choice.attend_to_sequences", lambda attention, layout: None)(call)
 
 
 def with_coarse_tiles(call: Callable[[], T]) -> Callable[[], T]:
@@ -147,21 +152,21 @@ def attention_calls(
     """Return both ways of one layer's attention over a batch, each a call for result and gradients, and the layout."""
     batch = pack(encoded)
     layout, generator = batch.layout.to(device), torch.Generator(device).manual_seed(0)
-    shape, options = (len(batch.tokens), width), {"device": device, "dtype": dtype, "generator": generator}
-    q, k, v, gradient = (torch.randn(shape, **options) for _ in range(4))
-    inputs, sequences = [x.requires_grad_() for x in (q, k, v)], Sequences.of(batch.layout, device)
-    kernel = by_kernel if device == "cuda" else by_loop
+    options = {"device": device, "dtype": dtype, "generator": generator}
+    projected, gradient = (torch.randn((len(batch.tokens), part * width), **options) for part in (3, 1))
+    projected.requires_grad_()
+    sequences, widths = Sequences.of(layout), [width] * 3
 
     def of(attend: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
         def call() -> tuple[Tensor, ...]:
             result = attend()
-            return result.detach(), *torch.autograd.grad(result, inputs, gradient)
+            return result.detach(), *torch.autograd.grad(result, projected, gradient)
 
         return call
 
     return {
-        TILES: of(lambda: segment_attention(q, k, v, layout.everywhere, head_width)),
-        VARLEN: of(lambda: varlen_attention(q, k, v, sequences, head_width, kernel)),
+        TILES: of(lambda: segment_attention(*projected.split(widths, dim=-1), layout.everywhere, head_width)),
+        VARLEN: of(lambda: attend(projected, sequences, widths, head_width)),
     }, layout
 
 
@@ -190,8 +195,8 @@ def _value_and_gradient(loss: Callable[[Tensor], Tensor], rewards: Tensor) -> tu
     return losses.detach(), leaf.grad
 
 
-def nothing_waits_in_a_step(device: str) -> str:
-    """Training steps under `torch.cuda.set_sync_debug_mode`: no operation may make the host wait."""
+def waits_once_in_a_step(device: str) -> str:
+    """Training steps under `torch.cuda.set_sync_debug_mode`: the host may wait once, to read a step's figures."""
     if device == "cpu":
         return "skipped without a GPU"
     work = Work(dialogues(32, TINY.vocab_size), Tokenizer.train([]), TINY, 8, device=device)
@@ -206,11 +211,11 @@ def nothing_waits_in_a_step(device: str) -> str:
         torch.cuda.set_sync_debug_mode("default")
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in found if "synchroniz" in str(w.message))
     steps = train.trainer.steps
-    assert not places, f"{sum(places.values()) / steps:.1f} a step, at {dict(places.most_common(6))}"
-    return f"none in {steps} steps"
+    assert sum(places.values()) <= steps, f"{sum(places.values()) / steps:.1f} a step, at {dict(places.most_common(6))}"
+    return f"{sum(places.values())} in {steps} steps, at {dict(places)}"
 
 
-CHECKS = (cuda_tests, same_as_on_the_cpu, bfloat16_is_near, varlen_is_the_same, losses_compile, nothing_waits_in_a_step)
+CHECKS = (cuda_tests, same_as_on_the_cpu, bfloat16_is_near, varlen_is_the_same, losses_compile, waits_once_in_a_step)
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,8 @@ def compare(work: Work, rounds: int) -> list[Row]:
     calls = {
         MINIRM: MinirmTraining(work),
         f"{MINIRM}, compiled": MinirmTraining(replace(work, config=replace(work.config, compile=True))),
-        f"{MINIRM}, {COARSE}": with_coarse_tiles(MinirmTraining(work)),
+        f"{MINIRM}, {FINE}": with_tiles(MinirmTraining(work)),
+        f"{MINIRM}, {COARSE}": with_coarse_tiles(with_tiles(MinirmTraining(work))),
         HUGGING_FACE: hugging_face_epoch(work, list(by_step(by_length, size))),
         HUGGING_FACE_RANDOM: hugging_face_epoch(work, list(by_step(mixed, size))),
     }

@@ -8,8 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.varlen import Sequences, by_loop, varlen_attention
-from minirm.models.attention import segment_attention
 from minirm.tokens.layout import TILE_ALLOWANCE, Layout, lay_out, lay_out_sequences
 from tests.oracles import seen_by_tiles
 
@@ -182,13 +180,3 @@ def test_moving_a_layout_moves_every_tensor_but_the_steps_that_the_host_reads():
 def test_many_segments_of_one_token_are_one_tile(count):
     layout = lay_out([5] + [1] * count, [-1] + [0] * count, range(1, count + 1))
     assert len(layout.at_reads.tiles) == 1 and layout.at_reads.tiles[0].queries.shape == (count, 1)
-
-
-@given(forests(most_tokens=5), st.integers(0, 2**32 - 1))
-@settings(max_examples=40)
-def test_unequal_lengths_end_to_end_are_the_same_attention_as_tiles(forest, seed):
-    """What `bench gpu` gives PyTorch's kernel for unequal lengths, by the loop that says what the kernel computes."""
-    layout = lay_out(*forest)
-    q, k, v = torch.randn(3, sum(forest[0]), 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = varlen_attention(q, k, v, Sequences.of(layout, "cpu"), 4, kernel=by_loop)
-    torch.testing.assert_close(found, segment_attention(q, k, v, layout.everywhere, 4), rtol=1e-12, atol=1e-12)

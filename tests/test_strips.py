@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minirm.config import ModelConfig
 from minirm.models.attention import segment_attention
-from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, cut_into_strips, faster_attention, pay
+from minirm.models.kernels.strips import MOST_KEYS, StripAttention, Strips, attend_in_strips, cut_into_strips, pay
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout, Tiles, lay_out, lay_out_sequences
 from tests.strategies import ARCHITECTURES, encoded_batches, packed_for, randomised
@@ -140,5 +140,5 @@ def test_dropped_weights_are_left_to_the_kernel():
     model = RewardModel(config)
     with patch("minirm.models.kernels.strips.LEAST_WORK", 0):
         attention, tiles = model.backbone.blocks[0].attention, ROWS.everywhere
-        assert faster_attention(attention.train(), tiles) is None
-        assert faster_attention(attention.eval(), tiles) is not None
+        assert attend_in_strips(attention.train(), tiles) is None
+        assert attend_in_strips(attention.eval(), tiles) is not None

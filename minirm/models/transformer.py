@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from minirm.config import ModelConfig
 from minirm.config_rules import require
 from minirm.models.attention import Attention, Kernel, KeysValues, RotaryPositions, Rotation, Stacked
+from minirm.models.kernels.choice import faster_attention
 from minirm.models.kernels.continuing import Continuing
 from minirm.models.kernels.cpu_bfloat16 import fill_up
 from minirm.models.kernels.rows import take_rows
-from minirm.models.kernels.strips import faster_attention
 from minirm.models.likeness import keep_places_apart
 from minirm.models.protocol import State
 from minirm.tokens.layout import Layout, see_both_ways
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         rotation = None if self.rotary is None else self.rotary(layout.positions)
         fused = only_reads and past is None and not keep_state  # else keys and values are needed everywhere
         blocks = self.blocks[:-1] if fused else self.blocks
-        kernel = faster_attention(self.blocks[0].attention, layout.everywhere) if blocks and past is None else None
+        kernel = faster_attention(self.blocks[0].attention, layout) if blocks and past is None else None
         state = []
         for block, layer_past in zip(blocks, past or [None] * len(blocks), strict=True):
             x, layer_state = self._run(block, x, layout, rotation, layer_past, kernel)

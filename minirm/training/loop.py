@@ -109,8 +109,9 @@ class Trainer:
         self._begin_step(rate)
         weight = sum(float(self.objective.total_weight(batch)) for batch in share if batch)
         total = max(self.ranks.sum(weight), 1e-30)  # 0 where there is nothing to learn
-        loss, hits, cases, comparisons, tokens = self.ranks.sum(self._accumulate(share, total))
-        norm = clip_gradients(self.model, self.config.clip)
+        sums, norm = self._accumulate(share, total), clip_gradients(self.model, self.config.clip)
+        figures = torch.cat([sums, norm.view(1) / self.ranks.count])  # (6,) read at once: a GPU is waited for then
+        loss, hits, cases, comparisons, tokens, norm = self.ranks.sum(figures)
         numbers = [number for batch in share if batch for number in batch.numbers]
         self._check_finite({"loss": loss, "gradient norm": norm}, numbers)
         self.optimizer.step()

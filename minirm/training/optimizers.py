@@ -65,7 +65,6 @@ def rate_at(step: int, steps: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, largest: float) -> float:
-    """Scale the gradients so that their norm is at most `largest` (0: leave them), and return the norm before."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf)
-    return whole(norm).item()
+def clip_gradients(model: nn.Module, largest: float) -> Tensor:
+    """Scale the gradients so that their norm is at most `largest` (0: leave them), and return the norm before, ()."""
+    return whole(nn.utils.clip_grad_norm_(model.parameters(), largest if largest > 0 else math.inf))

@@ -60,6 +60,7 @@ def run_level(network: Recurrence, inputs: Tensor, start: Memory, steps: Tensor)
 
 def by_pytorch(network: Recurrence, x: Tensor, start: Memory, steps: Tensor) -> tuple[Tensor, Memory]:
     """Return what `run_level` returns, by the network's own forward pass, of its inputs x (m, D) themselves."""
+    network.train(torch.is_grad_enabled())  # cuDNN then keeps what a backward pass needs; one layer drops nothing
     first = tuple(part[None] for part in start)
     output, ends = network(PackedSequence(x, steps), first if len(first) == 2 else first[0])
     return output.data, tuple(end[0] for end in (ends if len(first) == 2 else (ends,)))

@@ -60,7 +60,7 @@ class Strips:
         return q, k[:, : strip.seen], v[:, : strip.seen]
 
 
-def faster_attention(attention: nn.Module, tiles: Tiles) -> Callable[[Tensor], Tensor] | None:
+def attend_in_strips(attention: nn.Module, tiles: Tiles) -> Callable[[Tensor], Tensor] | None:
     """Return what `attention.segment_attention` computes over all tokens, by strips; None where they do not pay.
 
     The result takes queries, keys and values side by side, (M, (H + 2·G)·C), and returns (M, H·C).
