@@ -81,7 +81,7 @@ def test_nothing_is_handed_from_the_host_to_the_device_on_the_way():
             return result
 
     backbone, batch, crossings = build_backbone(CONFIG).to("meta"), pack(some_comparisons(5)), []
-    assert batch.layout.levels  # as `PackedBatch.pinned` makes them, before they go to a GPU
+    assert batch.layout.levels
     tokens, layout = batch.tokens.to("meta"), batch.layout.to("meta")
     with Crossings():
         backbone(tokens, layout)

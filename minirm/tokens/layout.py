@@ -70,18 +70,27 @@ class Layout:
     positions: Tensor  # (M,) how far along its path each token lies, from 0
     types: Tensor  # (M,) 0 in a prompt, 1 in a response
     reads: Tensor  # (N,) the tokens at which the result is read
-    everywhere: Tiles  # every token is a query
-    at_reads: Tiles  # only the N read tokens are
+    at_reads: Tiles  # only the N read tokens are queries
     paths: tuple[np.ndarray, ...]  # the tokens of each segment's path; past segments and tokens are counted first
     tokens_so_far: int  # past tokens and M
     lengths: tuple[int, ...]  # tokens of each new segment
     parents: tuple[int, ...] = ()  # the segment that each new one continues, −1: none; (): nothing can continue one
+    both_ways: bool = False  # a token also sees what follows it in its segment
+
+    @cached_property
+    def everywhere(self) -> Tiles:
+        """Every token is a query; made when they are first asked for, since not every kernel wants tiles."""
+        count, ends, device = len(self.lengths), np.cumsum(self.lengths), self.positions.device
+        queries, keys = list(map(np.arange, ends - self.lengths, ends)), list(self.paths[-count:])
+        if not self.both_ways:
+            queries, keys = _joined(queries, keys, [p + count - len(self.paths) for p in self.parents])  # < 0: not new
+        return _mapped(_tile(queries, keys, both_ways=self.both_ways), lambda x: x.to(device, non_blocking=True))
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The segments level by level, for recurrence; made when they are first asked for."""
         device = self.positions.device
-        return tuple(_mapped(level, lambda tensor: tensor.to(device)) for level in _levels(self))
+        return tuple(_mapped(level, lambda x: x.to(device, non_blocking=True)) for level in _levels(self))
 
     @cached_property
     def slots_in_levels(self) -> Tensor:
@@ -93,11 +102,10 @@ class Layout:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Layout":
-        """Return the same layout with its tensors changed, and those of its levels, if they are made already."""
+        """Return the same layout with its tensors changed, and those of its tiles and levels that are made already."""
         changed = _mapped(self, change)
-        if "levels" in vars(self):
-            vars(changed)["levels"] = _mapped(self.levels, change)
-            vars(changed)["slots_in_levels"] = change(self.slots_in_levels)
+        for name in {"everywhere", "levels", "slots_in_levels"} & vars(self).keys():
+            vars(changed)[name] = _mapped(vars(self)[name], change)
         return changed
 
 
@@ -121,7 +129,7 @@ def lay_out(
     paths = list(past.paths) if past else []
     old, first_token = len(paths), (past.tokens_so_far if past else 0)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    spans = np.split(np.arange(starts[-1]), starts[1:-1])
+    spans = list(map(np.arange, starts[:-1], starts[1:]))
     for span, parent in zip(spans, parents, strict=True):
         own = first_token + span
         paths.append(np.concatenate([paths[parent], own]) if parent >= 0 else own)
@@ -132,7 +140,6 @@ def lay_out(
         positions=_tensor([np.arange(len(path))[-len(span) :] for path, span in zip(new, spans, strict=True)]),
         types=torch.from_numpy(np.repeat([int(parent >= 0) for parent in parents], lengths)),
         reads=torch.from_numpy(starts[1:][list(read_segments)] - 1 - np.array(back, dtype=np.int64)),
-        everywhere=_tile(*_joined(spans, new, [parent - old for parent in parents])),  # below 0: past, or none
         at_reads=_tile([np.array([n]) for n in range(len(read_segments))], seen),
         paths=tuple(paths),
         tokens_so_far=first_token + int(starts[-1]),
@@ -167,24 +174,17 @@ def lay_out_sequences(prompts: Sequence[int], responses: Sequence[int]) -> Layou
         positions=_tensor([whole - whole[0] for whole in wholes]),
         types=torch.from_numpy(np.tile([0, 1], len(wholes)).repeat(lengths.ravel())),
         reads=torch.from_numpy(starts[:-1]),
-        everywhere=_tile(wholes, wholes, both_ways=True),
         at_reads=_tile([np.array([n]) for n in range(len(wholes))], wholes, both_ways=True),
         paths=tuple(wholes),
         tokens_so_far=int(starts[-1]),
         lengths=tuple(map(len, wholes)),
+        both_ways=True,
     )
 
 
 def see_both_ways(layout: Layout) -> Layout:
-    """Return the layout in which a token sees its path and all of its own segment, tokens that follow it included.
-
-    A prompt's tokens still see nothing of a response, so that it is computed once for all of them: a prefix encoder.
-    Each response must be read at its end.
-    """
-    spans = np.split(np.arange(sum(layout.lengths)), np.cumsum(layout.lengths)[:-1])
-    everywhere = _tile(spans, list(layout.paths[-len(spans) :]), both_ways=True)
-    device = layout.positions.device
-    return replace(layout, everywhere=_mapped(everywhere, lambda tensor: tensor.to(device)))
+    """Return a prefix encoder's: a token sees its path and all of its own segment, a prompt's nothing of a response."""
+    return replace(layout, both_ways=True)
 
 
 def _tile(queries: list[np.ndarray], keys: list[np.ndarray], *, both_ways: bool = False) -> Tiles:

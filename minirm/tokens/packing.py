@@ -103,10 +103,12 @@ class PackedBatch:
         """Return the batch with its tensors on `device`; from pinned memory, without waiting for them to arrive."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pinned(self) -> "PackedBatch":
-        """Return the batch in memory from which a GPU can fetch it by itself."""
-        _ = self.layout.levels  # cached here, where no GPU waits for it
-        return self._mapped(Tensor.pin_memory)
+    def ready(self) -> "PackedBatch":
+        """Return the batch in memory from which a GPU can fetch it by itself; where there is none, its tiles made."""
+        if torch.cuda.is_available():
+            return self._mapped(Tensor.pin_memory)
+        _ = self.layout.everywhere
+        return self
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}

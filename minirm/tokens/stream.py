@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import numpy as np
-import torch
 
 from minirm.config import PackingConfig
 from minirm.tokens.packing import DIALS, Encoded, PackedBatch, pack
@@ -172,10 +171,9 @@ class Stream:
 
     def packed(self, numbers: np.ndarray) -> PackedBatch:
         """Return one batch."""
-        batch = [self.store[number] for number in numbers]
-        share_prompt = self.packing.share_prompt
-        packed = pack(batch, share_prompt=share_prompt, bidirectional=self.bidirectional, numbers=numbers.tolist())
-        return packed.pinned() if torch.cuda.is_available() else packed
+        batch, share = [self.store[number] for number in numbers], self.packing.share_prompt
+        packed = pack(batch, share_prompt=share, bidirectional=self.bidirectional, numbers=numbers.tolist())
+        return packed.ready()
 
     def batches(self, plan: Iterable[np.ndarray]) -> Iterator[PackedBatch | None]:
         """Yield the batches, or micro-batches, of a plan, packed ahead in a thread; None for an empty one."""

@@ -30,6 +30,6 @@ def fill_up(tokens: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
     def filled(index: Tensor) -> Tensor:
         return F.pad(index, (0, more))
 
-    everywhere = replace(layout.everywhere, slots=filled(layout.everywhere.slots))
-    places = {"positions": filled(layout.positions), "types": filled(layout.types)}
-    return filled(tokens), replace(layout, **places, everywhere=everywhere)
+    longer = replace(layout, positions=filled(layout.positions), types=filled(layout.types))
+    vars(longer)["everywhere"] = replace(layout.everywhere, slots=filled(layout.everywhere.slots))
+    return filled(tokens), longer

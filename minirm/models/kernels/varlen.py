@@ -44,11 +44,9 @@ class Sequences:
         """Return the sequences of a layout, where its tensors lie."""
         queries, keys = ([0, *np.cumsum(sizes)] for sizes in (layout.lengths, list(map(len, layout.paths))))
         arrays = np.concatenate(layout.paths), np.array(queries, np.int32), np.array(keys, np.int32)
-        device, tiles = layout.positions.device, layout.everywhere.tiles
+        device, most = layout.positions.device, (max(layout.lengths), max(map(len, layout.paths)))
         index, *ends = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-        one_for_all = not any(tile.causal or tile.visible.shape[1] > 1 for tile in tiles)  # of a segment's queries
-        most = (max(layout.lengths), max(map(len, layout.paths)))
-        return cls(index, *ends, *most, causal=not one_for_all)
+        return cls(index, *ends, *most, causal=not layout.both_ways)
 
 
 def attend_to_sequences(attention: nn.Module, layout: Layout) -> Callable[[Tensor], Tensor] | None:
