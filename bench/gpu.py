@@ -8,9 +8,10 @@ float32; attention by torch.nn.attention.varlen against the tiles; losses under 
 makes the host wait for the GPU once, where its figures are read. A check that fails is reported, and what follows still
 runs. Then the comparison, at GPT-2's shape (12 layers, D = 768) in bfloat16, on rows as long as dialogues are: minirm's
 own Trainer against Hugging Face's GPT-2 with PyTorch's fused attention, whose batches lie padded on the GPU before its
-clock starts; and the ways of attention, one layer's forward and backward pass alone: the kernel that a GPU gets in half
-precision, the tiles that serve in float32, sized for a CPU, and coarser ones, since a GPU computes what is padded
-sooner than it starts another kernel. Results go to bench/results/gpu.json and gpu.md.
+clock starts; what of a step is packing, the host's and the GPU's; and the ways of attention, one layer's forward and
+backward pass alone: the kernel that a GPU gets in half precision, the tiles that serve in float32, sized for a CPU, and
+coarser ones, since a GPU computes what is padded sooner than it starts another kernel. Results go to
+bench/results/gpu.json and gpu.md.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from bench.contenders import MINIRM, TRAINING, MinirmTraining, Work
 from bench.flops import GPU_SHAPES, SHAPES, best_matrix_rate, useful_flops
@@ -48,6 +50,7 @@ from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout
 from minirm.tokens.packing import Encoded, pack
 from minirm.tokens.tokenizer import Tokenizer
+from minirm.training.loop import Progress
 
 HUGGING_FACE, HUGGING_FACE_RANDOM = "Hugging Face loop, SDPA, sorted", "Hugging Face loop, SDPA, random batches"
 TILES, VARLEN = "tiles, scaled_dot_product_attention", "torch.nn.attention.varlen"
@@ -90,7 +93,7 @@ def cuda_tests(device: str) -> str:
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=SECONDS_FOR_TESTS
     )
-    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    last = ([line for line in done.stdout.splitlines() if line and not line.startswith("--")] or ["no output"])[-1]
     assert done.returncode == 0, f"{last} {done.stderr[-300:]}"
     return last
 
@@ -152,6 +155,7 @@ def attention_calls(
     """Return both ways of one layer's attention over a batch, each a call for result and gradients, and the layout."""
     batch = pack(encoded)
     layout, generator = batch.layout.to(device), torch.Generator(device).manual_seed(0)
+    assert layout.everywhere.tiles  # made now, as fine or coarse as the caller wants them
     options = {"device": device, "dtype": dtype, "generator": generator}
     projected, gradient = (torch.randn((len(batch.tokens), part * width), **options) for part in (3, 1))
     projected.requires_grad_()
@@ -321,6 +325,37 @@ def compare_attention(work: Work, rounds: int) -> list[Row]:
     return rows
 
 
+def parts_of_a_step(work: Work, rounds: int) -> list[Row]:
+    """Return what of a training step's time is packing, what the host's, and what the GPU's kernels take alone."""
+    training = MinirmTraining(work)
+    plan = training.stream.plan(0)
+    packed = [training.stream.packed(numbers) for numbers in plan]
+
+    def steps() -> float:
+        training.trainer.progress = Progress()
+        began = time.perf_counter()
+        for batch in packed:
+            training.trainer.step([batch])
+        wait_for_gpu()
+        return time.perf_counter() - began
+
+    def packing() -> float:
+        began = time.perf_counter()
+        assert all(training.stream.packed(numbers) for numbers in plan)
+        return time.perf_counter() - began
+
+    calls = {"a step": training, "… its batch packed before": steps, "packing alone": packing}
+    seconds = interleaved(calls, rounds, own_clock=True)
+    if work.device == "cuda":
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            steps()
+        seconds["its kernels on the GPU"] = [
+            sum(e.self_device_time_total for e in seen.key_averages() if not e.is_user_annotation) / 1e6
+        ]
+    setting = f"parts of a step, {work.per_step} pairs"
+    return [Row(setting, name, spread([1e3 * s / len(plan) for s in taken]), "ms") for name, taken in seconds.items()]
+
+
 def main(argv: list[str]) -> int:
     """Run the checks and the comparison; exit status 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__.splitlines()[0])
@@ -339,7 +374,8 @@ def main(argv: list[str]) -> int:
         dialogues(steps * per_step, model.vocab_size), Tokenizer.train([]), model, per_step, device=options.device
     )
     rounds = options.rounds if on_gpu else 2
-    rows = compare(replace(work, config=replace(TRAINING, precision="bfloat16")), rounds)
+    low = replace(work, config=replace(TRAINING, precision="bfloat16"))
+    rows = compare(low, rounds) + parts_of_a_step(low, rounds)
     try:
         rows += compare_attention(work, rounds)
     except Exception as error:  # a check has said why already; the comparison stands
