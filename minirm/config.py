@@ -218,8 +218,8 @@ class TrainConfig:
     centering: NotNegative = 0.0
     """Weight of the penalty that pulls a comparison's rewards to mean zero."""
     language_model_weight: NotNegative = 0.0
-    """Reward stage: weight of the mean −log p of a micro-batch's tokens, in nats, added to the loss of training steps;
-    how a step is cut moves it a little. Source: GRM, arXiv:2406.10216, which adds that of preferred responses alone."""
+    """Reward stage: weight of the mean −log p of a comparison's tokens, in nats, added to its loss in training steps.
+    Source: GRM, arXiv:2406.10216, which adds that of preferred responses alone."""
     average_read: bool | None = None
     """Reward stage: let the last layer begin as the mean of all that a response's last token sees, not as the language
     model left it. What each token found then counts from the first step: for few comparisons, where a bag of words is

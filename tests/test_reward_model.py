@@ -7,6 +7,7 @@ from minirm.config import SIZES, ModelConfig, TrainConfig, sized
 from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
+from minirm.tokens.packing import pack
 from minirm.training.objectives import RewardObjective
 from tests.strategies import ARCHITECTURES, packed_for
 from tests.test_train import some_comparisons
@@ -95,8 +96,10 @@ def test_a_language_models_loss_beside_the_rewards_is_that_of_a_language_model_o
     model = RewardModel(ARCHITECTURES[name]).double()
     language_model = LanguageModel(ARCHITECTURES[name], model.backbone)
     alone, both = (RewardObjective(TrainConfig(language_model_weight=weight)) for weight in (0.0, 0.3))
-    plain, mixed, weight = alone(model, batch), both(model, batch), alone.total_weight(batch)
-    torch.testing.assert_close((mixed.loss - plain.loss) / (0.3 * weight), language_model(batch).mean())
+    plain, mixed, weights = alone(model, batch), both(model, batch), alone.comparison_weights(batch)
+    alone_each = [pack([comparison]) for comparison in some_comparisons(9)]
+    means = torch.stack([language_model(one).mean() for one in alone_each])  # each comparison packed by itself
+    torch.testing.assert_close(mixed.loss - plain.loss, 0.3 * (weights * means).sum())
     assert torch.equal(mixed.hits, plain.hits)
     mixed.loss.backward()
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())

@@ -54,9 +54,9 @@ PLAIN = TrainConfig(clip=0.05, optimizer="sgd", learning_rate=1.0, warmup=0.0)
 """A step that is the clipped gradient itself."""
 
 
-def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObjective) -> tuple[torch.Tensor, Step]:
+def step_in_windows(folder, weighting: str, cut: list[int], objective, beside: float) -> tuple[torch.Tensor, Step]:
     """Take one step on comparisons, cut into batches of the given sizes; return the weights after it, and the step."""
-    config = replace(PLAIN, weighting=weighting)
+    config = replace(PLAIN, weighting=weighting, language_model_weight=beside)
     comparisons = some_comparisons(sum(cut), seed=5)
     store = TokenStore.write(comparisons, folder)
     judges = objective is RewardObjective
@@ -73,11 +73,13 @@ def step_in_windows(folder, weighting: str, cut: list[int], objective=RewardObje
 
 
 @pytest.mark.parametrize("weighting", ["prompt", "pair"])
-@pytest.mark.parametrize("objective", [RewardObjective, LanguageModelObjective])
-def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path, weighting, objective):
-    whole, step = step_in_windows(tmp_path / "whole", weighting, [8], objective)
+@pytest.mark.parametrize(
+    ("objective", "beside"), [(RewardObjective, 0.0), (RewardObjective, 0.3), (LanguageModelObjective, 0.0)]
+)
+def test_a_step_is_the_same_however_it_is_cut_into_batches(tmp_path, weighting, objective, beside):
+    whole, step = step_in_windows(tmp_path / "whole", weighting, [8], objective, beside)
     for name, cut in {"singly": [1] * 8, "unequal": [3, 1, 4]}.items():
-        parts, same = step_in_windows(tmp_path / name, weighting, cut, objective)
+        parts, same = step_in_windows(tmp_path / name, weighting, cut, objective, beside)
         torch.testing.assert_close(parts, whole)
         assert_same_figures(same, step)
 

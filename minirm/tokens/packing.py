@@ -96,6 +96,7 @@ class PackedBatch:
     probability: Tensor  # (B,)
     sources: Tensor  # (targets,) tokens that predict another …
     targets: Tensor  # (targets,) … and the ids that they predict: a prompt's end predicts the start of each response
+    owners: Tensor  # (targets,) the comparison, of 0 to B − 1, of each
     labels: Labels
     numbers: tuple[int, ...]  # which comparisons these are, by their numbers in the store
 
@@ -224,13 +225,13 @@ def pack(
     """
     labels = labels_of(batch)
     _check(batch, labels, share_prompt, bidirectional)
-    segments, parents, learned = _segments(batch, share_prompt)
+    segments, parents, learned, owners = _segments(batch, share_prompt)
     lengths = [len(segment) for segment in segments]
     layout = _layout(batch, lengths, parents, labels.steps, bidirectional)
     order, scores, mask = _judgements(batch, labels.steps)
     dials = {name: torch.tensor([getattr(one, name) for one in batch], dtype=torch.float32) for name in DIALS}
     tokens = np.concatenate(segments).astype(np.int64)
-    sources, targets = _next_tokens(tokens, lengths, parents, learned)
+    sources, targets, owners = _next_tokens(tokens, lengths, parents, learned, owners)
     return PackedBatch(
         tokens=torch.from_numpy(tokens),
         layout=layout,
@@ -241,6 +242,7 @@ def pack(
         **dials,
         sources=torch.from_numpy(sources),
         targets=torch.from_numpy(targets),
+        owners=torch.from_numpy(owners),
         labels=labels,
         numbers=tuple(range(len(batch)) if numbers is None else map(int, numbers)),
     )
@@ -271,9 +273,8 @@ def _reads(
         return responses, None
     ends = [steps.ends.tolist() for encoded in batch for steps in encoded.steps]
     reads = [segment for segment, of_one in zip(responses, ends, strict=True) for _ in of_one]
-    return reads, [
-        lengths[segment] - 1 - end for segment, of_one in zip(responses, ends, strict=True) for end in of_one
-    ]
+    behind = [lengths[segment] - 1 - end for segment, of in zip(responses, ends, strict=True) for end in of]
+    return reads, behind
 
 
 def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -288,26 +289,25 @@ def _judgements(batch: Sequence[Encoded], by_step: bool) -> tuple[np.ndarray, np
     return order, scores, mask
 
 
-def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
-    """Return the segments' tokens, their parents (−1 for a prompt), and which of each a language model learns."""
-    segments: list[np.ndarray] = []
-    parents: list[int] = []
-    learned: list[np.ndarray] = []
-    for encoded in batch:
+def _segments(batch: Sequence[Encoded], share_prompt: bool) -> tuple[list, list[int], list, list[int]]:
+    """Return segments' tokens, parents (−1 for a prompt), which of each a language model learns, and comparisons."""
+    segments, parents, learned, owners = [], [], [], []
+    for owner, encoded in enumerate(batch):
         for responses in [encoded.responses] if share_prompt else [(response,) for response in encoded.responses]:
             parents += [-1, *[len(segments)] * len(responses)]
             segments += [encoded.prompt, *responses]
             prompt_learned = np.ones(len(encoded.prompt), bool) if encoded.learned is None else encoded.learned
             learned += [prompt_learned, *(np.ones(len(response), bool) for response in responses)]
-    return segments, parents, learned
+            owners += [owner] * (1 + len(responses))
+    return segments, parents, learned, owners
 
 
 def _next_tokens(
-    tokens: np.ndarray, lengths: list[int], parents: list[int], learned: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which token predicts which id: the one before it, which for a response's first is its prompt's last."""
+    tokens: np.ndarray, lengths: list[int], parents: list[int], learned: list[np.ndarray], owners: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which token predicts which id, and whose: the one before it, for a response's first its prompt's last."""
     ends = np.cumsum(lengths)
     before = np.arange(-1, len(tokens) - 1)
     before[ends - lengths] = [ends[parent] - 1 if parent >= 0 else -1 for parent in parents]
     wanted = np.concatenate(learned) & (before >= 0)  # nothing comes before a prompt
-    return before[wanted], tokens[wanted]
+    return before[wanted], tokens[wanted], np.repeat(owners, lengths)[wanted]

@@ -1,8 +1,7 @@
 """One training loop for both stages.
 
-A step descends along the gradient of L = Σ w·ℓ / Σ w, over the comparisons (or tokens) of the step's batches. They are
-dealt to the processes that train together, and cut into micro-batches; neither changes L or its gradient, but for what
-dropout draws and, a little, `language_model_weight`.
+A step descends along the gradient of L = Σ w·ℓ / Σ w, over the comparisons (or tokens) of the step's batches. How they
+are dealt to processes that train together and cut into micro-batches changes neither, but for what dropout draws.
 """
 
 import math
@@ -209,9 +208,8 @@ class Trainer:
         for what, value in figures.items():
             if not math.isfinite(value):
                 named = ", ".join(map(str, comparisons[:16])) + (", …" if len(comparisons) > 16 else "")
-                raise self._not_finite(
-                    f"{what} is {value} at step {self.progress.step + 1}, training comparisons {named}"
-                )
+                step = self.progress.step + 1
+                raise self._not_finite(f"{what} is {value} at step {step}, training comparisons {named}")
 
     def _not_finite(self, what: str) -> InputError:
         return InputError(f"{what}: learning_rate={self.config.learning_rate} may be too high")

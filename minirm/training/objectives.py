@@ -65,7 +65,9 @@ class RewardObjective:
         learns = share > 0 and model.training  # validation is of rewards alone
         rewards, nll = model(batch, with_language=True) if learns else (model(batch), None)  # (B, K), (S,)
         losses = preference_losses(rewards, batch, self.config)
-        losses = losses if nll is None else losses + share * nll.mean()
+        if learns:
+            means = torch.zeros_like(losses).scatter_reduce(0, batch.owners, nll, "mean", include_self=False)
+            losses = losses + share * means
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
         hits, cases = (count_step_hits if batch.labels.steps else count_hits)(rewards.detach(), batch)
