@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -14,15 +15,18 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
 
+from safetensors.torch import load_file, save_file
+
 from bench.architectures.statistics import Resampled, two_way_interval
 from bench.recipes import main, s0, s1, s2, s3, s4
-from bench.recipes.common import Setting, at_most, mean_of, measured, pairs_file, read_usable
+from bench.recipes.common import Setting, at_most, mean_of, measured, pairs_file, read_usable, told_apart
+from minirm.config import PackingConfig, TrainConfig, sized
 from minirm.data.comparison import Comparison, Turn
 from minirm.files.records import read_comparisons
 from minirm.files.splits import prompt_key
 from minirm.metrics import negative_log_likelihood, pairwise_accuracy
 from minirm.runs.job import train_run
-from minirm.runs.run_config import RunConfig
+from minirm.runs.run_config import DataConfig, RunConfig
 from minirm.worlds.films import praise
 from minirm.worlds.grammar import World, WorldConfig
 from tests import pretrained_folders as made
@@ -167,6 +171,17 @@ def test_pairs_come_back_from_their_file_with_their_margins(tmp_path):
 def test_another_text_is_kept_under_another_name(tmp_path):
     setting = Setting(tmp_path, tmp_path)
     assert setting.keep("a.txt", "one") == setting.keep("a.txt", "one") != setting.keep("a.txt", "two")
+
+
+def test_what_is_kept_of_a_pretrained_folder_is_not_taken_for_another_in_its_place(tmp_path):
+    """Whether it is asked or learned from, its weights count, not its name alone."""
+    start, setting, names = bert_folder(tmp_path / "start"), Setting(tmp_path, tmp_path), []
+    config = RunConfig(DataConfig((tmp_path,)), sized("tiny"), PackingConfig(), TrainConfig(), TrainConfig())
+    for factor in (1, 2):
+        weights = load_file(start / "model.safetensors")
+        save_file({name: factor * tensor for name, tensor in weights.items()}, start / "model.safetensors")
+        names.append((told_apart(start), setting.folder(replace(config, start=start), "run").name))
+    assert all(one != other for one, other in zip(*names, strict=True))
 
 
 # ── Their own pieces ──────────────────────────────────────────────────────────────────────────────────────────────────

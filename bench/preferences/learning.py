@@ -10,7 +10,7 @@ from bench.baselines import TfidfReward, WriterReward, chrf_rewards, length_rewa
 from bench.judgements import SETS, Judged, fold
 from bench.memory import in_fresh_process, most_resident_bytes
 from bench.preferences.recipes import QUESTIONS, Recipe
-from bench.recipes.common import Setting
+from bench.recipes.common import Setting, told_apart
 from minirm.data.comparison import Comparison, Turn
 from minirm.evaluation.pairs import Rewards
 from minirm.files.reading import read_file
@@ -84,7 +84,7 @@ def ask(setting: Setting, folder: Path, name: str, tests: Sequence[Comparison]) 
     def score(rows: Sequence[Comparison]) -> Rewards:
         identity = [question, [(row.prompt, row.responses) for row in rows]]
         scorer = load_zero_shot(folder, question, "Yes", "No")
-        return setting.result(f"answers of {folder.name}", identity, lambda: scorer.score_comparisons(rows))
+        return setting.result(f"answers of {told_apart(folder)}", identity, lambda: scorer.score_comparisons(rows))
 
     return scored_once(score, tests)
 

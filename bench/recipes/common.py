@@ -69,7 +69,8 @@ class Setting:
 
     def folder(self, config: RunConfig, name: str) -> Path:
         """Return the folder in which `trained` leaves this run."""
-        return self.cache / f"{name}-{_digest(to_json(config), torch.__version__)}"
+        start = [] if config.start is None else [told_apart(config.start)]
+        return self.cache / f"{name}-{_digest(to_json(config), *start, torch.__version__)}"
 
     def scored(self, run: Path, comparisons: Sequence[Comparison]) -> list[list[float]]:
         """Return the rewards that a finished run gives to comparisons."""
@@ -103,6 +104,11 @@ def begun(start: Path | None, model: ModelConfig, packing: PackingConfig) -> tup
     model = read_start(start).model
     longest = min(packing.max_tokens, model.max_positions)
     return model, replace(packing, max_tokens=longest, share_prompt=not model.bidirectional)
+
+
+def told_apart(start: Path) -> str:
+    """Return the name of a run, or of a pretrained folder, and the digest of its weights: another's are others."""
+    return f"{start.name} {read_start(start).digest()}"
 
 
 def precision() -> str:

@@ -25,6 +25,7 @@ from bench.recipes.common import (
     excerpt,
     in_words,
     table,
+    told_apart,
 )
 from bench.recipes.pictures import series
 from minirm.config import ModelConfig, PackingConfig, TrainConfig
@@ -89,13 +90,14 @@ def run(setting: Setting, plan: Plan) -> Page:
     judge = plan.start or _language_model(setting, plan, "judge", questions(plan.reviews), seed=0)
     scorer = load_zero_shot(judge, QUESTION, *("yes", "no") if plan.start is None else ("Yes", "No"))
     tests = list(reviews(half_positive(plan.test), "test"))
-    likely = setting.result(f"answers of {judge.name}", tests, lambda: scorer.score(None, [text for _, text in tests]))
+    asked = f"answers of {told_apart(judge)}"
+    likely = setting.result(asked, tests, lambda: scorer.score(None, [text for _, text in tests]))
     right = float(np.mean([(p > 0.5) == (praise(text) > 0.5) for p, (_, text) in zip(likely, tests, strict=True)]))
     texts = conversations(reviews({1.0: plan.reviews // 2, 0.0: plan.reviews // 2}, "train"))
     found = []
     for seed in range(plan.seeds):
         policy = _language_model(setting, plan, "policy", texts, seed)
-        identity = [judge.name, policy.name, asdict(plan.ppo), plan.prompts, plan.test]
+        identity = [told_apart(judge), policy.name, asdict(plan.ppo), plan.prompts, plan.test]
         found.append(setting.result("s0 ppo", identity, lambda p=policy, s=seed: follow(p, scorer, plan, s)))
         print(f"seed {seed}: P(yes) {_mean(found, 'before')[-1]:.3f} → {_mean(found, 'after')[-1]:.3f}", flush=True)
     figures = _figures(found)
