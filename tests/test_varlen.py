@@ -1,5 +1,8 @@
 """Attention over sequences end to end, by the loop that says what the GPU's kernel computes, against tiles."""
 
+from functools import partial
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,8 +11,11 @@ from hypothesis import strategies as st
 from minirm.config import ModelConfig
 from minirm.models.attention import Attention, segment_attention
 from minirm.models.kernels.varlen import Sequences, attend, attend_to_sequences
+from minirm.models.reward_model import RewardModel
 from minirm.tokens.layout import Layout, lay_out, lay_out_sequences, see_both_ways
+from tests.strategies import ARCHITECTURES, packed_for, randomised
 from tests.test_layout import forests
+from tests.test_train import some_comparisons
 
 
 def check_same_as_tiles(layout: Layout, heads: int, groups: int, seed: int) -> None:
@@ -40,6 +46,23 @@ def test_unequal_lengths_end_to_end_are_the_same_attention_as_tiles(sees, forest
 def test_an_encoder_sees_both_ways_end_to_end_too():
     check_same_as_tiles(lay_out_sequences([2, 1, 4], [3, 6, 2]), 2, 2, 0)
     check_same_as_tiles(lay_out_sequences([1, 1], [1, 1]), 2, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "prefix", "bert"])
+def test_a_model_that_attends_to_sequences_gives_the_same_rewards_and_makes_no_tiles(name):
+    model, batch = randomised(RewardModel(ARCHITECTURES[name])), packed_for(name, some_comparisons(9))
+    expected, again = model(batch), packed_for(name, some_comparisons(9))
+
+    def attending(attention: Attention, layout: Layout) -> partial:
+        shape = {"widths": attention.widths, "head_width": attention.head_width}
+        return partial(attend, sequences=Sequences.of(layout), **shape)
+
+    with (
+        patch("minirm.models.kernels.choice.attend_to_sequences", attending),
+        patch.object(Layout, "everywhere", property(lambda layout: pytest.fail("tiles are made"))),
+    ):
+        found = model(again)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_cpu_has_no_such_kernel():

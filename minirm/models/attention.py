@@ -13,7 +13,7 @@ from minirm.config import ModelConfig, RopeScaling
 from minirm.models.kernels.cpu_bfloat16 import is_slower
 from minirm.models.kernels.reads import attend_to_states
 from minirm.models.kernels.rows import gather_tiles, take_rows
-from minirm.tokens.layout import Tile, Tiles
+from minirm.tokens.layout import Layout, Tile, Tiles
 
 KeysValues = tuple[Tensor, Tensor]
 """(tokens, G·C) each."""
@@ -80,7 +80,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        tiles: Tiles,
+        layout: Layout,
         rotation: Rotation | None = None,
         past: KeysValues | None = None,
         kernel: Kernel | None = None,
@@ -89,13 +89,13 @@ class Attention(nn.Module):
 
         Args:
             x: (M, D) normalised hidden states.
-            tiles: `layout.everywhere`.
+            layout: whose tiles `everywhere` are asked for where no kernel takes their place.
             rotation: of the M positions.
             past: keys and values that the layout's paths begin with.
-            kernel: what computes `segment_attention` over these tiles faster; None: nothing does.
+            kernel: what computes `segment_attention` over the layout's tokens faster; None: nothing does.
         """
         projected = self.qkv(x)  # (M, (H + 2·G)·C)
-        q, k, v = projected.split(self.widths, dim=-1)
+        C, (q, k, v) = self.head_width, projected.split(self.widths, dim=-1)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
             projected = torch.cat([q, k, v], dim=-1)
@@ -103,7 +103,7 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k]), torch.cat([past[1], v])
         if kernel is not None:
             return self.out(kernel(projected)), (k, v)
-        return self.out(segment_attention(q, k, v, tiles, self.head_width, self.dropout * self.training)), (k, v)
+        return self.out(segment_attention(q, k, v, layout.everywhere, C, self.dropout * self.training)), (k, v)
 
     def read(self, x: Tensor, tiles: Tiles, reads: Tensor, rotation: Rotation | None = None) -> Tensor:
         """Return the attention's output at the reads alone, (N, D): the first half of the fused read.

@@ -76,7 +76,7 @@ class Block(nn.Module):
         kernel: Kernel | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values; see `Attention`."""
-        attended, state = self.attention(self.attention_norm(x), layout.everywhere, rotation, past, kernel)
+        attended, state = self.attention(self.attention_norm(x), layout, rotation, past, kernel)
         return self.add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotation: Rotation | None = None) -> Tensor:
@@ -101,7 +101,7 @@ class EncoderBlock(Block):
         kernel: Kernel | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """Return the block's output (M, D), and its keys and values."""
-        attended, state = self.attention(x, layout.everywhere, rotation, past, kernel)
+        attended, state = self.attention(x, layout, rotation, past, kernel)
         return self.add(x, attended), state
 
     def read(self, x: Tensor, layout: Layout, rotation: None = None) -> Tensor:
