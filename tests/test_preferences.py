@@ -162,6 +162,7 @@ def test_a_model_that_is_only_asked_stands_in_the_table_and_is_no_baseline(tmp_p
         return SimpleNamespace(score_comparisons=lambda rows: [[*map(len, row.responses)] for row in rows])
 
     monkeypatch.setattr(learning, "load_zero_shot", opened)
+    monkeypatch.setattr(learning, "told_apart", lambda folder: folder.name)
     _, page = measured_set(tmp_path, monkeypatch, "--ask", str(tmp_path / "instructed"), "--folds", "1")
     [([message], *answers)] = questions
     assert answers == ["Yes", "No"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from minirm.config import ModelConfig
 from minirm.models.attention import Attention, Kernel, KeysValues, RotaryPositions, segment_attention
 from minirm.models.transformer import Transformer, build_mlp, build_norm
-from minirm.tokens.layout import Tiles
+from minirm.tokens.layout import Layout, Tiles
 
 
 def changed(config: ModelConfig, change: Callable[[Transformer], None]) -> Transformer:
@@ -99,13 +99,13 @@ class LinearlyBiased(Attention):
     """
 
     def forward(
-        self, x: Tensor, tiles: Tiles, places: Tensor, past: KeysValues | None = None, kernel: Kernel | None = None
+        self, x: Tensor, layout: Layout, places: Tensor, past: KeysValues | None = None, kernel: Kernel | None = None
     ) -> tuple[Tensor, KeysValues]:
         """Return the attention's output, (M, D), with keys and values; see `Attention`. It continues no past."""
         if past is not None:
             raise NotImplementedError("ALiBi here continues no past: where its keys stand is not kept")
         q, k, v = self.qkv(x).split(self.widths, dim=-1)
-        return self.out(self._attend(q, k, v, places, tiles)), (k, v)
+        return self.out(self._attend(q, k, v, places, layout.everywhere)), (k, v)
 
     def read(self, x: Tensor, tiles: Tiles, reads: Tensor, places: Tensor) -> Tensor:
         """Return the attention's output at the reads alone, (N, D)."""
