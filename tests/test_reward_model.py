@@ -1,5 +1,7 @@
 """The head, the shape of the rewards, and the sizes by name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from minirm.errors import InputError
 from minirm.models.language_model import LanguageModel
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import pack
-from minirm.training.objectives import RewardObjective
+from minirm.training.objectives import LOSSES, RewardObjective
 from tests.strategies import ARCHITECTURES, packed_for
 from tests.test_train import some_comparisons
 
@@ -88,6 +90,14 @@ def test_a_read_that_begins_as_average_is_the_mean_of_the_values_of_all_that_it_
         mean = values[torch.from_numpy(seen)].mean(0).view(config.key_value_heads, 1, -1)
         heads = mean.expand(-1, config.heads // config.key_value_heads, -1).flatten()
         torch.testing.assert_close(out[row], attention.out(heads))
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "step"])
+def test_a_language_models_loss_goes_with_every_loss_whatever_precision_its_labels_have(loss):
+    batch = pack([replace(one, margin=0.0) for one in some_comparisons(5)])
+    model = RewardModel(ARCHITECTURES["gpt2"])
+    alone, both = (RewardObjective(TrainConfig(loss=loss, language_model_weight=weight)) for weight in (0.0, 0.3))
+    assert both(model, batch).loss.item() > alone(model, batch).loss.item()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gru"])

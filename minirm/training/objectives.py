@@ -66,7 +66,7 @@ class RewardObjective:
         rewards, nll = model(batch, with_language=True) if learns else (model(batch), None)  # (B, K), (S,)
         losses = preference_losses(rewards, batch, self.config)
         if learns:
-            means = torch.zeros_like(losses).scatter_reduce(0, batch.owners, nll, "mean", include_self=False)
+            means = nll.new_zeros(len(losses)).scatter_reduce(0, batch.owners, nll, "mean", include_self=False)
             losses = losses + share * means
         if self.config.centering:
             losses = losses + self.config.centering * centering_penalty(rewards, batch.mask)
