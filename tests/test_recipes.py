@@ -174,14 +174,21 @@ def test_another_text_is_kept_under_another_name(tmp_path):
 
 
 def test_what_is_kept_of_a_pretrained_folder_is_not_taken_for_another_in_its_place(tmp_path):
-    """Whether it is asked or learned from, its weights count, not its name alone."""
+    """Whether it is asked or learned from, its weights count and its tokenizer's files, not its name alone."""
     start, setting, names = bert_folder(tmp_path / "start"), Setting(tmp_path, tmp_path), []
     config = RunConfig(DataConfig((tmp_path,)), sized("tiny"), PackingConfig(), TrainConfig(), TrainConfig())
-    for factor in (1, 2):
-        weights = load_file(start / "model.safetensors")
-        save_file({name: factor * tensor for name, tensor in weights.items()}, start / "model.safetensors")
+
+    def keep() -> None:
         names.append((told_apart(start), setting.folder(replace(config, start=start), "run").name))
-    assert all(one != other for one, other in zip(*names, strict=True))
+
+    keep()
+    weights = load_file(start / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, start / "model.safetensors")
+    keep()
+    settings = start / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 99}))
+    keep()
+    assert all(len(set(each)) == 3 for each in zip(*names, strict=True))
 
 
 # ── Their own pieces ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -54,10 +54,11 @@ class Pretrained(Start):
     """A pretrained folder from which a run goes on; of its training prompts, none is known."""
 
     def digest(self) -> str:
-        """Return what tells its weights from any other."""
+        """Return what tells its weights, its tokenizer and its chat template from any other."""
         digest = hashlib.blake2b(digest_size=16)
         with adapters.merged(self.folder) as folder:
-            for path in sorted({entry.path for entry in TensorFiles(folder).entries.values()}):
+            files = {entry.path for entry in TensorFiles(folder).entries.values()}
+            for path in sorted(files.union(*map(folder.glob, ("*.json", "*.jinja", "*.txt")))):
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
