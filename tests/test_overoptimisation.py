@@ -9,7 +9,7 @@ import pytest
 
 from bench.architectures.statistics import two_way_interval
 from bench.overoptimisation import command
-from bench.overoptimisation.curves import FORMS, Curve, at_distance, fit, fitted, lost
+from bench.overoptimisation.curves import FORMS, Curve, at_distance, fit, fitted, lost, raised
 from bench.overoptimisation.page import record, sections
 from bench.overoptimisation.plan import DEFAULT, QUICK, TRUTH, Followed, Plan, Proxy
 from bench.overoptimisation.ranking import Ranking
@@ -61,6 +61,15 @@ def test_the_luck_of_the_highest_point_is_no_loss():
     assert found.low < 0 < found.high and abs(found.estimate) < 0.15
 
 
+def test_what_was_raised_is_the_highest_of_a_curve_and_no_luck_of_a_point():
+    d = np.linspace(0, 4, 9)
+    gained, points = raised(a_curve(2 - np.abs(d - 2), d))
+    assert gained.whole == pytest.approx([2.0] * 3) and (points == 4).all()
+    lucky = a_curve(np.zeros(30), np.linspace(0, 4, 30), noise=1.0)
+    found = two_way_interval(raised(lucky)[0])
+    assert lucky.gold.mean((0, 2)).max() > 0.1 and found.low < 0 < found.high and abs(found.estimate) < 0.15
+
+
 def test_responses_to_one_prompt_are_left_out_together():
     curve = replace(a_curve(np.zeros(2), np.arange(2.0)), together=4)
     assert curve.group.tolist() == [n // 4 for n in range(40)]
@@ -84,16 +93,16 @@ def test_every_way_follows_every_reward_with_as_many_responses(plan):
         dials = plan.dials(way, seed)
         assert dials.prompts_per_iteration * dials.samples_per_prompt == plan.policy.prompts_per_iteration
         assert way.method.least_samples <= dials.samples_per_prompt
-    assert len(plan.learned) == (3 * len(plan.followed) + 1) * plan.seeds
+    assert len(plan.learned) == (3 * len(plan.followed) + 2) * plan.seeds
     assert TRUTH.proxies(0) == [] and plan.followed[0].proxies(1) == [Proxy(250, 1)]
     assert len(plan.epochs) == len(plan.sizes) and plan.ensemble_comparisons in plan.sizes
 
 
 def test_a_rank_correlation_is_that_of_the_ranks_with_an_interval_around_it():
     values = np.arange(12.0)
-    found = Ranking({"m": values}, {"same": values**3, "other": np.tile([1.0, 0.0], 6)})
-    assert found.correlation("m", "same") == pytest.approx((1, 1, 1))
-    other = found.correlation("m", "other")
+    found = Ranking({"m": values}, {"end": {"same": values**3, "other": np.tile([1.0, 0.0], 6)}})
+    assert found.correlation("m", "end", "same") == pytest.approx((1, 1, 1))
+    other = found.correlation("m", "end", "other")
     assert other.low < 0 < other.high
 
 
@@ -114,10 +123,12 @@ def test_a_study_tells_every_curve_and_is_not_computed_again(tmp_path, monkeypat
     parts, found = sections(study, {}), record(study, {})
     assert sum(isinstance(block, Picture) for part in parts for block in part.blocks) == 8
     assert "not resolved" in json.dumps(found["shapes"])
-    assert len(found["curves"]) == 4 * 4 + 1 and len(found["fits"]) == 4 * 4 * 2
+    assert len(found["curves"]) == 4 * 4 + 2 and len(found["fits"]) == 4 * 4 * 2
     for curve in found["curves"]:
         assert len(curve["gold"]) == len(curve["proxy"]) == len(curve["steps"])
-    assert set(found["rank correlations"]) == {"accuracy", "NLL", "ECE", "best-of-K regret"}
+    for where in ("highest", "end"):
+        assert set(found["rank correlations"][where]) == {"accuracy", "NLL", "ECE", "best-of-K regret"}
+    assert len(found["gained"]) == len(found["curves"])
     again, result = Work(replace(work.setting), replace(TINY)), Setting.result
 
     def refuse(*_):

@@ -112,6 +112,26 @@ def lost(curve: Curve) -> Resampled:
     return resample(at, curve.group)
 
 
+def raised(curve: Curve) -> tuple[Resampled, NDArray]:
+    """Return how much gold is gained where it is highest, and which point of the curve that is for each seed, (2, S).
+
+    Where it is, the other seeds say by one half of the responses; the seed itself tells by the other half what is
+    gained there, and the other way round: so no luck of a point is counted for it.
+    """
+    halves = (curve.group % 2 == 0, curve.group % 2 == 1)
+    seeds = np.arange(len(curve.gold))
+
+    def highest(says: NDArray) -> NDArray:
+        gold = curve.gold[:, :, says].mean(2)  # (S, X)
+        return ((gold.sum(0) - gold) if len(gold) > 1 else gold).argmax(1)
+
+    def at(keep: NDArray) -> NDArray:
+        pairs = ((highest(keep & says), keep & tells) for says, tells in (halves, halves[::-1]))
+        return np.mean([curve.gold[seeds, points][:, tells].mean(1) for points, tells in pairs], axis=0)
+
+    return resample(at, curve.group), np.array([highest(says) for says in halves])
+
+
 def at_distance(curve: Curve, distance: float) -> float:
     """Return gold at a distance, mean over seeds, between the points by a straight line; NaN beyond the last."""
     d, gold = curve.distance.mean(0), curve.gold.mean((0, 2))

@@ -8,14 +8,20 @@ from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY
 from bench.architectures.statistics import Resampled, two_way_interval
 from bench.overoptimisation import pictures
-from bench.overoptimisation.curves import LOGARITHM, SQUARE, at_distance
+from bench.overoptimisation.curves import LOGARITHM, SQUARE, Curve, at_distance
 from bench.overoptimisation.plan import TRUTH
-from bench.overoptimisation.ranking import MEASURES, by_gold
+from bench.overoptimisation.ranking import END, HIGHEST, MEASURES
 from bench.overoptimisation.study import Study, form_of
 from minirm.evaluation.report import Block, Picture, Section, Table
 from minirm.worlds.grammar import WEIGHTS
 
 TITLE = "How far a reward model can be followed"
+ORDER = "PPO with a price"
+"""The method by whose gold reward models are listed."""
+BY_HALVES = (
+    "Where gold is highest for a seed, the other seeds say by one half of the responses, and the seed itself tells by "
+    "the other half what is gained there."
+)
 
 
 def sections(study: Study, facts: dict) -> list[Section]:
@@ -33,16 +39,21 @@ def sections(study: Study, facts: dict) -> list[Section]:
 
 
 def verdict(study: Study) -> str:
-    """Return where the truth turned, and which reward is worth following."""
+    """Return where the truth turned, and which method raises it, as far as the data tell."""
     turned = {method: [one for one in study.proxies if study.has_turned(method, one)] for method in study.methods}
     said = [
         f"{method}: {', '.join(one.name for one in those)}" if those else f"{method}: none"
         for method, those in turned.items()
     ]
-    best = by_gold(study.measured, study.curves, "PPO")[0]
-    gained = with_interval(study.gold("PPO", best), "+")
-    ends = f"At the end of PPO the most truth was gained with {best.name}: {gained}"
-    return f"Proxies behind whose turn the truth fell, as far as the data tell: {'; '.join(said)}. {ends}."
+    gains = [
+        f"{method} {_words(gained)} at {_kl_nats(study.curves[method, one], points):.1f} nats"
+        for (method, one), (gained, points) in study.raised.items()
+        if one == study.best
+    ]
+    return (
+        f"Gold gained where it is highest, following a proxy of {study.best.name}: {'; '.join(gains)}. "
+        f"Proxies behind whose turn the truth fell, as far as the data tell: {'; '.join(said)}."
+    )
 
 
 def shapes(study: Study) -> list[str]:
@@ -108,7 +119,7 @@ def _turns(study: Study) -> list[Block]:
             d = curve.distance.mean(0)
             truth = at_distance(study.curves[method, TRUTH], d[turn])
             rows.append(
-                (method, one.name, f"{d[turn]:.2f}", _signed(study.gold(method, one, turn)),
+                (method, one.name, f"{d[turn]:.2f}", _signed(two_way_interval(study.raised[method, one][0])),
                  "beyond" if np.isnan(truth) else f"{truth:+.2f}".replace("-", "−"), f"{d[-1]:.2f}",
                  _signed(study.gold(method, one)), f"{curve.proxy[:, -1].mean():+.2f}".replace("-", "−"),
                  _words(study.lost[method, one]))
@@ -116,8 +127,8 @@ def _turns(study: Study) -> list[Block]:
     columns = ("method", "followed", "√KL at the highest", "gold there", "the truth followed, there", "√KL at the end",
                "gold at the end", "proxy at the end, sd", "lost since the highest")  # fmt: skip
     caption = (
-        "Gold is true utility above the first policy's. Lost: one half of the responses says where gold is highest, "
-        "the other how much was lost since. “Beyond”: who followed the truth did not go so far."
+        f"Gold is true utility above the first policy's. {BY_HALVES} Lost: one half of the responses says where gold "
+        "is highest, the other how much was lost since. “Beyond”: who followed the truth did not go so far."
     )
     return [
         Table(columns, rows, caption),
@@ -178,37 +189,43 @@ def _texts(study: Study) -> list[Block]:
 
 
 def _ranking(study: Study) -> list[Block]:
-    best = {method: by_gold(study.measured, study.curves, method) for method in study.methods}
+    best = {method: study.by_gold(method) for method in study.methods}
     rows = []
-    for one in by_gold(study.measured, study.curves, "PPO"):
+    for one in best[ORDER]:
         figures = [with_interval(two_way_interval(study.measured[one][name])) for name in MEASURES]
-        gold = [f"{_signed(study.gold(method, one))} ({best[method].index(one) + 1})" for method in study.methods]
-        rows.append((one.name, *figures, *gold))
-    columns = (
-        "reward model",
-        "accuracy",
-        "NLL, nats",
-        "ECE",
-        "best-of-8 regret",
-        *(f"{m}: gold" for m in study.methods),
+        golds = {method: _signed(two_way_interval(study.raised[method, one][0])) for method in study.methods}
+        cells = [f"{gold} ({best[method].index(one) + 1})" for method, gold in golds.items()]
+        rows.append((one.name, *figures, *cells))
+    columns = ("reward model", ACCURACY, "NLL, nats", "ECE", "best-of-8 regret", *(f"{m}: gold" for m in study.methods))
+    caption = (
+        f"Gold is what is gained where it is highest, in brackets the place by it; in the order of {ORDER}. "
+        f"{BY_HALVES} {_ceiling(study)}"
     )
-    caption = f"In the order of the gold at the end of PPO; in brackets the place by each. {_ceiling(study)}"
-    ranks, found = [], study.ranking
-    for measure in MEASURES:
-        cells = [found.correlation(measure, method) for method in study.methods]
-        told = [with_interval(one, "+") + ("" if one.low > 0 or one.high < 0 else ", not resolved") for one in cells]
-        ranks.append((measure, *told))
+    found = study.ranking
     n = len(found.measures[ACCURACY])
     about = (
         f"Spearman's rank correlation over {n} reward models (each seed its own) of what is measured of a model, the "
-        "better the higher, and the gold at the end; intervals by bootstrap over the models."
+        "better the higher, and the gold {}; intervals by bootstrap over the models."
     )
+    correlations = [
+        Table(("measure", *study.methods), _correlations(study, where), about.format(said))
+        for where, said in ((HIGHEST, "where it is highest"), (END, "at the end"))
+    ]
     return [
         Table(columns, rows, caption),
-        Table(("measure", *study.methods), ranks, about),
-        Picture(pictures.scatter(found.measures[ACCURACY], found.reached, "accuracy of the proxy"),
-                "Gold at the end against the accuracy of the proxy, a mark for each seed."),
+        *correlations,
+        Picture(pictures.scatter(found.measures[ACCURACY], found.reached[HIGHEST], "accuracy of the proxy"),
+                "Gold where it is highest against the accuracy of the proxy, a mark for each seed."),
     ]  # fmt: skip
+
+
+def _correlations(study: Study, where: str) -> list[tuple[str, ...]]:
+    rows = []
+    for measure in MEASURES:
+        cells = [study.ranking.correlation(measure, where, method) for method in study.methods]
+        told = [with_interval(one, "+") + ("" if one.low > 0 or one.high < 0 else ", not resolved") for one in cells]
+        rows.append((measure, *told))
+    return rows
 
 
 def _ceiling(study: Study) -> str:
@@ -219,16 +236,26 @@ def _ceiling(study: Study) -> str:
 
 def _raises(study: Study) -> list[Block]:
     rows = []
-    best = study.sizes[-1]
-    for method, followed in study.curves:
-        if followed == best:
-            curve = study.curves[method, followed]
-            for name, point in (("highest", curve.turn), ("end", len(curve.steps) - 1)):
-                kl = f"{curve.kl_nats[:, point].mean():.2f}"
-                unended = f"{curve.unended[:, point].mean():.1%}"
-                rows.append((method, name, curve.steps[point], kl, _words(curve.mean(curve.gold, point)), unended))
+    for (method, one), curve in study.curves.items():
+        if one == study.best:
+            gained, points = study.raised[method, one]
+            last = len(curve.steps) - 1
+            rows.append(_gained(method, HIGHEST, curve, gained, points))
+            rows.append(_gained(method, END, curve, curve.mean(curve.gold, last), np.full_like(points, last)))
     columns = ("method", "where", "n, or iterations", "KL, nats", "gold gained", "without an end")
-    return [Table(columns, rows, f"Following a proxy of {best.name}.")]
+    return [Table(columns, rows, f"Following a proxy of {study.best.name}. {BY_HALVES}")]
+
+
+def _gained(method: str, where: str, curve: Curve, gained: Resampled, points: np.ndarray) -> tuple[str, ...]:
+    steps = [curve.steps[point] for point in np.unique(points)]
+    span = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    unended = curve.unended[np.arange(points.shape[1]), points].mean()
+    return method, where, span, f"{_kl_nats(curve, points):.2f}", _words(gained), f"{unended:.1%}"
+
+
+def _kl_nats(curve: Curve, points: np.ndarray) -> float:
+    """Return the mean KL at points, (2, S), of a curve."""
+    return float(curve.kl_nats[np.arange(points.shape[1]), points].mean())
 
 
 def _about(study: Study) -> str:
@@ -274,6 +301,15 @@ def record(study: Study, facts: dict) -> dict:
         one.name: {name: list(two_way_interval(value)) for name, value in found.items()}
         for one, found in study.measured.items()
     }
-    ranks = {m: {way: list(study.ranking.correlation(m, way)) for way in study.methods} for m in MEASURES}
+    ranks = {
+        where: {m: {way: list(study.ranking.correlation(m, where, way)) for way in study.methods} for m in MEASURES}
+        for where in (HIGHEST, END)
+    }
+    gains = [
+        {"method": method, "followed": one.name, "kl_nats": _kl_nats(study.curves[method, one], points),
+         "gold": list(two_way_interval(gained))}
+        for (method, one), (gained, points) in study.raised.items()
+    ]  # fmt: skip
     return {"verdict": verdict(study), "shapes": shapes(study), "facts": facts, "plan": asdict(study.work.plan),
-            "curves": curves, "fits": fits, "measured": measured, "rank correlations": ranks}  # fmt: skip
+            "curves": curves, "fits": fits, "gained": gains, "measured": measured,
+            "rank correlations": ranks}  # fmt: skip

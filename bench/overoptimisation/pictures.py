@@ -63,7 +63,7 @@ def scatter(measure: np.ndarray, reached: Mapping[str, np.ndarray], xlabel: str)
     for n, (name, gold) in enumerate(reached.items()):
         axes.plot(measure, gold, label=name, linestyle="", markersize=6, alpha=0.8, **_style(n))
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.set(xlabel=xlabel, ylabel="true utility gained at the end")
+    axes.set(xlabel=xlabel, ylabel="true utility gained")
     _plain(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure

@@ -77,15 +77,15 @@ class Plan:
     """Prompts of best of n …"""
     draws: int = 1024
     """… and N, the responses to each."""
-    first: int = 2048
+    first: int = 8192
     """Prompts for which the first policy writes once: where the truth begins."""
     window: int = 5
     """Iterations that make a point of a curve."""
     shown: int = 10
     """Prompts of which the page shows texts."""
-    policy: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=120, learning_rate=1e-4))
+    policy: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=120, learning_rate=3e-5))
     price: float = 0.1
-    """β of PPO with a price."""
+    """β of every method with a price."""
 
     @property
     def followed(self) -> list[Followed]:
@@ -104,10 +104,10 @@ class Plan:
 
     @property
     def learned(self) -> list[tuple[Way, Followed, int]]:
-        """Every policy that learns; GRPO follows the best proxy alone."""
-        grpo = Way("GRPO", GRPO(), 0.0, 8)
+        """Every policy that learns; GRPO, and RLOO with a price, follow the best proxy alone."""
+        alone = [Way("RLOO with a price", RLOO(), self.price, 4), Way("GRPO with a price", GRPO(), self.price, 8)]
         best = max((one for one in self.followed if one.members == 1), key=lambda one: one.comparisons)
-        pairs = [(way, one) for way in self.ways for one in self.followed] + [(grpo, best)]
+        pairs = [(way, one) for way in self.ways for one in self.followed] + [(way, best) for way in alone]
         return [(way, one, seed) for way, one in pairs for seed in range(self.seeds)]
 
     def dials(self, way: Way, seed: int) -> PolicyConfig:

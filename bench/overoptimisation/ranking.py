@@ -7,14 +7,15 @@ import numpy as np
 from bench.architectures.figures import ACCURACY, ECE, NLL, REGRET, Scored, figures
 from bench.architectures.statistics import Resampled
 from bench.architectures.subjects import TestSet
-from bench.overoptimisation.curves import Curve
-from bench.overoptimisation.plan import BEST_OF_N, Followed
+from bench.overoptimisation.plan import Followed
 from bench.overoptimisation.work import Work
 from minirm.metrics import Interval, spearman
 from minirm.worlds.films import read_prompt
 
 MEASURES = {ACCURACY: 1, NLL: -1, ECE: -1, REGRET: -1}
 """What is measured of a proxy, and 1 where more is better."""
+HIGHEST, END = "highest", "end"
+"""Where on a curve gold is looked at."""
 DRAWS = 2000
 """Of the bootstrap."""
 
@@ -36,31 +37,14 @@ class Ranking:
 
     measures: dict[str, np.ndarray]
     """(proxies · S,) by name, the better the higher."""
-    reached: dict[str, np.ndarray]
-    """(proxies · S,) gold by what reached it."""
+    reached: dict[str, dict[str, np.ndarray]]
+    """(proxies · S,) gold where it is `HIGHEST` and at the `END`, by what reached it."""
 
-    def correlation(self, measure: str, reached: str) -> Interval:
+    def correlation(self, measure: str, where: str, method: str) -> Interval:
         """Return Spearman's rank correlation, with the bootstrap's interval over proxies; NaN: all alike."""
-        pairs = np.stack([self.measures[measure], self.reached[reached]])
+        pairs = np.stack([self.measures[measure], self.reached[where][method]])
         rng = np.random.default_rng(0)
         draws = [pairs[:, rng.integers(pairs.shape[1], size=pairs.shape[1])] for _ in range(DRAWS)]
         found = [spearman(*drawn) for drawn in draws if min(map(np.ptp, drawn)) > 0]
         low, high = np.quantile(found, [0.025, 0.975]) if found else (np.nan, np.nan)
         return Interval(spearman(*pairs), float(low), float(high))
-
-
-def ranking(
-    work: Work, curves: dict[tuple[str, Followed], Curve], figures: dict[Followed, dict[str, Resampled]]
-) -> Ranking:
-    """Return every proxy with what was measured of it and what was reached with it, by each method at its end."""
-    names = [BEST_OF_N, *(way.name for way in work.plan.ways)]
-    measures = {
-        name: np.concatenate([sign * f[name].whole for f in figures.values()]) for name, sign in MEASURES.items()
-    }
-    reached = {name: np.concatenate([curves[name, one].gold[:, -1].mean(1) for one in figures]) for name in names}
-    return Ranking(measures, reached)
-
-
-def by_gold(figures: dict[Followed, dict], curves: dict[tuple[str, Followed], Curve], method: str) -> list[Followed]:
-    """Return the proxies in the order of the gold that is reached with them."""
-    return sorted(figures, key=lambda one: -curves[method, one].gold[:, -1].mean())

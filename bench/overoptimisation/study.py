@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.architectures.statistics import Resampled, p_value, two_way_interval
 from bench.overoptimisation.curves import (
     FORMS,
@@ -14,9 +17,10 @@ from bench.overoptimisation.curves import (
     fit,
     learned_curve,
     lost,
+    raised,
 )
 from bench.overoptimisation.plan import BEST_OF_N, TRUTH, Followed
-from bench.overoptimisation.ranking import Ranking, measured, ranking
+from bench.overoptimisation.ranking import END, HIGHEST, MEASURES, Ranking, measured
 from bench.overoptimisation.work import Work
 from minirm.metrics import Interval
 
@@ -50,10 +54,20 @@ class Study:
         """Those of a single model, by the comparisons that it learned from."""
         return [one for one in self.proxies if one.members == 1]
 
+    @property
+    def best(self) -> Followed:
+        """The single model of the most comparisons, which every method follows."""
+        return self.sizes[-1]
+
     @cached_property
     def lost(self) -> dict[tuple[str, Followed], Resampled]:
         """How far gold has fallen at the end, by method and reward."""
         return {key: lost(curve) for key, curve in self.curves.items()}
+
+    @cached_property
+    def raised(self) -> dict[tuple[str, Followed], tuple[Resampled, NDArray]]:
+        """How much gold is gained where it is highest, and where that is, by method and reward."""
+        return {key: raised(curve) for key, curve in self.curves.items()}
 
     @cached_property
     def fits(self) -> dict[tuple[str, Followed, str], Fit]:
@@ -69,12 +83,27 @@ class Study:
     @cached_property
     def ranking(self) -> Ranking:
         """The proxies, by measure and by gold."""
-        return ranking(self.work, self.curves, self.measured)
+        ends = {key: curve.gold[:, -1].mean(1) for key, curve in self.curves.items()}
+        highest = {key: gained.whole for key, (gained, _) in self.raised.items()}
+        return Ranking(
+            {
+                name: np.concatenate([sign * f[name].whole for f in self.measured.values()])
+                for name, sign in MEASURES.items()
+            },
+            {HIGHEST: self._reached(highest), END: self._reached(ends)},
+        )
 
-    def gold(self, method: str, followed: Followed, point: int = -1) -> Interval:
-        """Return the gold gained at a point of a curve."""
+    def _reached(self, gold: dict[tuple[str, Followed], NDArray]) -> dict[str, NDArray]:
+        return {method: np.concatenate([gold[method, one] for one in self.proxies]) for method in self.methods}
+
+    def by_gold(self, method: str) -> list[Followed]:
+        """Return the proxies in the order of the gold that is reached with them where it is highest."""
+        return sorted(self.proxies, key=lambda one: -self.raised[method, one][0].whole.mean())
+
+    def gold(self, method: str, followed: Followed) -> Interval:
+        """Return the gold gained at the end of a curve."""
         curve = self.curves[method, followed]
-        return two_way_interval(curve.mean(curve.gold, point % len(curve.steps)))
+        return two_way_interval(curve.mean(curve.gold, -1))
 
     def has_turned(self, method: str, followed: Followed) -> bool:
         """Return whether the data tell that gold has fallen from its highest."""
