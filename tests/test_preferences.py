@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench import preferences
 from bench.judgements import Judged, JudgementSet, read_splits
-from bench.preferences import language, learning, table
+from bench.preferences import curve, language, learning, table
 from bench.preferences.command import parser, splits
 from bench.preferences.learning import LONGER, WITH_LENGTH, WORDS, Learned, scored_once, who_wrote
 from bench.preferences.recipes import REMEDIES, around_shared_response
@@ -266,3 +267,25 @@ def test_language_first_reads_as_many_tokens_as_asked_and_its_rows_are_held_agai
     assert "| tiny, 0.004 M tokens first | 1.000 [1.000, 1.000] |" in page and table.WITHOUT in page
     with pytest.raises(InputError, match="--language huge:1"):
         measured_set(tmp_path, monkeypatch, "--language", "huge:1")
+
+
+def test_what_tokens_gave_on_several_sets_is_one_table_and_a_later_page_counts(tmp_path):
+    def page(name: str, gains: dict[str, list[float]]) -> Path:
+        figures = {f"{row} M tokens first: {table.WITHOUT}": gain for row, gain in gains.items()}
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"figures": figures | {"tiny, 5 M tokens first: accuracy": [0.6] * 3}}))
+        return tmp_path / name
+
+    first = page("one.json", {"tiny, 5": [0.02, 0.01, 0.03], "narrow, 5": [0.0, -0.1, 0.1]})
+    pages = [
+        first,
+        page("two.json", {"tiny, 5": [-0.02, -0.03, -0.01]}),
+        page("b/one.json", {"narrow, 5": [0.1, 0.1, 0.1]}),
+    ]
+    found = curve.page(pages)
+    rows = [line for line in found.lines if line.startswith("|")]
+    assert rows[0] == "| minus 0 tokens first | one | two |" and "3 of 3 are resolved" in found.lines[0]
+    assert rows[2:] == [
+        "| 2 layers, D = 64, 5 M tokens | +.100 [+.100, +.100] |  |",
+        "| 2 layers, D = 128, 5 M tokens | +.020 [+.010, +.030] | −.020 [−.030, −.010] |",
+    ]

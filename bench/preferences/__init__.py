@@ -5,6 +5,7 @@ python -m bench preferences NAME --from FOLDER …     beside it, from language 
 python -m bench preferences NAME --ask FOLDER        beside it, what a language model answers that was never trained
 python -m bench preferences NAME --inner             on a part of the first split's training groups: to choose recipes
 python -m bench preferences people                   all sets of people's judgements, and a table of them all
+python -m bench.preferences.curve PAGE.json …        what `--language` gave, a table and a picture of pages written so
 python -m bench preferences NAME --quick             on forty comparisons: to see that it runs
 
 Each set is split by group (a topic, a contest, a prompt) as `bench.judgements` says; the data is read from --data.
