@@ -17,6 +17,7 @@ from bench.recipes.common import Setting
 from bench.timing import machine
 from bench.workers import side_by_side
 from bench.written import write_pages
+from minirm.cli.memory import keep_freed_memory
 from minirm.errors import InputError
 
 
@@ -71,4 +72,5 @@ def _finish(what: str, pieces: list[Callable[[], object]], workers: int) -> None
 
 
 def _call(piece: Callable[[], object]) -> None:
+    keep_freed_memory()  # as the command line does
     piece()

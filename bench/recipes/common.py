@@ -15,6 +15,7 @@ from bench.architectures.answers import with_interval
 from bench.architectures.figures import ACCURACY, NLL, Scored, accuracy_alone
 from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
+from minirm.cli.memory import keep_freed_memory
 from minirm.config import ModelConfig, PackingConfig
 from minirm.data.comparison import Comparison, Turn
 from minirm.evaluation.pairs import Rewards
@@ -64,6 +65,7 @@ class Setting:
         folder = self.folder(config, name)
         if not is_finished(folder):
             print(f"{name}:", flush=True)
+            keep_freed_memory()  # as the command line does
             train_run(config, folder, Teller(), open_start=read_start)
         return folder
 
