@@ -289,3 +289,13 @@ def test_what_tokens_gave_on_several_sets_is_one_table_and_a_later_page_counts(t
         "| 2 layers, D = 64, 5 M tokens | +.100 [+.100, +.100] |  |",
         "| 2 layers, D = 128, 5 M tokens | +.020 [+.010, +.030] | −.020 [−.030, −.010] |",
     ]
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "{}", '{"figures": {"tiny, 5 M tokens first: accuracy": [0.6, 0.5, 0.7]}}']
+)
+def test_what_is_no_page_of_language_first_is_refused_in_one_line(tmp_path, capsys, text):
+    if text is not None:
+        (tmp_path / "page.json").write_text(text)
+    assert curve.main([str(tmp_path / "page.json"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()

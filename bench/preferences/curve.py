@@ -4,7 +4,6 @@ python -m bench.preferences.curve PAGE.json … --out FOLDER
 """
 
 import argparse
-import json
 import re
 import sys
 from collections import defaultdict
@@ -19,6 +18,8 @@ from bench.architectures.pictures import COLOURS, GREY, MARKERS, PALE, WIDTH_INC
 from bench.preferences.language import MODELS
 from bench.preferences.table import WITHOUT
 from bench.recipes.common import Page, table, write_page
+from minirm.errors import InputError
+from minirm.files.disk import read_json
 from minirm.metrics import Interval
 
 GAIN = re.compile(rf"(\w+), ([\d.]+) M tokens first: {WITHOUT}")
@@ -34,7 +35,11 @@ def main(argv: Sequence[str]) -> int:
     options.add_argument("--out", type=Path, required=True, help="folder")
     chosen = options.parse_args(argv)
     command = " ".join(["python -m bench.preferences.curve", *argv])
-    print(write_page(page(chosen.pages), "tokens", {"command": command}, chosen.out))
+    try:
+        print(write_page(page(chosen.pages), "tokens", {"command": command}, chosen.out))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -66,9 +71,12 @@ def page(paths: Sequence[Path]) -> Page:
 
 
 def _read(path: Path) -> Iterator[tuple[str, float, Interval]]:
-    for key, values in json.loads(path.read_text(encoding="utf-8"))["figures"].items():
-        if found := GAIN.fullmatch(key):
-            yield found[1], float(found[2]), Interval(*values)
+    figures = read_json(path).get("figures", {})
+    gains = {found: values for key, values in figures.items() if (found := GAIN.fullmatch(key))}
+    if not gains:
+        raise InputError(f"{path}: must be a page that --language wrote, with some tokens and with 0")
+    for found, values in gains.items():
+        yield found[1], float(found[2]), Interval(*values)
 
 
 def _size(model: str) -> str:
