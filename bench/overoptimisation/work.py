@@ -41,8 +41,11 @@ from minirm.training.objectives import LanguageModelObjective, RewardObjective
 from minirm.worlds.grammar import Judged, World, WorldConfig
 
 CONTEXT = 192
-POLICY, VALIDATION, TEST, BEST, FIRST, SHOWN, LEARNING, TRAINING = range(1, 9)
-"""What draws of the world are for: each has seeds of its own, and so prompts of its own; `TRAINING` is the highest."""
+POLICY, VALIDATION, TEST, BEST, FIRST, SHOWN, LEARNING, PILOT, TRAINING = range(1, 10)
+"""What draws of the world are for: each has seeds of its own, and so prompts of its own; `TRAINING` is the highest.
+
+On `PILOT`, the plan's learning rate was chosen by looking at gold; nothing is measured on it.
+"""
 SCORED_AT_ONCE = 64
 """Responses to one prompt."""
 
