@@ -29,6 +29,11 @@ def with_interval(value: Interval | None, sign: str = "") -> str:
     return _short(f"{value[0]:{sign}.3f} [{value[1]:{sign}.3f}, {value[2]:{sign}.3f}]")
 
 
+def against_zero(value: Interval) -> str:
+    """Return "+.082 [+.063, +.101]", and "not resolved" if the interval does not tell it from 0."""
+    return with_interval(value, "+") + ("" if value.low > 0 or value.high < 0 else ", not resolved")
+
+
 def _short(numbers: str) -> str:
     """Return numbers without the 0 before their point."""
     return re.sub(r"(?<!\d)0\.", ".", numbers).replace("-", "−")

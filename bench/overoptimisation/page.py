@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from bench.architectures.answers import with_interval
+from bench.architectures.answers import against_zero, with_interval
 from bench.architectures.figures import ACCURACY
 from bench.architectures.statistics import Resampled, two_way_interval
 from bench.overoptimisation import pictures
@@ -137,8 +137,7 @@ def _turns(study: Study) -> list[Block]:
 
 
 def _words(figure: Resampled) -> str:
-    found = two_way_interval(figure)
-    return f"{with_interval(found, '+')}{'' if found.low > 0 or found.high < 0 else ', not resolved'}"
+    return against_zero(two_way_interval(figure))
 
 
 def _signed(found: object) -> str:
@@ -223,8 +222,7 @@ def _correlations(study: Study, where: str) -> list[tuple[str, ...]]:
     rows = []
     for measure in MEASURES:
         cells = [study.ranking.correlation(measure, where, method) for method in study.methods]
-        told = [with_interval(one, "+") + ("" if one.low > 0 or one.high < 0 else ", not resolved") for one in cells]
-        rows.append((measure, *told))
+        rows.append((measure, *map(against_zero, cells)))
     return rows
 
 

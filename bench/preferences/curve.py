@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.architectures.answers import with_interval
+from bench.architectures.answers import against_zero
 from bench.architectures.pictures import COLOURS, GREY, MARKERS, PALE, WIDTH_INCHES
 from bench.preferences.language import MODELS
 from bench.preferences.table import WITHOUT
@@ -84,9 +84,7 @@ def _size(model: str) -> str:
 
 
 def _cell(gain: Interval | None) -> str:
-    if gain is None:
-        return ""
-    return with_interval(gain, "+") + ("" if gain.low > 0 or gain.high < 0 else ", not resolved")
+    return "" if gain is None else against_zero(gain)
 
 
 def _picture(gains: Gains) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bench.architectures.answers import with_interval
+from bench.architectures.answers import against_zero, with_interval
 from bench.architectures.statistics import GROUPS, Resampled, resample, two_way_interval
 from bench.judgements import Judged, JudgementSet
 from bench.preferences.language import Language
@@ -221,5 +221,4 @@ def _cell(figures: dict[str, Resampled], column: str) -> str:
     if column not in figures:
         return ""
     interval = _interval(figures[column], column)
-    unresolved = column.startswith("minus") and interval[1] <= 0 <= interval[2]
-    return with_interval(interval, "+" if column.startswith("minus") else "") + " not resolved" * unresolved
+    return against_zero(interval) if column.startswith("minus") else with_interval(interval)
