@@ -196,13 +196,12 @@ class Work:
             way.name,
             asdict(way.method),
             asdict(dials),
-            plan.window,
-            plan.draws,
+            [plan.window, plan.prompts, plan.draws, plan.shown],
         ]
 
         def compute() -> dict:
             model, tokenizer = load_language_model(policy)
-            many = 2 * dials.iterations * dials.prompts_per_iteration  # so that hardly any is met twice
+            many = 2 * dials.iterations * dials.prompts_per_iteration  # so that few are met twice
             prompts = [one.comparison.prompt for one in draw(many, LEARNING)]
             trainer = PolicyTrainer(model, tokenizer, prompts, self.reward(followed, seed), dials, way.method)
             names = ("kl_nats", "kl_k3_nats", "unended", "tokens", "gold", "proxy", "texts")

@@ -22,7 +22,7 @@ from scipy.special import gammaln
 
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
-from minirm.policies.sampling import Dialogue, Reward, sample
+from minirm.policies.sampling import Dialogue, Reward, rewards_of, sample
 
 SAMPLES_AT_ONCE = 256
 """Responses that are drawn together."""
@@ -68,8 +68,8 @@ def best_of_n(
         some = prompts[start : start + at_once]
         repeated = [prompt for prompt in some for _ in range(n)]
         limits = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        drawn = sample(language_model, tokenizer, repeated, seed=seed + start, **limits)
-        rewards = reward(repeated, [one.response for one in drawn])
+        drawn = sample(language_model, tokenizer, repeated, seed=seed, part=start, **limits)
+        rewards = rewards_of(reward, repeated, [one.response for one in drawn])
         for p, prompt in enumerate(some):
             its = slice(p * n, (p + 1) * n)
             texts, unended = tuple(one.response for one in drawn[its]), sum(not one.has_end for one in drawn[its])

@@ -21,7 +21,7 @@ from minirm.files.splits import has_prompt, prompt_key
 from minirm.models.language_model import LanguageModel
 from minirm.policies.learner import Learner
 from minirm.policies.log import PolicyLog
-from minirm.policies.sampling import Dialogue, Reward, Sample
+from minirm.policies.sampling import Dialogue, Reward, Sample, rewards_of
 from minirm.runs.claim import DIGEST, Job, claim
 from minirm.runs.job import pick_device
 from minirm.runs.journal import Observer
@@ -137,7 +137,7 @@ class Follow:
         columns = [[prompt[-1].text if prompt else "" for prompt in self.shown]]
         for samples in (before, after):
             texts = [one.response for one in samples]
-            columns += [texts, self.reward(self.shown, texts), [not one.has_end for one in samples]]
+            columns += [texts, rewards_of(self.reward, self.shown, texts), [not one.has_end for one in samples]]
         return [Written(*values) for values in zip(*columns, strict=True)]
 
     def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:

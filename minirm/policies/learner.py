@@ -74,15 +74,15 @@ class Learner:
         self.latest: Sequence[tuple[Sample, float]] = ()
         """Of what it drew last, if its method draws: responses and what they earned."""
 
-    def write(self, prompts: Sequence[Dialogue], *, seed: int) -> list[Sample]:
-        """Return a response of the policy, as it is now, to each prompt.
+    def write(self, prompts: Sequence[Dialogue], *, seed: int, part: int = 0) -> list[Sample]:
+        """Return a response of the policy, as it is now, to each prompt. Args: as `sample`.
 
         Raises:
             InputError: learning has left it logits that are not finite.
         """
-        most = self.config.max_new_tokens
+        drawn = {"max_new_tokens": self.config.max_new_tokens, "seed": seed, "part": part}
         try:
-            return sample(self.policy.language_model, self.tokenizer, prompts, max_new_tokens=most, seed=seed)
+            return sample(self.policy.language_model, self.tokenizer, prompts, **drawn)
         except FloatingPointError as error:
             raise InputError(f"{error} {self._where()}") from None
 

@@ -6,7 +6,9 @@ from itertools import groupby
 
 import numpy as np
 
+from minirm.config_rules import require
 from minirm.data.comparison import Turn
+from minirm.errors import shorten
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
@@ -35,6 +37,7 @@ def sample(
     *,
     max_new_tokens: int,
     seed: int,
+    part: int = 0,
     temperature: float = 1.0,
 ) -> list[Sample]:
     """Return one response to each prompt, drawn token by token.
@@ -43,12 +46,14 @@ def sample(
         prompts: any number; one that stands there several times is computed once and gets as many responses.
         max_new_tokens: where a response without an end is stopped.
         seed: of the draws.
+        part: of the seed's draws; what two seeds, or two parts of one, draw has nothing in common.
         temperature: divides the logits; 0 always takes the most probable token.
     """
     language_model.eval()
     encoded = tokenizer.encode_prompts(prompts)
     limits = {"max_new_tokens": max_new_tokens, "end_id": tokenizer.end_id}
-    written = language_model.generate(encoded, **limits, temperature=temperature, seed=seed)
+    stream = int(np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)[0])
+    written = language_model.generate(encoded, **limits, temperature=temperature, seed=stream)
     samples = []
     for prompt, prompt_ids, ids in zip(prompts, encoded, written, strict=True):
         has_end = len(ids) < max_new_tokens
@@ -56,6 +61,19 @@ def sample(
         response = tokenizer.decode(ids).replace("\0", "\ufffd")  # a byte's token may write NUL; no reward reads it
         samples.append(Sample(prompt, response, np.array(prompt_ids, np.int32), np.array(chosen, np.int32), has_end))
     return samples
+
+
+def rewards_of(reward: Reward, prompts: Sequence[Dialogue], responses: Sequence[str]) -> list[float]:
+    """Return the reward of each response.
+
+    Raises:
+        InputError: they are not one finite number each.
+    """
+    rewards = [float(one) for one in reward(prompts, responses)]
+    require(len(rewards) == len(responses), f"the reward gave {len(rewards)} numbers for {len(responses)} responses")
+    for value, text in zip(rewards, responses, strict=True):
+        require(np.isfinite(value), f"the reward gave {value} for {shorten(text)}: must be finite")
+    return rewards
 
 
 def encode(samples: Sequence[Sample]) -> list[Encoded]:

@@ -22,7 +22,7 @@ from minirm.config_rules import Count, NotNegative, Positive, Seed, check, requi
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.policies.learner import Learner, Policy, as_rows
-from minirm.policies.sampling import Dialogue, Reward, Sample, encode
+from minirm.policies.sampling import Dialogue, Reward, Sample, encode, rewards_of
 from minirm.tokens.packing import PackedBatch, pack
 
 
@@ -55,6 +55,8 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        moves = self.target_kl is None or self.kl_weight > 0
+        require(moves, f"kl_weight={self.kl_weight} must be above 0 where target_kl is given, which multiplies it")
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,8 @@ class PolicyTrainer(Learner):
         config = self.config
         chosen = rng.integers(len(self.prompts), size=config.prompts_per_iteration)
         drawn = [self.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
-        samples = self.write(drawn, seed=config.seed + self.done + 1)
-        rewards = torch.tensor(list(self.reward(drawn, [one.response for one in samples])), dtype=torch.float32)
+        samples = self.write(drawn, seed=config.seed, part=self.done + 1)
+        rewards = torch.tensor(rewards_of(self.reward, drawn, [one.response for one in samples]))
         if config.unended_reward is not None:
             rewards[torch.tensor([not one.has_end for one in samples])] = config.unended_reward
         experience = gather(self.policy, self.first, samples, rewards)
