@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from bench.architectures.statistics import two_way_interval
+from bench.architectures.statistics import error_of
 from bench.overoptimisation import command
 from bench.overoptimisation.curves import FORMS, Curve, at_distance, fit, fitted, lost, raised
 from bench.overoptimisation.page import record, sections
@@ -21,11 +22,12 @@ from minirm.policies.trainer import PolicyConfig
 
 
 def a_curve(
-    gold: np.ndarray, distance: np.ndarray, *, noise: float = 0.0, responses: int = 40, seeds: int = 3
+    gold: np.ndarray, distance: np.ndarray, *, noise: float = 0.0, luck: float = 0.0, seeds: int = 3, draw: int = 0
 ) -> Curve:
-    """Return a curve whose gold is known at each distance, with noise in every response."""
-    rng = np.random.default_rng(0)
-    values = gold[None, :, None] + noise * rng.normal(size=(seeds, len(gold), responses))
+    """Return a curve whose gold is known, with noise in every response and luck that those of a seed's point share."""
+    rng = np.random.default_rng(draw)
+    values = gold[None, :, None] + noise * rng.normal(size=(seeds, len(gold), 40))
+    values += luck * rng.normal(size=(seeds, len(gold), 1))
     kl = np.tile(distance**2, (seeds, 1))
     return Curve(list(range(len(gold))), kl, values, values, np.zeros_like(kl))
 
@@ -52,22 +54,33 @@ def test_what_was_lost_is_the_fall_from_the_highest_and_nothing_where_there_is_n
     assert lost(a_curve(d, d)).whole == pytest.approx([0.0] * 3)
 
 
-def test_the_luck_of_the_highest_point_is_no_loss():
-    """Of 30 points that differ by chance alone, the highest lies far above the last, and nothing was lost."""
-    curve = a_curve(np.zeros(30), np.linspace(0, 4, 30), noise=1.0)
-    mean = curve.gold.mean((0, 2))
-    assert mean.max() - mean[-1] > 0.1
-    found = two_way_interval(lost(curve))
-    assert found.low < 0 < found.high and abs(found.estimate) < 0.15
+@pytest.mark.parametrize("kind", ["noise", "luck"])
+def test_the_luck_of_the_highest_point_is_no_loss_and_no_gain(kind):
+    """Of 30 points that differ by chance alone the highest lies far above the others, and nothing was gained there."""
+    curves = [a_curve(np.zeros(30), np.linspace(0, 4, 30), **{kind: 1.0}, draw=draw) for draw in range(60)]
+    assert np.mean([curve.gold.mean((0, 2)).max() for curve in curves]) > 0.15
+    for figure in (lost, lambda curve: raised(curve)[0]):
+        found = [figure(curve).whole.mean() for curve in curves]
+        assert abs(np.mean(found)) < 3 * np.std(found) / len(found) ** 0.5
 
 
-def test_what_was_raised_is_the_highest_of_a_curve_and_no_luck_of_a_point():
+def test_what_is_not_known_of_the_start_is_in_every_gain_and_in_no_loss():
+    """The start is one mean for all seeds and points: its variance adds to a gain's, and cancels in a difference."""
+    first = np.random.default_rng(0).normal(size=200)
+    without = [first[np.arange(200) % 20 != group].mean() for group in range(20)]
+    known = a_curve(np.linspace(0, 1, 9), np.linspace(0, 2, 9), noise=1.0)
+    curve = replace(known, start=np.array(without) - first.mean())
+    gains = [error_of(one.gained(-1)).deviation ** 2 for one in (known, curve)]
+    assert gains[1] - gains[0] == pytest.approx(first.var(ddof=1) / 200, rel=0.3)
+    assert error_of(raised(curve)[0]).deviation > error_of(raised(known)[0]).deviation
+    assert error_of(fit(curve, "d(α − βd)").alpha).deviation > error_of(fit(known, "d(α − βd)").alpha).deviation
+    assert error_of(lost(curve)).deviation == pytest.approx(error_of(lost(known)).deviation, rel=0.05)
+
+
+def test_what_was_raised_is_the_highest_of_a_curve():
     d = np.linspace(0, 4, 9)
     gained, points = raised(a_curve(2 - np.abs(d - 2), d))
     assert gained.whole == pytest.approx([2.0] * 3) and (points == 4).all()
-    lucky = a_curve(np.zeros(30), np.linspace(0, 4, 30), noise=1.0)
-    found = two_way_interval(raised(lucky)[0])
-    assert lucky.gold.mean((0, 2)).max() > 0.1 and found.low < 0 < found.high and abs(found.estimate) < 0.15
 
 
 def test_responses_to_one_prompt_are_left_out_together():
@@ -99,11 +112,16 @@ def test_every_way_follows_every_reward_with_as_many_responses(plan):
 
 
 def test_a_rank_correlation_is_that_of_the_ranks_with_an_interval_around_it():
-    values = np.arange(12.0)
-    found = Ranking({"m": values}, {"end": {"same": values**3, "other": np.tile([1.0, 0.0], 6)}})
+    """Over the proxies of a seed: that every proxy of one seed is better than all of another says nothing."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 3))
+    reached = {"same": values**3 + [0, 50, -50], "other": rng.normal(size=(6, 3))}
+    found = Ranking({"m": values}, {"end": reached})
     assert found.correlation("m", "end", "same") == pytest.approx((1, 1, 1))
     other = found.correlation("m", "end", "other")
-    assert other.low < 0 < other.high
+    expected = [spearmanr(values[:, seed], reached["other"][:, seed]).statistic for seed in range(3)]
+    assert other.estimate == pytest.approx(np.mean(expected)) and other.low < 0 < other.high
+    assert other.low >= -1 and other.high <= 1
 
 
 TINY = Plan(
