@@ -46,6 +46,16 @@ def vowels(prompts, responses) -> list[float]:
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
 
 
+QUICK = PolicyConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
+IN_GROUPS = replace(QUICK, prompts_per_iteration=8, samples_per_prompt=4)
+METHODS = {"ppo": (PPO(), QUICK), "rloo": (RLOO(), IN_GROUPS), "grpo": (GRPO(), IN_GROUPS)}
+
+
+def a_trainer(name: str = "ppo", model: LanguageModel | None = None, **dials: object) -> PolicyTrainer:
+    method, config = METHODS[name]
+    return PolicyTrainer(model or a_model(), BARE, PROMPTS, vowels, replace(config, **dials), method)
+
+
 def log_p_alone(model: LanguageModel, one: Sample) -> Tensor:
     """Return log p of each token of a response (R,), its prompt and itself read alone, layer by layer."""
     ids = torch.tensor([*one.prompt_ids.tolist(), *one.ids.tolist()])
@@ -247,6 +257,85 @@ def test_the_bound_on_kl_holds_and_is_met_where_no_two_responses_are_alike():
 
 
 # What was drawn
+
+
+@pytest.mark.parametrize("write", [
+    lambda seed, part: sample(randomised(a_model()), BARE, PROMPTS, max_new_tokens=12, seed=seed, part=part),
+    lambda seed, part: a_trainer(seed=seed, max_new_tokens=12).write(PROMPTS, seed=seed, part=part),
+], ids=["sample", "policy"])  # fmt: skip
+def test_what_two_seeds_or_two_parts_draw_has_nothing_in_common(write):
+    """Seed 0 in iteration 2 is not seed 1 in iteration 1: seeds of a study are independent draws."""
+    texts = [[one.response for one in write(seed, part)] for seed in range(3) for part in range(3)]
+    assert len({tuple(one) for one in texts}) == 9
+    assert [one.response for one in write(1, 2)] == texts[5]
+
+
+def test_iterations_draw_anew_and_seeds_have_no_iteration_in_common():
+    drawn = []
+    for seed in range(2):
+        trainer = a_trainer("rloo", seed=seed, iterations=3, learning_rate=1e-12, epochs=1)
+        trainer.prompts = PROMPTS[:1]
+        drawn += [tuple(one.response for one, _ in trainer.latest) for _ in trainer.run()]
+    assert len(set(drawn)) == 6
+
+
+def test_prompts_of_best_of_n_have_draws_of_their_own():
+    """256 to a prompt are drawn prompt by prompt: the second of seed 0 are not the first of seed 1."""
+    by_seed = [
+        best_of_n(randomised(a_model()), BARE, PROMPTS[:1] * 2, vowels, n=256, max_new_tokens=4, seed=seed)
+        for seed in range(2)
+    ]
+    assert len({one.responses for found in by_seed for one in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda _, texts: [1.0], "the reward gave 1 numbers for 9 responses"),
+        (lambda _, texts: [float("nan")] * len(texts), "the reward gave nan for .*: must be finite"),
+    ],
+)
+def test_a_reward_is_one_finite_number_for_each_response(reward, said):
+    config = PolicyConfig(prompts_per_iteration=9, max_new_tokens=3)
+    with pytest.raises(InputError, match=said):
+        next(PolicyTrainer(a_model(), BARE, PROMPTS, reward, config, PPO()).run())
+    with pytest.raises(InputError, match=said):
+        best_of_n(a_model(), BARE, PROMPTS, reward, n=3, max_new_tokens=3)
+
+
+def test_a_reward_may_be_a_whole_number():
+    def length(prompts, responses) -> list[int]:
+        return list(map(len, responses))
+
+    config = replace(QUICK, iterations=1, max_new_tokens=5)
+    [one] = PolicyTrainer(a_model(), BARE, PROMPTS, length, config, PPO()).run()
+    assert 0 < one.reward < 5
+
+
+def test_a_response_that_was_stopped_without_an_end_earns_what_the_dial_says():
+    [plain] = a_trainer(iterations=1, max_new_tokens=2).run()
+    [fined] = a_trainer(iterations=1, max_new_tokens=2, unended_reward=-3.0).run()
+    assert plain.unended == fined.unended > 0.9
+    assert fined.reward == pytest.approx(-3.0 * plain.unended, abs=0.1) and plain.reward >= 0
+
+
+def test_the_responses_to_a_prompt_stay_together_in_a_step():
+    trainer = a_trainer("rloo", batch=8)
+    experience = trainer._explore(np.random.default_rng(0))
+    parts = list(trainer._parts(experience, np.random.default_rng(1)))
+    assert [len(part.samples) for part in parts] == [8] * 8  # two epochs of 32
+    for part in parts:
+        assert len({id(s) for s in part.samples}) == 8
+        for group in (part.samples[:4], part.samples[4:]):
+            assert len({one.prompt for one in group}) == 1
+    assert {id(s) for part in parts[:4] for s in part.samples} == {id(s) for s in experience.samples}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_neither_model_drops_anything_while_a_policy_learns(name):
+    [one] = a_trainer(name, a_model(dropout=0.5), iterations=1, epochs=1, batch=32).run()
+    assert one.kl_nats == pytest.approx(0, abs=1e-6) and one.kl_k3_nats == pytest.approx(0, abs=1e-6)
+    assert one.clipped == 0
 
 
 def test_what_is_gathered_are_the_rows_of_each_response_read_alone():
@@ -583,6 +672,20 @@ def test_dpo_begins_at_log_two_and_learns_the_order_of_its_pairs():
     assert found[0].loss == pytest.approx(math.log(2), rel=1e-5) and found[0].accuracy == 0.5
     assert found[-1].loss < 0.5 and found[-1].accuracy == 1.0 and found[-1].chosen > found[-1].rejected
     assert [one.iteration for one in found] == list(range(1, 41))
+
+
+def test_chosen_is_what_a_label_finds_better():
+    """A pair whose label is rather false than true is one the other way round."""
+    pair = comparisons()[0]
+    told = []
+    for one in (pair, replace(pair, scores=pair.scores[::-1], probability=0.0)):
+        trainer = DPO(
+            a_model(), BARE, list(tokenize([one] * 2, BARE)), DPOConfig(epochs=9, batch=2, learning_rate=0.01)
+        )
+        told.append(list(trainer.run())[-1])
+    for last in told:
+        assert last.accuracy == 1 and last.chosen > 0 > last.rejected
+    assert told[0].chosen == pytest.approx(told[1].chosen, rel=1e-4)
 
 
 def test_an_epoch_of_dpo_meets_every_comparison_once():

@@ -21,13 +21,11 @@ from minirm.errors import InputError
 from minirm.files.disk import write_tensors
 from minirm.files.records import read_comparisons
 from minirm.files.splits import prompt_key
-from minirm.models.language_model import LanguageModel
 from minirm.policies import follow, learner
 from minirm.policies.best_of_n import best_of_n, expected_best, kl_bound
 from minirm.policies.dpo import DPO, DPOConfig
-from minirm.policies.grpo import GRPO
+from minirm.policies.log import PolicyLog
 from minirm.policies.ppo import PPO
-from minirm.policies.rloo import RLOO
 from minirm.policies.trainer import PolicyConfig, PolicyTrainer
 from minirm.runs.job import train_run
 from minirm.runs.journal import Observer
@@ -37,7 +35,7 @@ from minirm.tokens.packing import tokenize
 from minirm.worlds.films import praise
 from tests.conftest import last_state, sealed, write_lines
 from tests.oracles import hidden_states
-from tests.test_policies import BARE, PROMPTS, a_model, comparisons, vowels
+from tests.test_policies import BARE, METHODS, PROMPTS, a_model, a_trainer, comparisons, vowels
 from tests.test_run import a_config
 from tests.test_sft import chats
 
@@ -53,16 +51,6 @@ def a_policy(folder: Path, **model: object) -> list[str]:
 
 
 # Learning
-
-
-QUICK = PolicyConfig(iterations=25, prompts_per_iteration=32, learning_rate=1e-2, max_new_tokens=8, kl_weight=0.0)
-IN_GROUPS = replace(QUICK, prompts_per_iteration=8, samples_per_prompt=4)
-METHODS = {"ppo": (PPO(), QUICK), "rloo": (RLOO(), IN_GROUPS), "grpo": (GRPO(), IN_GROUPS)}
-
-
-def a_trainer(name: str = "ppo", model: LanguageModel | None = None, **dials: object) -> PolicyTrainer:
-    method, config = METHODS[name]
-    return PolicyTrainer(model or a_model(), BARE, PROMPTS, vowels, replace(config, **dials), method)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -125,34 +113,6 @@ def test_dpo_that_was_left_goes_on_as_if_it_had_not_been(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-def test_a_reward_may_be_a_whole_number():
-    def length(prompts, responses) -> list[int]:
-        return list(map(len, responses))
-
-    config = replace(QUICK, iterations=1, max_new_tokens=5)
-    [one] = PolicyTrainer(a_model(), BARE, PROMPTS, length, config, PPO()).run()
-    assert 0 < one.reward < 5
-
-
-def test_a_response_that_was_stopped_without_an_end_earns_what_the_dial_says():
-    [plain] = a_trainer(iterations=1, max_new_tokens=2).run()
-    [fined] = a_trainer(iterations=1, max_new_tokens=2, unended_reward=-3.0).run()
-    assert plain.unended == fined.unended > 0.9
-    assert fined.reward == pytest.approx(-3.0 * plain.unended, abs=0.1) and plain.reward >= 0
-
-
-def test_the_responses_to_a_prompt_stay_together_in_a_step():
-    trainer = a_trainer("rloo", batch=8)
-    experience = trainer._explore(np.random.default_rng(0))
-    parts = list(trainer._parts(experience, np.random.default_rng(1)))
-    assert [len(part.samples) for part in parts] == [8] * 8  # two epochs of 32
-    for part in parts:
-        assert len({id(s) for s in part.samples}) == 8
-        for group in (part.samples[:4], part.samples[4:]):
-            assert len({one.prompt for one in group}) == 1
-    assert {id(s) for part in parts[:4] for s in part.samples} == {id(s) for s in experience.samples}
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backbone", ["transformer", "gru"])
 @pytest.mark.parametrize("name", METHODS)
@@ -194,6 +154,11 @@ def test_dials_out_of_their_range_are_refused(field, value):
     dials = PPO if field in ("clip", "decay", "value_weight") else PolicyConfig
     with pytest.raises(InputError, match=f"^{field}={re.escape(str(value))} must be"):
         dials(**{field: value})
+
+
+def test_a_price_of_nothing_can_not_be_moved_towards_a_target():
+    with pytest.raises(InputError, match=r"^kl_weight=0.0 must be above 0 where target_kl is given"):
+        PolicyConfig(kl_weight=0.0, target_kl=5.0)
 
 
 # The command line
@@ -241,7 +206,7 @@ def test_every_other_method_writes_a_policy_its_log_and_a_report(tmp_path, capsy
     names = {"loss", "accuracy", "chosen", "rejected"} if method == "dpo" else {"kl_nats", "kl_k3_nats", "unended"}
     assert names | {"gradient_norm", "updates_per_second"} <= entries[0].keys()
     assert all(math.isfinite(value) for entry in entries for value in entry.values() if value is not None)
-    assert (out / "report.html").read_text().count("data:image/png") == (3 if method == "dpo" else 4)
+    assert (out / "report.html").read_text().count("data:image/png") == (4 if method == "dpo" else 5)
     metrics = json.loads((out / "metrics.json").read_text())
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert metrics["unended_after"] == sum(one["unended_after"] for one in samples) / len(samples)
@@ -278,9 +243,13 @@ def test_best_of_n_prints_what_every_n_earns_and_writes_what_was_drawn(tmp_path,
         assert line["rewards"] == pytest.approx(scorer.score(line["prompt"], line["responses"]), abs=1e-4)
         assert line["reward"] == max(line["rewards"])
         assert line["response"] == line["responses"][line["rewards"].index(line["reward"])]
+        assert line["best_of"] == pytest.approx(expected_best([line["rewards"]])[0])
     unended = sum(line["unended"] for line in lines)
     assert f"3 prompts, 6 responses each; {unended} of 18 were stopped without an end" in said
     assert refused(*["0" if word == "6" else word for word in command]) == "n=0 must be at least 1"
+    assert main([*command, "--temperature", "0.5"]) == 0 and "KL from temperature 0.5" in capsys.readouterr().out
+    for dial, value in (("seed", "99999999999999999999"), ("temperature", "1e-39"), ("temperature", "inf")):
+        assert refused(*command, f"--{dial}", value).startswith(f"{dial}={value} must be at ")
     other = write_lines(tmp_path / "none.jsonl", [{"text": "x"}])
     said = refused(*["--prompts" if w == "--prompts" else str(other) if w == str(file) else w for w in command])
     assert said == f"{other}:1: must hold a prompt, or be a record that training accepts"
@@ -312,6 +281,23 @@ def test_ppo_refuses_what_its_policy_cannot_write_and_leaves_nothing(tmp_path, r
     said = refused(*command, "--max-new-tokens", most)
     assert re.fullmatch(re.escape(f"{tmp_path / 'tuned'}: ") + message, said)
     assert not (tmp_path / "out").exists()
+
+
+def test_dpo_may_learn_from_prompts_behind_which_no_response_would_find_room(tmp_path, refused):
+    """It writes nothing behind them; methods that do refuse them."""
+    tuned = a_policy(tmp_path)[1]
+    prompts = [f"q{n}?" + " why?" * (20 if n == 3 else 0) for n in range(9)]
+    pairs = [{"prompt": prompt, "chosen": "yes", "rejected": "no"} for prompt in prompts]
+    words = [tuned, "--data", write_lines(tmp_path / "pairs.jsonl", pairs), "--max-new-tokens", 40]
+    assert main([str(word) for word in ["dpo", *words, "--out", tmp_path / "by-dpo"]]) == 0
+    assert "must not exceed the model's max_positions" in refused("ppo", *words, "--out", tmp_path / "by-ppo")
+
+
+def test_a_log_that_ends_too_early_is_not_gone_on_with(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"iteration": 1}\n')
+    assert PolicyLog(tmp_path, 1).entries == [{"iteration": 1}]
+    with pytest.raises(InputError, match="is missing or no log of 2 iterations"):
+        PolicyLog(tmp_path, 2)
 
 
 @pytest.mark.parametrize(
@@ -455,5 +441,6 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
     assert anew == f"{out / 'begun' / 'asked.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("3 of 3") and not (out / "begun").exists() and not (out / "states").exists()
+    assert said.startswith("reward: praise in film reviews, since no --reward is given\n3 of 3")
+    assert not (out / "begun").exists() and not (out / "states").exists()
     assert load_language_model(out)

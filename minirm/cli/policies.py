@@ -23,7 +23,7 @@ from minirm.files.survey import usable
 from minirm.hub.load import load
 from minirm.models.language_model import LanguageModel
 from minirm.policies.dpo import DPO, DPOConfig
-from minirm.policies.follow import Follow, LearnerOf, Prompts, Written, means, reward_of
+from minirm.policies.follow import Follow, LearnerOf, Prompts, means, reward_of
 from minirm.policies.grpo import GRPO
 from minirm.policies.learner import Learner
 from minirm.policies.ppo import PPO
@@ -51,7 +51,7 @@ class Inputs:
     out: Path
     """Folder for the policy, a run folder as well; empty, absent, or where this command was stopped."""
     reward: Path | None = None
-    """Run of a reward model. By default, what share of a film review's opinions is praise."""
+    """Run of a reward model. By default, what share of a film review's opinions is praise, whatever the data."""
     data: tuple[Path, ...] = ()
     """Files or folders with prompts (dpo: with comparisons); the last tenth is for before and after. By default, the
     known-truth world's."""
@@ -145,13 +145,15 @@ def _split(prompts: Sequence[Dialogue], name: str) -> Prompts:
     """Return the prompts to learn from, and those for before and after."""
     distinct = list(dict.fromkeys(prompts))
     if len(distinct) < 2:
-        raise InputError(f"{name}: one distinct prompt only: two are needed to show one")
+        raise InputError(f"{name}: must hold at least 2 distinct prompts, one of them to show, not {len(distinct)}")
     shown = -(-len(distinct) // 10)
     return distinct[:-shown], distinct[-shown:]
 
 
 def _run(follow: Follow, counts: Counter[str] | None = None) -> int:
     console = new_console()
+    reward = follow.inputs["reward"] if follow.reward_digest else "praise in film reviews, since no --reward is given"
+    console.print(f"reward: {reward}", soft_wrap=True)
     with Stopper() as stopper:
         _print_iterations(follow, stopper, console)
     for what, count in sorted((counts or {}).items()):
@@ -159,7 +161,7 @@ def _run(follow: Follow, counts: Counter[str] | None = None) -> int:
     if not follow.written:
         console.print("stopped and saved; the same command goes on", soft_wrap=True)
         return STOPPED
-    _print_written(follow.written, console)
+    _print_written(follow, console)
     console.print(f"run: {follow.out}, report: {follow.out / 'report.html'}", soft_wrap=True)
     return 0
 
@@ -174,7 +176,8 @@ def _print_iterations(follow: Follow, stopper: Stopper, console: Console) -> Non
             console.print(f"{one.iteration} of {most}: {one}, about {left:,.0f} s left", soft_wrap=True)
 
 
-def _print_written(written: Sequence[Written], console: Console) -> None:
+def _print_written(follow: Follow, console: Console) -> None:
+    written = follow.written
     table = Table("prompt", "before", "reward", "after", "reward")
     for one in written[:SHOWN_SAMPLES]:
         table.add_row(one.prompt, one.before, f"{one.reward_before:.3f}", one.after, f"{one.reward_after:.3f}")
@@ -182,5 +185,5 @@ def _print_written(written: Sequence[Written], console: Console) -> None:
     mean = means(written)
     rewards = f"{mean['reward_before']:.3f} before, {mean['reward_after']:.3f} after"
     stopped = f"{mean['unended_before']:.0%} before, {mean['unended_after']:.0%} after"
-    prompts = f"{len(written)} prompts not trained on"
+    prompts = f"{len(written)} prompts that {follow.method} did not learn from"
     console.print(f"mean reward over {prompts}: {rewards}; stopped without an end: {stopped}", soft_wrap=True)

@@ -104,9 +104,10 @@ def _sorted_by(rewards: NDArray, values: NDArray) -> NDArray:
 
 
 def kl_bound(n: int) -> float:
-    """Return log n − (n − 1)/n: the best of n is at most so many nats away from the language model.
+    """Return log n − (n − 1)/n: the best of n is at most so many nats away from what its samples are drawn from.
 
-    It is a bound: the distance itself is less where responses repeat or their rewards are equal.
-    Source: Beirami et al., arXiv:2401.01879, Theorem 1.
+    That is the language model at the temperature of the draws. It is a bound: the distance itself is less where
+    responses repeat or their rewards are equal.
+    Source: Beirami et al., arXiv:2401.01879.
     """
     return math.log(n) - (n - 1) / n

@@ -97,8 +97,9 @@ class DPO(Learner):
             loss = outcome.loss / self.objective.total_weight(batch)
             norm = self.step(loss)
             self.done += 1
+            order = torch.where(batch.probability[:, None] < 0.5, -batch.order, batch.order)  # rather false than true
             best, worst = (
-                rewards.detach().gather(1, batch.order.masked_fill(~batch.mask, off).sort(1).indices[:, end, None])
+                rewards.detach().gather(1, order.masked_fill(~batch.mask, off).sort(1).indices[:, end, None])
                 for off, end in ((-torch.inf, -1), (torch.inf, 0))
             )
             found = (loss, outcome.hits / outcome.cases, best.mean(), worst.mean())

@@ -102,8 +102,7 @@ class Follow:
                 model, or can't write so much behind one of the prompts, or diverges.
         """
         with claim(self.out, self._asked) as job:
-            model, tokenizer = self._load_policy()
-            learner = self.learner(model, tokenizer)
+            model, learner = self._load_policy()
             before = learner.write(self.shown, seed=self.seed)
             if state := job.restore(observer.note):
                 learner.restore(state)
@@ -140,18 +139,18 @@ class Follow:
             columns += [texts, rewards_of(self.reward, self.shown, texts), [not one.has_end for one in samples]]
         return [Written(*values) for values in zip(*columns, strict=True)]
 
-    def _load_policy(self) -> tuple[LanguageModel, AnyTokenizer]:
-        """Return the policy, which can write behind every prompt, and its tokenizer."""
-        model, tokenizer = load_language_model(self.policy, pick_device())
-        self.tokenizer = tokenizer
+    def _load_policy(self) -> tuple[LanguageModel, Learner]:
+        """Return the policy, which can write behind every prompt behind which it will, and its learner."""
+        model, self.tokenizer = load_language_model(self.policy, pick_device())
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there
         self.known = frozenset(map(bytes, read_prompts(self.policy / PROMPTS)))
+        learner = self.learner(model, self.tokenizer)
         try:
-            prompts = tokenizer.encode_prompts([*self.prompts, *self.shown])
+            prompts = self.tokenizer.encode_prompts([*learner.prompts, *self.shown])
             model.check_room(prompts, self.max_new_tokens)
         except InputError as error:
             raise InputError(f"{self.policy}: {error}") from None
-        return model, tokenizer
+        return model, learner
 
     @cached_property
     def _asked(self) -> dict:
@@ -183,7 +182,8 @@ class Follow:
         found = means(self.written)
         before, after = found["reward_before"], found["reward_after"]
         verdict = (
-            f"Mean reward over {len(self.written)} prompts not learned from: {before:.3f} before, {after:.3f} after."
+            f"Mean reward over {len(self.written)} prompts that {self.method} did not learn from: {before:.3f} before, "
+            f"{after:.3f} after."
         )
         rows = [(name, found[f"{name}_before"], found[f"{name}_after"]) for name in ("reward", "unended")]
         texts = [(t.prompt, t.before, t.reward_before, t.after, t.reward_after) for t in self.written[:TEXTS]]

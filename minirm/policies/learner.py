@@ -65,12 +65,14 @@ class Learner:
         has_value: bool,
     ) -> None:
         self.tokenizer, self.config, self.iterations = tokenizer, config, iterations
-        self.policy = Policy(language_model, has_value=has_value).eval()
+        self.policy = Policy(language_model, has_value=has_value).eval()  # nothing is dropped, from here on
         self.policy.to(self.policy.device)
-        self.first = copy.deepcopy(language_model).eval().requires_grad_(False)
+        self.first = copy.deepcopy(language_model).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.learning_rate)
         self.kl_weight = config.kl_weight
         self.done = 0  # iterations
+        self.prompts: Sequence[Dialogue] = ()
+        """Behind which its method draws, if it does."""
         self.latest: Sequence[tuple[Sample, float]] = ()
         """Of what it drew last, if its method draws: responses and what they earned."""
 

@@ -18,11 +18,17 @@ TEXTS = 4
 """Responses of an iteration that TensorBoard shows."""
 CURVES = {
     "What it earns": ("reward", "loss", "accuracy"),
-    "How far it is from the first model": ("kl_nats", "kl_k3_nats", "chosen", "rejected", "kl_weight"),
+    "How far it is from the first model, π₀": ("kl_nats", "kl_k3_nats", "chosen", "rejected", "kl_weight"),
     "What it writes": ("entropy_nats", "tokens", "unended"),
     "How it learns": ("gradient_norm", "clipped", "explained_variance"),
+    "How fast": ("samples_per_second", "updates_per_second"),
 }
 """Panels of a picture each, by its caption."""
+ABOUT = {
+    "kl_nats": "kl_nats (k1) and kl_k3_nats (k3) are both right on average: k1 may fall below 0, which k3 never does; "
+    "far from π₀ rare responses make up most of k3, which then reads low in most samples.",
+}
+"""What else is to be said where a figure is shown."""
 
 
 class PolicyLog:
@@ -40,7 +46,7 @@ class PolicyLog:
         self.unwritten: list[tuple[dict, str]] = []
         self.entries: list[dict] = []
         if done:
-            self.entries = _read(folder / LOG)[:done]
+            self.entries = _read(folder / LOG, done)
 
     def add(self, found: object, latest: Sequence[tuple[Sample, float]]) -> None:
         """Take up what an iteration found, and of what it drew the first texts."""
@@ -75,17 +81,23 @@ class PolicyLog:
         shown = {caption: [name for name in names if name in told] for caption, names in CURVES.items()}
         steps = [entry["iteration"] for entry in self.entries]
         return [
-            Picture(curves(steps, {name: [entry[name] for entry in self.entries] for name in names}), f"{caption}.")
+            Picture(
+                curves(steps, {name: [entry[name] for entry in self.entries] for name in names}),
+                " ".join([f"{caption}.", *(ABOUT[name] for name in names if name in ABOUT)]),
+            )
             for caption, names in shown.items()
             if names
         ]
 
 
-def _read(path: Path) -> list[dict]:
+def _read(path: Path, done: int) -> list[dict]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError):
-        raise InputError(f"{path}: is missing or no log: begin anew in another folder") from None
+        entries = []
+    if len(entries) < done:
+        raise InputError(f"{path}: is missing or no log of {done} iterations: begin anew in another folder")
+    return entries[:done]
 
 
 def _texts(drawn: Sequence[tuple[Sample, float]]) -> str:
