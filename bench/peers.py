@@ -283,10 +283,13 @@ def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def whole_texts(comparison: Comparison) -> list[str]:
     """Return prompt and response as one text for each response, with the special tokens that minirm puts between."""
-    prompt = "".join(
-        f"<|{turn.role}|>{turn.text}" + (END if turn.role == "assistant" else "") for turn in comparison.prompt
-    )
-    return [f"{prompt}<|assistant|>{response}{END}" for response in comparison.responses]
+    return [f"{prompt_text(comparison)}{response}{END}" for response in comparison.responses]
+
+
+def prompt_text(comparison: Comparison) -> str:
+    """Return what stands before a response in `whole_texts`."""
+    turns = (f"<|{turn.role}|>{turn.text}" + (END if turn.role == "assistant" else "") for turn in comparison.prompt)
+    return "".join([*turns, "<|assistant|>"])
 
 
 def pipeline_scoring(

@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel, PrinterCallback
 
 from bench.contenders import MINIRM
 from bench.gpt2 import gpt2_config
-from bench.peers import Stopwatch, copy_backbone, fast_tokenizer, whole_texts
+from bench.peers import Stopwatch, copy_backbone, fast_tokenizer, prompt_text
 from bench.scoring_speed import rates
 from bench.speed_report import Aim, Row
 from bench.speed_setup import HH, Settings
@@ -82,7 +82,7 @@ def iterations(
     """Return the rates of whole iterations: responses written, judged, and learned from in four optimizer steps."""
     with tempfile.TemporaryDirectory() as folder:
         causal_twin(model, tokenizer.pad_id).save_pretrained(folder)
-        texts = [whole_texts(one)[0].partition("<|assistant|>")[0] + "<|assistant|>" for one in prompts]
+        texts = same_prompts(prompts, tokenizer)
         calls: dict[str, Callable[[], float]] = {
             f"{MINIRM}, {method.name}": lambda m=method: minirm_seconds(model, tokenizer, prompts, tokens, m)
             for method in (RLOO(), GRPO(), PPO())
@@ -95,6 +95,18 @@ def iterations(
     aims = {name: Aim(2) for name in seconds if name.startswith("TRL")}
     rows = rates(setting, seconds, len(prompts) * SAMPLES, "responses/s", aims)
     return sorted(rows, key=lambda row: row.name != MINIRM)
+
+
+def same_prompts(prompts: Sequence[Comparison], tokenizer: Tokenizer) -> list[str]:
+    """Return prompts as texts which TRL's tokenizer reads as minirm's reads the prompts.
+
+    Raises:
+        InputError: it reads one of them as other tokens.
+    """
+    texts = [prompt_text(one) for one in prompts]
+    if fast_tokenizer(tokenizer)(texts)["input_ids"] != tokenizer.encode_prompts([one.prompt for one in prompts]):
+        raise InputError("TRL's tokenizer reads other prompts than minirm's; no times are compared")
+    return texts
 
 
 def causal_twin(model: LanguageModel, pad_id: int) -> GPT2LMHeadModel:

@@ -43,11 +43,13 @@ from bench.peers import (
     whole_texts,
 )
 from bench.places import RESULTS, out_folder
+from bench.policy_speed import same_prompts
 from bench.speed_report import Aim, Row, markdown, row_from_json
 from bench.speed_setup import check_twin
 from bench.texts import longest, made_of_noise, read_corpus, sequences
 from bench.timing import Spread, interleaved
 from minirm.config import ModelConfig
+from minirm.data.comparison import Comparison, Turn
 from minirm.errors import InputError
 from minirm.models import attention
 from minirm.models.reward_model import RewardModel
@@ -160,6 +162,19 @@ def test_pipeline_reads_the_same_ids_and_gives_the_same_rewards(world):
         ours = model(pack(world.encoded)).flatten()
     theirs = pipeline_scoring(twin, fast_tokenizer(world.tokenizer), texts)(4)
     torch.testing.assert_close(ours, torch.tensor(theirs), rtol=1e-4, atol=1e-4)
+
+
+def test_trl_reads_the_prompts_that_minirm_reads_or_no_times_are_compared(world):
+    """Dialogues of several turns too."""
+    several = (Turn("user", "Is it good?"), Turn("assistant", "What?"), Turn("user", "The film."))
+    prompts = [*world.comparisons, Comparison(several, ("Yes", "No"), (1.0, 0.0))]
+    texts = same_prompts(prompts, world.tokenizer)
+    assert [text + one.responses[0] + "<|end|>" for text, one in zip(texts, prompts, strict=True)] == [
+        whole_texts(one)[0] for one in prompts
+    ]
+    spelled = Comparison((Turn("user", "<|end|>"),), ("Yes", "No"), (1.0, 0.0))
+    with pytest.raises(InputError, match="TRL's tokenizer reads other prompts"):
+        same_prompts([spelled], world.tokenizer)
 
 
 def test_no_times_are_compared_when_the_rewards_differ(world, monkeypatch):
