@@ -83,7 +83,7 @@ class Plan:
     """Iterations that make a point of a curve."""
     shown: int = 10
     """Prompts of which the page shows texts."""
-    policy: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=120, learning_rate=3e-5))
+    policy: PolicyConfig = field(default_factory=lambda: PolicyConfig(iterations=80, learning_rate=3e-5))
     price: float = 0.1
     """β of every method with a price."""
 
