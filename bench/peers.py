@@ -29,7 +29,7 @@ from transformers import (
 from bench.gpt2 import gpt2_config
 from bench.texts import longest, sequences
 from minirm.config import ModelConfig, TrainConfig
-from minirm.data.comparison import Comparison
+from minirm.data.comparison import Comparison, Turn
 from minirm.models.reward_model import RewardModel
 from minirm.tokens.packing import Encoded
 from minirm.tokens.tokenizer import END, PAD, Tokenizer
@@ -283,12 +283,12 @@ def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def whole_texts(comparison: Comparison) -> list[str]:
     """Return prompt and response as one text for each response, with the special tokens that minirm puts between."""
-    return [f"{prompt_text(comparison)}{response}{END}" for response in comparison.responses]
+    return [f"{prompt_text(comparison.prompt)}{response}{END}" for response in comparison.responses]
 
 
-def prompt_text(comparison: Comparison) -> str:
+def prompt_text(prompt: Sequence[Turn]) -> str:
     """Return what stands before a response in `whole_texts`."""
-    turns = (f"<|{turn.role}|>{turn.text}" + (END if turn.role == "assistant" else "") for turn in comparison.prompt)
+    turns = (f"<|{turn.role}|>{turn.text}" + (END if turn.role == "assistant" else "") for turn in prompt)
     return "".join([*turns, "<|assistant|>"])
 
 

@@ -23,6 +23,7 @@ from minirm.models.language_model import LanguageModel
 from minirm.policies.grpo import GRPO
 from minirm.policies.ppo import PPO
 from minirm.policies.rloo import RLOO
+from minirm.policies.sampling import Dialogue, Reward
 from minirm.policies.trainer import Method, PolicyConfig, PolicyTrainer
 from minirm.tokens.tokenizer import Tokenizer
 
@@ -80,11 +81,18 @@ def iterations(
     model: LanguageModel, tokenizer: Tokenizer, prompts: list[Comparison], tokens: int, rounds: int
 ) -> list[Row]:
     """Return the rates of whole iterations: responses written, judged, and learned from in four optimizer steps."""
+    drawn: list[Dialogue] = []
+
+    def length(answered: Sequence[Dialogue], texts: Sequence[str]) -> list[int]:
+        drawn[:] = answered[::SAMPLES]
+        return list(map(len, texts))
+
+    minirm_seconds(model, tokenizer, prompts, tokens, RLOO(), length)  # draws with replacement, always the same
     with tempfile.TemporaryDirectory() as folder:
         causal_twin(model, tokenizer.pad_id).save_pretrained(folder)
-        texts = same_prompts(prompts, tokenizer)
+        texts = same_prompts(drawn, tokenizer)
         calls: dict[str, Callable[[], float]] = {
-            f"{MINIRM}, {method.name}": lambda m=method: minirm_seconds(model, tokenizer, prompts, tokens, m)
+            f"{MINIRM}, {method.name}": lambda m=method: minirm_seconds(model, tokenizer, prompts, tokens, m, length)
             for method in (RLOO(), GRPO(), PPO())
         }
         for name in ("RLOO", "GRPO"):
@@ -97,14 +105,14 @@ def iterations(
     return sorted(rows, key=lambda row: row.name != MINIRM)
 
 
-def same_prompts(prompts: Sequence[Comparison], tokenizer: Tokenizer) -> list[str]:
+def same_prompts(prompts: Sequence[Dialogue], tokenizer: Tokenizer) -> list[str]:
     """Return prompts as texts which TRL's tokenizer reads as minirm's reads the prompts.
 
     Raises:
         InputError: it reads one of them as other tokens.
     """
     texts = [prompt_text(one) for one in prompts]
-    if fast_tokenizer(tokenizer)(texts)["input_ids"] != tokenizer.encode_prompts([one.prompt for one in prompts]):
+    if fast_tokenizer(tokenizer)(texts)["input_ids"] != tokenizer.encode_prompts(prompts):
         raise InputError("TRL's tokenizer reads other prompts than minirm's; no times are compared")
     return texts
 
@@ -117,7 +125,12 @@ def causal_twin(model: LanguageModel, pad_id: int) -> GPT2LMHeadModel:
 
 
 def minirm_seconds(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[Comparison], tokens: int, method: Method
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Comparison],
+    tokens: int,
+    method: Method,
+    reward: Reward,
 ) -> float:
     """Return the seconds of one iteration, the model's weights left as they were."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -133,7 +146,7 @@ def minirm_seconds(
         max_new_tokens=tokens,
     )
     dialogues = [one.prompt for one in prompts]
-    trainer = PolicyTrainer(model, tokenizer, dialogues, lambda _, texts: list(map(len, texts)), config, method)
+    trainer = PolicyTrainer(model, tokenizer, dialogues, reward, config, method)
     began = time.perf_counter()
     list(trainer.run())
     seconds = time.perf_counter() - began

@@ -32,7 +32,7 @@ MISTAKES = [
     ("policies.trainer", "the same draws in every iteration", "part=self.done + 1", "part=1"),
     ("policies.learner", "dropout while a policy learns", "has_value=has_value).eval()", "has_value=has_value)"),
     ("policies.sampling", "a seed's second part is the next seed's first",
-     "np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)[0]", "seed + part"),
+     "np.random.SeedSequence(words).generate_state(1, np.uint64)[0]", "seed + part"),
     ("policies.learner", "rows filled by columns",
      "flat.new_zeros(mask.shape).masked_scatter(mask.to(flat.device), flat)",
      "flat.new_zeros(mask.mT.shape).masked_scatter(mask.mT.to(flat.device), flat).mT"),

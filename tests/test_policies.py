@@ -263,10 +263,11 @@ def test_the_bound_on_kl_holds_and_is_met_where_no_two_responses_are_alike():
     lambda seed, part: sample(randomised(a_model()), BARE, PROMPTS, max_new_tokens=12, seed=seed, part=part),
     lambda seed, part: a_trainer(seed=seed, max_new_tokens=12).write(PROMPTS, seed=seed, part=part),
 ], ids=["sample", "policy"])  # fmt: skip
-def test_what_two_seeds_or_two_parts_draw_has_nothing_in_common(write):
+def test_two_seeds_and_two_parts_of_one_draw_something_else(write):
     """Seed 0 in iteration 2 is not seed 1 in iteration 1: seeds of a study are independent draws."""
-    texts = [[one.response for one in write(seed, part)] for seed in range(3) for part in range(3)]
-    assert len({tuple(one) for one in texts}) == 9
+    seeds = (0, 1, 2, 2**32, 2**32 + 1, 2**33)
+    texts = [[one.response for one in write(seed, part)] for seed in seeds for part in range(3)]
+    assert len({tuple(one) for one in texts}) == 18
     assert [one.response for one in write(1, 2)] == texts[5]
 
 
@@ -291,8 +292,10 @@ def test_prompts_of_best_of_n_have_draws_of_their_own():
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        (lambda _, texts: [1.0], "the reward gave 1 numbers for 9 responses"),
-        (lambda _, texts: [float("nan")] * len(texts), "the reward gave nan for .*: must be finite"),
+        (lambda _, texts: [1.0], "the reward gave 1 for 9 responses: must be a number for each"),
+        (lambda _, texts: None, "the reward gave null: must be a number for each response"),
+        (lambda _, texts: [float("nan")] * len(texts), "the reward gave nan for .*: must be from -1e30"),
+        (lambda _, texts: [1e39] * len(texts), "the reward gave 1e.39 for .*: must be from -1e30"),
     ],
 )
 def test_a_reward_is_one_finite_number_for_each_response(reward, said):

@@ -298,6 +298,9 @@ def test_a_log_that_ends_too_early_is_not_gone_on_with(tmp_path):
     assert PolicyLog(tmp_path, 1).entries == [{"iteration": 1}]
     with pytest.raises(InputError, match="is missing or no log of 2 iterations"):
         PolicyLog(tmp_path, 2)
+    (tmp_path / "log.jsonl").write_text("3\n")
+    with pytest.raises(InputError, match="is missing or no log of 1 iterations"):
+        PolicyLog(tmp_path, 1)
 
 
 @pytest.mark.parametrize(
@@ -441,6 +444,6 @@ def test_ppo_stopped_on_the_way_goes_on_with_the_same_command_and_no_other(tmp_p
     assert anew == f"{out / 'begun' / 'asked.json'}: was begun with data={file}, not data={other}"
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said.startswith("reward: praise in film reviews, since no --reward is given\n3 of 3")
+    assert said.startswith("follows: praise in film reviews, since no --reward is given\n3 of 3")
     assert not (out / "begun").exists() and not (out / "states").exists()
     assert load_language_model(out)

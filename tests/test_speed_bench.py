@@ -168,13 +168,12 @@ def test_trl_reads_the_prompts_that_minirm_reads_or_no_times_are_compared(world)
     """Dialogues of several turns too."""
     several = (Turn("user", "Is it good?"), Turn("assistant", "What?"), Turn("user", "The film."))
     prompts = [*world.comparisons, Comparison(several, ("Yes", "No"), (1.0, 0.0))]
-    texts = same_prompts(prompts, world.tokenizer)
+    texts = same_prompts([one.prompt for one in prompts], world.tokenizer)
     assert [text + one.responses[0] + "<|end|>" for text, one in zip(texts, prompts, strict=True)] == [
         whole_texts(one)[0] for one in prompts
     ]
-    spelled = Comparison((Turn("user", "<|end|>"),), ("Yes", "No"), (1.0, 0.0))
     with pytest.raises(InputError, match="TRL's tokenizer reads other prompts"):
-        same_prompts([spelled], world.tokenizer)
+        same_prompts([(Turn("user", "<|end|>"),)], world.tokenizer)
 
 
 def test_no_times_are_compared_when_the_rewards_differ(world, monkeypatch):

@@ -34,7 +34,8 @@ class Curve:
     together: int = 1
     """Responses side by side that share a prompt."""
     start: NDArray = dataclass_field(default_factory=lambda: np.zeros(0))
-    """By how much the first policy's mean gold would be higher without each group of its texts; none: it is known."""
+    """By how much the first policy's mean gold would be higher without each group of its texts; none: it is that of the
+    same responses."""
 
     @property
     def distance(self) -> NDArray:
@@ -66,12 +67,12 @@ class Curve:
         """Return the mean gold at a point."""
         return self.resampled(lambda gold, keep: gold[:, point][:, keep].mean(1))
 
-    def followed(self, point: int) -> Resampled:
+    def earned(self, point: int) -> Resampled:
         """Return the mean of the reward that is followed at a point."""
         return resample(lambda keep: self.proxy[:, point][:, keep].mean(1), self.group)
 
     def line(self, of: Callable[[int], Resampled]) -> list[Interval]:
-        """Return `gained` or `followed` at each point with its interval over seeds and responses."""
+        """Return `gained` or `earned` at each point with its interval over seeds, responses and the start's texts."""
         return [two_way_interval(of(point)) for point in range(len(self.steps))]
 
 
@@ -117,7 +118,8 @@ def raised(curve: Curve) -> tuple[Resampled, NDArray]:
     """Return how much gold is gained where it is highest, and which point of the curve that is for each seed, (2, S).
 
     Where it is, the other seeds say by one half of the responses; the seed itself tells by the other half what is
-    gained there, and the other way round: so no luck of a point is counted for it. That needs two seeds.
+    gained there, and the other way round: so no luck of a point is counted for it. A single seed says it for itself,
+    and its luck counts.
     """
     halves = (curve.group % 2 == 0, curve.group % 2 == 1)
     seeds = np.arange(len(curve.gold))

@@ -201,7 +201,7 @@ class Work:
 
         def compute() -> dict:
             model, tokenizer = load_language_model(policy)
-            many = 2 * dials.iterations * dials.prompts_per_iteration  # so that few are met twice
+            many = 2 * dials.iterations * dials.prompts_per_iteration  # so that four of five are new
             prompts = [one.comparison.prompt for one in draw(many, LEARNING)]
             trainer = PolicyTrainer(model, tokenizer, prompts, self.reward(followed, seed), dials, way.method)
             names = ("kl_nats", "kl_k3_nats", "unended", "tokens", "gold", "proxy", "texts")

@@ -153,7 +153,7 @@ def _split(prompts: Sequence[Dialogue], name: str) -> Prompts:
 def _run(follow: Follow, counts: Counter[str] | None = None) -> int:
     console = new_console()
     reward = follow.inputs["reward"] if follow.reward_digest else "praise in film reviews, since no --reward is given"
-    console.print(f"reward: {reward}", soft_wrap=True)
+    console.print(f"{'judged by' if follow.method == 'DPO' else 'follows'}: {reward}", soft_wrap=True)
     with Stopper() as stopper:
         _print_iterations(follow, stopper, console)
     for what, count in sorted((counts or {}).items()):

@@ -61,6 +61,8 @@ def best_of_n(
         reward: prompts and as many responses → numbers.
         max_new_tokens: where a response without an end is stopped.
         seed: of the draws.
+    Raises:
+        InputError: see `rewards_of`.
     """
     found = []
     at_once = max(1, SAMPLES_AT_ONCE // n)

@@ -56,7 +56,7 @@ class DPOStep:
     iteration: int  # counted from 1
     loss: float  # nats, mean over comparisons
     accuracy: float  # share of pairs that the policy orders as their scores do
-    chosen: float  # mean of r over the best response of each comparison: above 0, it became more probable
+    chosen: float  # mean of r over the best response of each comparison, a tie's by score: above 0, it became likelier
     rejected: float  # … over the worst one
     gradient_norm: float
     updates_per_second: float = dataclass_field(compare=False)
@@ -97,7 +97,8 @@ class DPO(Learner):
             loss = outcome.loss / self.objective.total_weight(batch)
             norm = self.step(loss)
             self.done += 1
-            order = torch.where(batch.probability[:, None] < 0.5, -batch.order, batch.order)  # rather false than true
+            is_reverse = batch.probability[:, None] < 0.5
+            order = torch.where(is_reverse, -batch.order, batch.order)
             best, worst = (
                 rewards.detach().gather(1, order.masked_fill(~batch.mask, off).sort(1).indices[:, end, None])
                 for off, end in ((-torch.inf, -1), (torch.inf, 0))

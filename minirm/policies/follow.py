@@ -99,11 +99,11 @@ class Follow:
                 `written` then stays empty.
         Raises:
             InputError: the folder holds something else than the beginning of this run, or the policy is no language
-                model, or can't write so much behind one of the prompts, or diverges.
+                model, or can't write so much behind one of the prompts, or diverges; or see `rewards_of`.
         """
         with claim(self.out, self._asked) as job:
             model, learner = self._load_policy()
-            before = learner.write(self.shown, seed=self.seed)
+            before = self._judged(learner.write(self.shown, seed=self.seed))
             if state := job.restore(observer.note):
                 learner.restore(state)
             self.iterations = learner.iterations
@@ -112,7 +112,7 @@ class Follow:
                 yield from self._learn(learner, job, observer)
                 if self.is_stopped:
                     return
-                self.written = self._compare(before, learner.write(self.shown, seed=self.seed))
+                self.written = self._compare(before, self._judged(learner.write(self.shown, seed=self.seed)))
                 job.begin()  # so that a part of the end is known for what it is
                 self.log.write()
             self._finish(job, model.state_dict())
@@ -132,15 +132,17 @@ class Follow:
             if self.is_stopped:
                 return
 
-    def _compare(self, before: list[Sample], after: list[Sample]) -> list[Written]:
-        columns = [[prompt[-1].text if prompt else "" for prompt in self.shown]]
-        for samples in (before, after):
-            texts = [one.response for one in samples]
-            columns += [texts, rewards_of(self.reward, self.shown, texts), [not one.has_end for one in samples]]
-        return [Written(*values) for values in zip(*columns, strict=True)]
+    def _judged(self, samples: list[Sample]) -> list[list]:
+        """Return texts, their rewards, and whether they had to be stopped."""
+        texts = [one.response for one in samples]
+        return [texts, rewards_of(self.reward, self.shown, texts), [not one.has_end for one in samples]]
+
+    def _compare(self, before: list[list], after: list[list]) -> list[Written]:
+        prompts = [prompt[-1].text if prompt else "" for prompt in self.shown]
+        return [Written(*values) for values in zip(prompts, *before, *after, strict=True)]
 
     def _load_policy(self) -> tuple[LanguageModel, Learner]:
-        """Return the policy, which can write behind every prompt behind which it will, and its learner."""
+        """Return the policy, with room behind every prompt that it is to answer, and its learner."""
         model, self.tokenizer = load_language_model(self.policy, pick_device())
         read_json(self.policy / DATA)  # what is handed on at the end is known to be there
         self.known = frozenset(map(bytes, read_prompts(self.policy / PROMPTS)))

@@ -37,7 +37,7 @@ class PolicyLog:
     Args:
         done: iterations after which the policy goes on; what was written of later ones is dropped.
     Raises:
-        InputError: log.jsonl is not what was written by then.
+        InputError: log.jsonl does not hold an entry of each.
     """
 
     def __init__(self, folder: Path, done: int) -> None:
@@ -93,9 +93,10 @@ class PolicyLog:
 def _read(path: Path, done: int) -> list[dict]:
     try:
         entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        entries = []
-    if len(entries) < done:
+        numbers = [entry["iteration"] for entry in entries[:done]]
+    except (OSError, ValueError, TypeError, KeyError):
+        numbers = []
+    if numbers != list(range(1, done + 1)):
         raise InputError(f"{path}: is missing or no log of {done} iterations: begin anew in another folder")
     return entries[:done]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from minirm.config_rules import require
 from minirm.data.comparison import Turn
-from minirm.errors import shorten
+from minirm.errors import InputError, shorten
 from minirm.files.pretrained import AnyTokenizer
 from minirm.models.language_model import LanguageModel
 from minirm.tokens.packing import Encoded
@@ -46,13 +46,14 @@ def sample(
         prompts: any number; one that stands there several times is computed once and gets as many responses.
         max_new_tokens: where a response without an end is stopped.
         seed: of the draws.
-        part: of the seed's draws; what two seeds, or two parts of one, draw has nothing in common.
+        part: of the seed's draws; two seeds, and two parts of one, draw independently.
         temperature: divides the logits; 0 always takes the most probable token.
     """
     language_model.eval()
     encoded = tokenizer.encode_prompts(prompts)
     limits = {"max_new_tokens": max_new_tokens, "end_id": tokenizer.end_id}
-    stream = int(np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)[0])
+    words = [seed % 2**32, part, seed >> 32]  # of 32 bits each: no other seed and part have the same
+    stream = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
     written = language_model.generate(encoded, **limits, temperature=temperature, seed=stream)
     samples = []
     for prompt, prompt_ids, ids in zip(prompts, encoded, written, strict=True):
@@ -67,12 +68,17 @@ def rewards_of(reward: Reward, prompts: Sequence[Dialogue], responses: Sequence[
     """Return the reward of each response.
 
     Raises:
-        InputError: they are not one finite number each.
+        InputError: they are not one number each, from −1e30 to 1e30.
     """
-    rewards = [float(one) for one in reward(prompts, responses)]
-    require(len(rewards) == len(responses), f"the reward gave {len(rewards)} numbers for {len(responses)} responses")
+    found = reward(prompts, responses)
+    try:
+        rewards = [float(one) for one in found]
+    except (TypeError, ValueError):
+        raise InputError(f"the reward gave {shorten(found)}: must be a number for each response") from None
+    many = f"the reward gave {len(rewards)} for {len(responses)} responses: must be a number for each"
+    require(len(rewards) == len(responses), many)
     for value, text in zip(rewards, responses, strict=True):
-        require(np.isfinite(value), f"the reward gave {value} for {shorten(text)}: must be finite")
+        require(abs(value) <= 1e30, f"the reward gave {value} for {shorten(text)}: must be from -1e30 to 1e30")
     return rewards
 
 

@@ -167,6 +167,7 @@ class PolicyTrainer(Learner):
 
         Raises:
             InputError: a loss, a gradient or the policy's own logits are not finite; the message names the iteration.
+                Or see `rewards_of`.
         """
         while self.done < self.iterations:
             began = time.perf_counter()
@@ -196,7 +197,8 @@ class PolicyTrainer(Learner):
         chosen = rng.integers(len(self.prompts), size=config.prompts_per_iteration)
         drawn = [self.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
         samples = self.write(drawn, seed=config.seed, part=self.done + 1)
-        rewards = torch.tensor(rewards_of(self.reward, drawn, [one.response for one in samples]))
+        earned = rewards_of(self.reward, drawn, [one.response for one in samples])
+        rewards = torch.tensor(earned, dtype=torch.float32)
         if config.unended_reward is not None:
             rewards[torch.tensor([not one.has_end for one in samples])] = config.unended_reward
         experience = gather(self.policy, self.first, samples, rewards)
