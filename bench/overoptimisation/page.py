@@ -273,8 +273,8 @@ def _about(study: Study) -> str:
         f"error {np.std(drawn['first']) / plan.first**0.5:.3f}, which all gold of learned policies shares; intervals "
         f"count it). Proxies begin with its weights and learn labels that are drawn from true utilities. An ensemble's "
         f"members learn from the same comparisons in another order, with another head. {plan.seeds} seeds: other "
-        f"comparisons, and other draws by the policies; prompts are new, of the kind that proxies learned from. Best of "
-        f"n: {plan.draws:,} responses to each of {plan.prompts} prompts, the same for all proxies."
+        f"comparisons, and other draws by the policies; prompts are new, of the kind that proxies learned from. Best "
+        f"of n: {plan.draws:,} responses to each of {plan.prompts} prompts, the same for all proxies."
     )
 
 
