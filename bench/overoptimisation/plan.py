@@ -55,7 +55,7 @@ class Plan:
 
     sizes: tuple[int, ...] = (250, 1000, 4000, 16000)
     """Comparisons that a proxy learns from …"""
-    epochs: tuple[float, ...] = (6.0, 4.0, 2.0, 1.0)
+    epochs: tuple[float, ...] = (6.0, 4.0, 4.0, 3.0)
     """… and how often it meets them."""
     validation: int = 200
     """Further comparisons, by which the best evaluation of each proxy is chosen."""
