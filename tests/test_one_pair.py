@@ -6,6 +6,7 @@ Read it from top to bottom: each step is one room of the library, in the order o
 """
 
 import ast
+import gc
 import inspect
 import json
 import math
@@ -171,6 +172,7 @@ def test_the_walk_is_at_most_1750_lines_in_16_files(tmp_path, capsys):
                 type(value) for one in frame.f_locals.values() for value in getattr(one, "__dict__", {}).values()
             )
 
+    gc.collect()  # else what earlier tests left may be closed within the walk
     threading.setprofile(note)  # batches are packed in a thread of their own
     sys.setprofile(note)
     try:
