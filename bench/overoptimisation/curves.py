@@ -5,6 +5,7 @@ Letters: S seeds, X points of a curve, R responses (or prompts) of a point, in g
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ class Curve:
     """(S, X) share of responses that were stopped without an end."""
     together: int = 1
     """Responses side by side that share a prompt."""
+    start: NDArray = dataclass_field(default_factory=lambda: np.zeros(0))
+    """By how much the first policy's mean gold would be higher without each group of its texts; none: it is that of the
+    same responses."""
 
     @property
     def distance(self) -> NDArray:
@@ -48,13 +52,28 @@ class Curve:
         """Where gold is highest, over seeds."""
         return int(self.gold.mean((0, 2)).argmax())
 
-    def mean(self, values: NDArray, point: int) -> Resampled:
-        """Return the mean of gold or proxy at a point."""
-        return resample(lambda keep: values[:, point][:, keep].mean(1), self.group)
+    def resampled(self, figure: Callable[[NDArray, NDArray], NDArray]) -> Resampled:
+        """Return a figure with what it is without each group of responses, and of the texts that say where gold began.
 
-    def line(self, values: NDArray) -> list[Interval]:
-        """Return the mean at each point with its interval over seeds and responses."""
-        return [two_way_interval(self.mean(values, point)) for point in range(len(self.steps))]
+        Args:
+            figure: takes gold (S, X, R) and which responses are kept, (R,) bool, and returns (S,).
+        """
+        found = resample(lambda keep: figure(self.gold, keep), self.group)
+        everything = np.ones(len(self.group), bool)
+        begun = [figure(self.gold - shift, everything) for shift in self.start]
+        return Resampled(found.whole, np.array([*found.without, *begun]))
+
+    def gained(self, point: int) -> Resampled:
+        """Return the mean gold at a point."""
+        return self.resampled(lambda gold, keep: gold[:, point][:, keep].mean(1))
+
+    def earned(self, point: int) -> Resampled:
+        """Return the mean of the reward that is followed at a point."""
+        return resample(lambda keep: self.proxy[:, point][:, keep].mean(1), self.group)
+
+    def line(self, of: Callable[[int], Resampled]) -> list[Interval]:
+        """Return `gained` or `earned` at each point with its interval over seeds, responses and the start's texts."""
+        return [two_way_interval(of(point)) for point in range(len(self.steps))]
 
 
 def best_of_n_curve(work: Work, followed: Followed) -> Curve:
@@ -76,7 +95,8 @@ def best_of_n_curve(work: Work, followed: Followed) -> Curve:
 
 def learned_curve(work: Work, way: Way, followed: Followed) -> Curve:
     """Return what a policy's own draws earned, window by window."""
-    window, first = work.plan.window, np.mean(work.drawn()["first"])
+    window, first = work.plan.window, np.array(work.drawn()["first"])
+    start = resample(lambda keep: first[None, keep].mean(1), np.arange(len(first)) % GROUPS)
     found = [work.learned(way, followed, seed) for seed in range(work.plan.seeds)]
     points = len(found[0]["gold"]) // window
 
@@ -87,49 +107,37 @@ def learned_curve(work: Work, way: Way, followed: Followed) -> Curve:
     kl = windows("kl_nats").mean(2).clip(min=0)
     steps = [window * point for point in range(points)]
     unended, together = windows("unended").mean(2), way.samples_per_prompt
-    return Curve(steps, kl, windows("gold") - first, windows("proxy"), unended, together)
+    gold, moved = windows("gold") - start.whole, (start.without - start.whole)[:, 0]
+    return Curve(steps, kl, gold, windows("proxy"), unended, together, moved)
 
 
 # ── The turn ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def lost(curve: Curve) -> Resampled:
-    """Return how much gold lies below its highest at the end of a curve.
-
-    The highest of many points is high by luck too. So half of the responses say where it is, the other half what was
-    lost since, and the other way round.
-    """
-    halves = (curve.group % 2 == 0, curve.group % 2 == 1)
-
-    def at(keep: NDArray) -> NDArray:
-        found = []
-        for says, tells in (halves, halves[::-1]):
-            highest = curve.gold[:, :, keep & says].mean((0, 2)).argmax()
-            gold = curve.gold[:, :, keep & tells].mean(2)
-            found.append(gold[:, highest] - gold[:, -1])
-        return np.mean(found, axis=0)
-
-    return resample(at, curve.group)
 
 
 def raised(curve: Curve) -> tuple[Resampled, NDArray]:
     """Return how much gold is gained where it is highest, and which point of the curve that is for each seed, (2, S).
 
     Where it is, the other seeds say by one half of the responses; the seed itself tells by the other half what is
-    gained there, and the other way round: so no luck of a point is counted for it.
+    gained there, and the other way round: so no luck of a point is counted for it. A single seed says it for itself,
+    and its luck counts.
     """
     halves = (curve.group % 2 == 0, curve.group % 2 == 1)
     seeds = np.arange(len(curve.gold))
 
-    def highest(says: NDArray) -> NDArray:
-        gold = curve.gold[:, :, says].mean(2)  # (S, X)
-        return ((gold.sum(0) - gold) if len(gold) > 1 else gold).argmax(1)
+    def highest(gold: NDArray, says: NDArray) -> NDArray:
+        mean = gold[:, :, says].mean(2)  # (S, X)
+        return ((mean.sum(0) - mean) if len(mean) > 1 else mean).argmax(1)
 
-    def at(keep: NDArray) -> NDArray:
-        pairs = ((highest(keep & says), keep & tells) for says, tells in (halves, halves[::-1]))
-        return np.mean([curve.gold[seeds, points][:, tells].mean(1) for points, tells in pairs], axis=0)
+    def at(gold: NDArray, keep: NDArray) -> NDArray:
+        pairs = ((highest(gold, keep & says), keep & tells) for says, tells in (halves, halves[::-1]))
+        return np.mean([gold[seeds, points][:, tells].mean(1) for points, tells in pairs], axis=0)
 
-    return resample(at, curve.group), np.array([highest(says) for says in halves])
+    return curve.resampled(at), np.array([highest(curve.gold, says) for says in halves])
+
+
+def lost(curve: Curve) -> Resampled:
+    """Return how far gold has fallen at the end from where it is highest; below 0: it is higher there."""
+    return raised(curve)[0] - curve.gained(-1)
 
 
 def at_distance(curve: Curve, distance: float) -> float:
@@ -169,12 +177,11 @@ def fit(curve: Curve, name: str) -> Fit:
     """
     form = FORMS[name]
 
-    def solve(keep: NDArray) -> NDArray:
-        gold = curve.gold[:, :, keep].mean(2)
-        rows = zip(curve.distance, gold, strict=True)
+    def solve(gold: NDArray, keep: NDArray) -> NDArray:
+        rows = zip(curve.distance, gold[:, :, keep].mean(2), strict=True)
         return np.array([_solved(d, form, values) for d, values in rows]).T  # (2, S)
 
-    alpha, beta = (resample(lambda keep, i=i: solve(keep)[i], curve.group) for i in range(2))
+    alpha, beta = (curve.resampled(lambda gold, keep, i=i: solve(gold, keep)[i]) for i in range(2))
     d, gold = curve.distance.mean(0), curve.gold.mean((0, 2))
     a, b = _solved(d, form, gold)
     left = gold - (a * d + b * form(d))

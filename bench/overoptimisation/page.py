@@ -40,7 +40,7 @@ def sections(study: Study, facts: dict) -> list[Section]:
 
 def verdict(study: Study) -> str:
     """Return where the truth turned, and which method raises it, as far as the data tell."""
-    turned = {method: [one for one in study.proxies if study.has_turned(method, one)] for method in study.methods}
+    turned = {method: [one for one in study.proxies if (method, one) in study.turned] for method in study.methods}
     said = [
         f"{method}: {', '.join(one.name for one in those)}" if those else f"{method}: none"
         for method, those in turned.items()
@@ -52,7 +52,8 @@ def verdict(study: Study) -> str:
     ]
     return (
         f"Gold gained where it is highest, following a proxy of {study.best.name}: {'; '.join(gains)}. "
-        f"Proxies behind whose turn the truth fell, as far as the data tell: {'; '.join(said)}."
+        f"Proxies behind whose turn the truth fell, as far as the data tell (p < .05 after Holm's correction over all "
+        f"methods and proxies): {'; '.join(said)}."
     )
 
 
@@ -81,10 +82,9 @@ def _by_size(study: Study, method: str) -> str:
     for letter, name, expected in (("α", "alpha", 1), ("β", "beta", -1)):
         first, last = (getattr(study.fits[method, one, form], name) for one in (study.sizes[0], study.sizes[-1]))
         change = two_way_interval(last - first)
-        seen = "not resolved" if change.low <= 0 <= change.high else (
-            "as in the paper" if change.estimate * expected > 0 else "against the paper"
-        )  # fmt: skip
-        said.append(f"{letter} changes by {with_interval(change, '+')} from the fewest comparisons to the most: {seen}")
+        is_told = change.low > 0 or change.high < 0
+        seen = f": {'as in' if change.estimate * expected > 0 else 'against'} the paper" if is_told else ""
+        said.append(f"{letter} changes by {against_zero(change)} from the fewest comparisons to the most{seen}")
     return f"{'; '.join(said)}."
 
 
@@ -99,9 +99,10 @@ def _which(study: Study, method: str) -> str:
 def _curves(study: Study) -> list[Block]:
     blocks: list[Block] = [
         "Above, the true utility that is gained against √KL from the first policy; a ring marks the highest. Below, "
-        "the reward that was followed, in standard deviations over what the first policy writes. Bands are 95% "
-        "intervals over seeds and responses; dotted is the formula. KL of best of n is the bound log n − (n − 1)/n, "
-        "all other KL the mean of log π/π₀ over the policy's own draws, which is right on average."
+        "the reward that was followed, in standard deviations over what the first policy writes. Bands of the truth "
+        "are 95% intervals over seeds, responses and what the first policy wrote; dotted is the formula. KL of best of "
+        "n is the bound log n − (n − 1)/n, all other KL the mean of log π/π₀ over the policy's own draws, which is "
+        "right on average."
     ]
     for method in study.methods:
         curves = {one: study.curves[method, one] for one in study.work.plan.followed}
@@ -115,20 +116,22 @@ def _turns(study: Study) -> list[Block]:
     for method in study.methods:
         points[method] = {one.comparisons: two_way_interval(study.lost[method, one]) for one in study.sizes}
         for one in study.work.plan.followed:
-            curve, turn = study.curves[method, one], study.curves[method, one].turn
-            d = curve.distance.mean(0)
-            truth = at_distance(study.curves[method, TRUTH], d[turn])
+            curve, (gained, highest) = study.curves[method, one], study.raised[method, one]
+            d = curve.distance[np.arange(highest.shape[1]), highest].mean()
+            truth = at_distance(study.curves[method, TRUTH], d)
             rows.append(
-                (method, one.name, f"{d[turn]:.2f}", _signed(two_way_interval(study.raised[method, one][0])),
-                 "beyond" if np.isnan(truth) else f"{truth:+.2f}".replace("-", "−"), f"{d[-1]:.2f}",
+                (method, one.name, f"{d:.2f}", _signed(two_way_interval(gained)),
+                 "beyond" if np.isnan(truth) else f"{truth:+.2f}".replace("-", "−"),
+                 f"{curve.distance[:, -1].mean():.2f}",
                  _signed(study.gold(method, one)), f"{curve.proxy[:, -1].mean():+.2f}".replace("-", "−"),
                  _words(study.lost[method, one]))
             )  # fmt: skip
     columns = ("method", "followed", "√KL at the highest", "gold there", "the truth followed, there", "√KL at the end",
                "gold at the end", "proxy at the end, sd", "lost since the highest")  # fmt: skip
     caption = (
-        f"Gold is true utility above the first policy's. {BY_HALVES} Lost: one half of the responses says where gold "
-        "is highest, the other how much was lost since. “Beyond”: who followed the truth did not go so far."
+        f"Gold is true utility above the first policy's. {BY_HALVES} Lost is that less gold at the end, by single "
+        "intervals; the head of this page considers how many there are. “Beyond”: who followed the truth did not go so "
+        "far."
     )
     return [
         Table(columns, rows, caption),
@@ -201,10 +204,11 @@ def _ranking(study: Study) -> list[Block]:
         f"{BY_HALVES} {_ceiling(study)}"
     )
     found = study.ranking
-    n = len(found.measures[ACCURACY])
+    models, seeds = found.measures[ACCURACY].shape
     about = (
-        f"Spearman's rank correlation over {n} reward models (each seed its own) of what is measured of a model, the "
-        "better the higher, and the gold {}; intervals by bootstrap over the models."
+        f"Spearman's rank correlation over the {models} reward models of a draw of comparisons, of what is measured of "
+        f"one, the better the higher, and the gold {{}}: mean over {seeds} draws, intervals over draws and models. "
+        "Models of a draw share comparisons and members, so intervals may be too narrow."
     )
     correlations = [
         Table(("measure", *study.methods), _correlations(study, where), about.format(said))
@@ -239,7 +243,7 @@ def _raises(study: Study) -> list[Block]:
             gained, points = study.raised[method, one]
             last = len(curve.steps) - 1
             rows.append(_gained(method, HIGHEST, curve, gained, points))
-            rows.append(_gained(method, END, curve, curve.mean(curve.gold, last), np.full_like(points, last)))
+            rows.append(_gained(method, END, curve, curve.gained(last), np.full_like(points, last)))
     columns = ("method", "where", "n, or iterations", "KL, nats", "gold gained", "without an end")
     return [Table(columns, rows, f"Following a proxy of {study.best.name}. {BY_HALVES}")]
 
@@ -263,15 +267,14 @@ def _about(study: Study) -> str:
         f"Every text has a true utility, read off the text by the grammar that writes the world's reviews: the sum of "
         f"{weights}, each times −1 to 1 as the text does what was asked for; form is 0 where the grammar can say every "
         f"sentence, −1 where it can say none (an empty text, too), and between them by the share of odd or repeated "
-        f"ones. "
-        f"So a malformed text earns −{WEIGHTS['form']:g} at most, and nothing for what it does not name. The first "
-        f"policy ({plan.layers} layers, D = {plan.width}, fine-tuned on {2 * plan.reviews:,} of the world's reviews, "
-        f"good and bad) writes {np.mean(drawn['first']):.3f} on average over {plan.first:,} prompts (standard error "
-        f"{np.std(drawn['first']) / plan.first**0.5:.3f}, which every gold of a learned policy shares). Proxies begin "
-        f"with its weights and learn labels that are drawn from true utilities. An ensemble's members learn from the "
-        f"same comparisons in another order, with another head. {plan.seeds} seeds: other comparisons, and other draws "
-        f"by the policies; prompts are new ones of the kind that the proxies learned from. Best of n: {plan.draws:,} "
-        f"responses to each of {plan.prompts} prompts, the same for all proxies."
+        f"ones. So a malformed text earns −{WEIGHTS['form']:g} at most, and nothing for what it does not name. The "
+        f"first policy ({plan.layers} layers, D = {plan.width}, fine-tuned on {2 * plan.reviews:,} of the world's "
+        f"reviews, good and bad) writes {np.mean(drawn['first']):.3f} on average over {plan.first:,} prompts (standard "
+        f"error {np.std(drawn['first']) / plan.first**0.5:.3f}, which all gold of learned policies shares; intervals "
+        f"count it). Proxies begin with its weights and learn labels that are drawn from true utilities. An ensemble's "
+        f"members learn from the same comparisons in another order, with another head. {plan.seeds} seeds: other "
+        f"comparisons, and other draws by the policies; prompts are new, of the kind that proxies learned from. Best "
+        f"of n: {plan.draws:,} responses to each of {plan.prompts} prompts, the same for all proxies."
     )
 
 
@@ -285,7 +288,8 @@ def record(study: Study, facts: dict) -> dict:
     """Return every number of the report as JSON types."""
     curves = []
     for (method, one), curve in study.curves.items():
-        lines = {name: [list(i) for i in curve.line(getattr(curve, name))] for name in ("gold", "proxy")}
+        of = {"gold": curve.gained, "proxy": curve.earned}
+        lines = {name: [list(i) for i in curve.line(figure)] for name, figure in of.items()}
         kl = curve.kl_nats.round(4).tolist()
         unended = curve.unended.mean(0).round(4).tolist()
         curves.append({"method": method, "followed": one.name, "steps": curve.steps, "kl_nats by seed": kl, **lines,

@@ -19,7 +19,7 @@ def against_distance(curves: Mapping[Followed, Curve], form: str) -> Figure:
     for n, (followed, curve) in enumerate(curves.items()):
         style = {"color": "black", "marker": ""} if followed == TRUTH else _style(n + 1)
         d = curve.distance.mean(0)
-        line = curve.line(curve.gold)
+        line = curve.line(curve.gained)
         gold.plot(d, [one.estimate for one in line], label=followed.name, linewidth=1.6, markersize=3.5, **style)
         low, high = ([getattr(one, end) for one in line] for end in ("low", "high"))
         gold.fill_between(d, low, high, color=style["color"], alpha=0.08, linewidth=0)
@@ -61,7 +61,7 @@ def scatter(measure: np.ndarray, reached: Mapping[str, np.ndarray], xlabel: str)
     figure = Figure(figsize=(WIDTH_INCHES, 3.8), layout="constrained")
     axes = figure.subplots()
     for n, (name, gold) in enumerate(reached.items()):
-        axes.plot(measure, gold, label=name, linestyle="", markersize=6, alpha=0.8, **_style(n))
+        axes.plot(measure.ravel(), gold.ravel(), label=name, linestyle="", markersize=6, alpha=0.8, **_style(n))
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set(xlabel=xlabel, ylabel="true utility gained")
     _plain(axes)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.architectures.figures import ACCURACY, ECE, NLL, REGRET, Scored, figures
-from bench.architectures.statistics import Resampled
+from bench.architectures.statistics import Resampled, resample, two_way_interval
 from bench.architectures.subjects import TestSet
 from bench.overoptimisation.plan import Followed
 from bench.overoptimisation.work import Work
@@ -16,8 +17,6 @@ MEASURES = {ACCURACY: 1, NLL: -1, ECE: -1, REGRET: -1}
 """What is measured of a proxy, and 1 where more is better."""
 HIGHEST, END = "highest", "end"
 """Where on a curve gold is looked at."""
-DRAWS = 2000
-"""Of the bootstrap."""
 
 
 def measured(work: Work, followed: Followed) -> dict[str, Resampled]:
@@ -35,16 +34,20 @@ def measured(work: Work, followed: Followed) -> dict[str, Resampled]:
 class Ranking:
     """Every proxy, seed by seed: what was measured of it, and what gold was reached with it."""
 
-    measures: dict[str, np.ndarray]
-    """(proxies · S,) by name, the better the higher."""
-    reached: dict[str, dict[str, np.ndarray]]
-    """(proxies · S,) gold where it is `HIGHEST` and at the `END`, by what reached it."""
+    measures: dict[str, NDArray]
+    """(proxies, S) by name, the better the higher."""
+    reached: dict[str, dict[str, NDArray]]
+    """(proxies, S) gold where it is `HIGHEST` and at the `END`, by what reached it."""
 
     def correlation(self, measure: str, where: str, method: str) -> Interval:
-        """Return Spearman's rank correlation, with the bootstrap's interval over proxies; NaN: all alike."""
-        pairs = np.stack([self.measures[measure], self.reached[where][method]])
-        rng = np.random.default_rng(0)
-        draws = [pairs[:, rng.integers(pairs.shape[1], size=pairs.shape[1])] for _ in range(DRAWS)]
-        found = [spearman(*drawn) for drawn in draws if min(map(np.ptp, drawn)) > 0]
-        low, high = np.quantile(found, [0.025, 0.975]) if found else (np.nan, np.nan)
-        return Interval(spearman(*pairs), float(low), float(high))
+        """Return Spearman's rank correlation over the proxies of a seed, mean over seeds, with an interval over both.
+
+        The proxies of a seed learn from the same comparisons and share members: seeds alone are independent draws.
+        NaN: of some proxies all are alike.
+        """
+        pairs = np.stack([self.measures[measure], self.reached[where][method]])  # (2, proxies, S)
+
+        def by_seed(keep: NDArray) -> list[float]:
+            return [spearman(*pairs[:, keep, seed]) for seed in range(pairs.shape[2])]
+
+        return two_way_interval(resample(by_seed, np.arange(pairs.shape[1])), bounds=(-1, 1))

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.architectures.statistics import Resampled, p_value, two_way_interval
+from bench.architectures.statistics import Resampled, holm, p_value, two_way_interval
 from bench.overoptimisation.curves import (
     FORMS,
     LOGARITHM,
@@ -87,14 +87,14 @@ class Study:
         highest = {key: gained.whole for key, (gained, _) in self.raised.items()}
         return Ranking(
             {
-                name: np.concatenate([sign * f[name].whole for f in self.measured.values()])
+                name: np.array([sign * of_proxy[name].whole for of_proxy in self.measured.values()])
                 for name, sign in MEASURES.items()
             },
             {HIGHEST: self._reached(highest), END: self._reached(ends)},
         )
 
     def _reached(self, gold: dict[tuple[str, Followed], NDArray]) -> dict[str, NDArray]:
-        return {method: np.concatenate([gold[method, one] for one in self.proxies]) for method in self.methods}
+        return {method: np.array([gold[method, one] for one in self.proxies]) for method in self.methods}
 
     def by_gold(self, method: str) -> list[Followed]:
         """Return the proxies in the order of the gold that is reached with them where it is highest."""
@@ -102,13 +102,14 @@ class Study:
 
     def gold(self, method: str, followed: Followed) -> Interval:
         """Return the gold gained at the end of a curve."""
-        curve = self.curves[method, followed]
-        return two_way_interval(curve.mean(curve.gold, -1))
+        return two_way_interval(self.curves[method, followed].gained(-1))
 
-    def has_turned(self, method: str, followed: Followed) -> bool:
-        """Return whether the data tell that gold has fallen from its highest."""
-        found = self.lost[method, followed]
-        return bool(found.whole.mean() > 0 and p_value(found) < 0.05)
+    @cached_property
+    def turned(self) -> list[tuple[str, Followed]]:
+        """Where the data tell that gold has fallen from its highest, the number of these questions considered."""
+        asked = {(method, one): self.lost[method, one] for method in self.methods for one in self.proxies}
+        p_values = holm([p_value(found) for found in asked.values()])
+        return [key for key, p in zip(asked, p_values, strict=True) if asked[key].whole.mean() > 0 and p < 0.05]
 
 
 def form_of(method: str) -> str:
