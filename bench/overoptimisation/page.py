@@ -84,8 +84,8 @@ def _by_size(study: Study, method: str) -> str:
         change = two_way_interval(last - first)
         is_told = change.low > 0 or change.high < 0
         seen = f": {'as in' if change.estimate * expected > 0 else 'against'} the paper" if is_told else ""
-        said.append(f"{letter} changes by {against_zero(change)} from the fewest comparisons to the most{seen}")
-    return f"{'; '.join(said)}."
+        said.append(f"{letter} changes by {against_zero(change)}{seen}")
+    return f"From the fewest comparisons to the most, {'; '.join(said)}."
 
 
 def _which(study: Study, method: str) -> str:
