@@ -44,7 +44,7 @@ CONTEXT = 192
 POLICY, VALIDATION, TEST, BEST, FIRST, SHOWN, LEARNING, PILOT, TRAINING = range(1, 10)
 """What draws of the world are for: each has seeds of its own, and so prompts of its own; `TRAINING` is the highest.
 
-On `PILOT`, the plan's learning rate was chosen by looking at gold; nothing is measured on it.
+Proxies of `PILOT` are those by which the plan's learning rate and passes were chosen; nothing is measured of them.
 """
 SCORED_AT_ONCE = 64
 """Responses to one prompt."""
